@@ -1,0 +1,1 @@
+//! Sends a Plan and times every event.

@@ -1,0 +1,13 @@
+//! The shapes that cross the wire, shared by every face of evenload.
+//!
+//! What an OpenAI-compatible server and its clients say to each other: requests (read without copying),
+//! responses, server-sent events, the Prometheus text format and the engines' metric names, and the token
+//! rule by which the balancer, the load generators and the simulated engine agree on lengths and prefixes.
+//!
+//! Pure: no I/O, no clock. Nothing here panics on bad input.
+
+mod block;
+mod endpoint;
+
+pub use block::{BLOCK_BYTES, BLOCK_TOKENS, BYTES_PER_TOKEN, BlockChain, block_hashes, estimate_tokens};
+pub use endpoint::Endpoint;

@@ -1,0 +1,171 @@
+//! Everything measured about one request; written once, never changed.
+//!
+//! Times are durations since the start of the run on one monotonic clock. A time that was never reached is
+//! `None`. All metric definitions start from these fields, so that another tool's formula can be recomputed.
+
+use std::{sync::Arc, time::Duration};
+
+/// One request, measured.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Index of the phase of the plan (warm-up, stages) that the request belongs to.
+    pub phase: u16,
+    /// Position of the request in its phase, in the order of the plan.
+    pub index: u64,
+    /// The session (conversation) it belongs to, and its turn in it, from 0.
+    pub session: u64,
+    /// Turn within the session, from 0.
+    pub turn: u32,
+    /// Index into the run's list of target URLs (load generator) or replicas (simulator).
+    pub target: u16,
+    /// The `model` that was asked for: the base model or an adapter.
+    pub model: Arc<str>,
+
+    /// When the plan wanted the first byte on the wire.
+    pub scheduled: Duration,
+    /// When a concurrency slot was granted; equals `scheduled` where nothing limits concurrency.
+    pub admitted: Duration,
+    /// When the first byte was handed to the kernel. Never set for requests that were not sent.
+    pub sent: Option<Duration>,
+    /// When the last byte of the request was handed to the kernel.
+    pub written: Option<Duration>,
+    /// When the response head was complete.
+    pub headers: Option<Duration>,
+    /// The read that completed each payload event (content, reasoning or tool call), in order. Role-only,
+    /// empty, usage and `[DONE]` events are not payload. Without streaming: one chunk at the end.
+    pub chunks: Vec<Chunk>,
+    /// The first chunk that was not reasoning; equals the first chunk where there is no reasoning.
+    pub first_answer: Option<Duration>,
+    /// End of the body, or the moment of failure.
+    pub done: Duration,
+
+    /// Whether the connection had served a request before.
+    pub connection_reused: bool,
+    /// Time spent connecting, if a connection was opened for this request.
+    pub connect: Option<Duration>,
+    /// Prompt length.
+    pub input_tokens: Count,
+    /// Output length, reasoning included.
+    pub output_tokens: Count,
+    /// Reasoning tokens in the output, where the server reports them.
+    pub reasoning_tokens: Option<u32>,
+    /// Prompt tokens that the server took from its prefix cache, where it reports them.
+    pub cached_tokens: Option<u32>,
+    /// Output length that was asked for.
+    pub requested_tokens: Option<u32>,
+    /// HTTP status, once the head was read.
+    pub status: Option<u16>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// One payload event of a stream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Chunk {
+    /// When the read that completed the event returned.
+    pub at: Duration,
+    /// Tokens in it, where the server says so (`continuous_usage_stats`); otherwise 1.
+    pub tokens: u32,
+}
+
+/// A number of tokens, and where the number comes from.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Count {
+    /// Tokens.
+    pub tokens: u32,
+    /// Who counted.
+    pub source: CountSource,
+}
+
+/// Who counted the tokens of a request.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CountSource {
+    /// The server's `usage`.
+    Usage,
+    /// A tokenizer on this side.
+    Tokenizer,
+    /// The dataset or trace states the length.
+    Dataset,
+    /// One token a chunk.
+    Chunks,
+    /// About four bytes a token.
+    #[default]
+    Estimate,
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// 2xx and a complete answer.
+    Success,
+    /// An HTTP status other than 2xx; the server's message, shortened.
+    Status(u16, String),
+    /// No connection could be made.
+    Connect(String),
+    /// The connection broke, or the answer ended before its end.
+    Broken(String),
+    /// The answer could not be understood.
+    Malformed(String),
+    /// An error event inside a 200 stream.
+    StreamError(String),
+    /// A time limit of this side.
+    Timeout,
+    /// Cancelled on purpose by the plan.
+    Cancelled,
+    /// Still running when the run ended.
+    Incomplete,
+    /// Due, but never sent, because the run ended first.
+    NotSent,
+}
+
+impl Outcome {
+    /// Whether the request counts as answered.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Success)
+    }
+
+    /// One word for log fields, metric labels and error tables.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Status(..) => "status",
+            Self::Connect(_) => "connect",
+            Self::Broken(_) => "broken",
+            Self::Malformed(_) => "malformed",
+            Self::StreamError(_) => "stream_error",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+            Self::Incomplete => "incomplete",
+            Self::NotSent => "not_sent",
+        }
+    }
+}
+
+impl Record {
+    /// First byte written minus scheduled time: how late this side was.
+    pub fn schedule_lag(&self) -> Option<Duration> {
+        self.sent.map(|sent| sent.saturating_sub(self.scheduled))
+    }
+
+    /// First payload event minus first byte written.
+    pub fn ttft(&self) -> Option<Duration> {
+        Some(self.chunks.first()?.at.saturating_sub(self.sent?))
+    }
+
+    /// Last payload event minus first byte written.
+    pub fn e2e(&self) -> Option<Duration> {
+        Some(self.chunks.last()?.at.saturating_sub(self.sent?))
+    }
+
+    /// (E2E - TTFT) / (output tokens - 1); absent below two tokens.
+    pub fn tpot(&self) -> Option<Duration> {
+        let decode = self.e2e()?.saturating_sub(self.ttft()?);
+        (self.output_tokens.tokens >= 2).then(|| decode / (self.output_tokens.tokens - 1))
+    }
+
+    /// Gaps between payload events.
+    pub fn gaps(&self) -> impl Iterator<Item = Duration> + '_ {
+        self.chunks.windows(2).map(|pair| pair[1].at.saturating_sub(pair[0].at))
+    }
+}

@@ -1,0 +1,18 @@
+//! Which replica serves a request: policies, load accounting, health and retry budget.
+//!
+//! The balancer, the simulator and the load generator's `--url-strategy` all route with this code. It is pure:
+//! no I/O, no clock, no global randomness. `now` is a [`Duration`](std::time::Duration) since an origin of the
+//! caller's choice, and the generator is an argument.
+//!
+//! A [`Router`] holds the replicas of one pool and the policy in force. [`Router::pick`] chooses a replica and
+//! returns a [`Pick`] with a [`Lease`]; the lease holds the request's share of the replica's load until it is
+//! dropped, on every path. Policies read loads without locks, so two picks at once can see the same room: bounds
+//! are soft by the number of picks under way, and never wrong for longer than one pick.
+
+mod lease;
+mod query;
+mod replica;
+
+pub use lease::{Lease, Outcome};
+pub use query::Query;
+pub use replica::{Load, LoadSnapshot, Replica, ReplicaSpec};

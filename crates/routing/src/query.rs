@@ -1,0 +1,32 @@
+//! A request as policies see it: hashes and lengths, no text.
+
+use crate::Replica;
+
+/// What a pick may depend on. Absent parts make a policy fall back to load; they never fail a pick.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Query<'a> {
+    /// The adapter, if the request names one. Only replicas that have it are candidates.
+    pub adapter: Option<&'a str>,
+    /// Hash of the adapter and the routing prefix, for `prefix_hash`. See [`prefix_key`](crate::prefix_key).
+    pub prefix_key: Option<u64>,
+    /// Hash of the session name, for `session`.
+    pub session_key: Option<u64>,
+    /// Chained hashes of the full prompt blocks, first block first, for `prefix_aware`.
+    pub blocks: &'a [u64],
+    /// Tokens in one block.
+    pub block_tokens: u32,
+    /// Prompt length, estimated or exact.
+    pub prompt_tokens: u32,
+    /// Output length, where it is known or limited (`max_tokens`).
+    pub output_tokens: Option<u32>,
+    /// Replicas that this request was already tried on, by [`Replica::id`].
+    pub tried: &'a [u64],
+}
+
+impl Query<'_> {
+    /// Whether `replica` may serve this request: it has the adapter and was not tried.
+    pub fn admits(&self, replica: &Replica) -> bool {
+        !self.tried.contains(&replica.id)
+            && self.adapter.is_none_or(|adapter| replica.spec.has_adapter(adapter))
+    }
+}

@@ -1,0 +1,154 @@
+//! The plan of a run: phases, each with its limits and its arrivals.
+//!
+//! Arrivals come from an iterator, so that a plan of millions of requests needs no memory for them; one thread
+//! draws them, in order, whatever the number of threads that send. That is why the same seed gives the same
+//! bodies and the same send times for any number of threads.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use protocol::Endpoint;
+
+/// What to send in a run, and when.
+#[derive(Debug)]
+pub struct Plan {
+    /// Run one after the other.
+    pub phases: Vec<Phase>,
+}
+
+/// A part of a run with its own rate or concurrency.
+pub struct Phase {
+    /// Shown to the user.
+    pub name: String,
+    /// Warm-up phases are recorded and left out of the results.
+    pub kind: PhaseKind,
+    /// What bounds it.
+    pub limits: Limits,
+    /// The rate asked for, in requests a second, for the comparison with the rate achieved.
+    pub target_rate: Option<f64>,
+    /// Number of arrivals, where it is known beforehand, for progress bars.
+    pub expected_requests: Option<u64>,
+    /// Sessions in the order of their start times.
+    pub arrivals: Box<dyn Iterator<Item = Arrival> + Send>,
+}
+
+/// Whether a phase counts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PhaseKind {
+    /// Recorded, not reported.
+    Warmup,
+    /// Reported.
+    Measured,
+}
+
+/// Bounds of a phase. `None` means no bound.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// Sessions in flight. A slot is held from a session's first turn to its last.
+    pub concurrency: Option<u32>,
+    /// Requests that wait for their first token.
+    pub prefill_concurrency: Option<u32>,
+    /// The concurrency limit grows linearly from 1 over this time.
+    pub concurrency_ramp: Option<Duration>,
+    /// Nothing is started after this time.
+    pub duration: Option<Duration>,
+    /// After `duration`, or after the last arrival, answers are waited for this long; `None` waits for all.
+    pub grace: Option<Duration>,
+    /// At most this many requests.
+    pub requests: Option<u64>,
+    /// Whole-request time limit.
+    pub request_timeout: Option<Duration>,
+    /// Abort when the share of failed requests exceeds this, once `max(concurrency, 10)` have ended.
+    pub failed_share: Option<f64>,
+}
+
+/// The start of a session. Most sessions have one turn.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Since the start of the phase. A closed loop has zero everywhere: as soon as a slot is free.
+    pub at: Duration,
+    /// What starts.
+    pub session: Session,
+}
+
+/// A conversation, or a single request.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Unique in the run.
+    pub id: u64,
+    /// One request each, in order. A turn is sent when the previous one has been answered and its delay is over.
+    pub turns: Vec<Turn>,
+    /// Pin to this target URL; `None` lets the URL strategy choose.
+    pub target: Option<u16>,
+}
+
+/// One request of a session.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// What is sent.
+    pub request: Request,
+    /// Think time after the previous answer.
+    pub delay: Duration,
+    /// An absolute time since the start of the phase, not earlier than which the turn is sent.
+    pub not_before: Option<Duration>,
+}
+
+/// What one request says, before it is written as JSON.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The operation.
+    pub endpoint: Endpoint,
+    /// Base model or adapter.
+    pub model: Arc<str>,
+    /// The prompt.
+    pub prompt: Prompt,
+    /// Prompt length, where the dataset states it.
+    pub input_tokens: Option<u32>,
+    /// Output length to ask for (`max_tokens`), where there is one.
+    pub output_tokens: Option<u32>,
+    /// Ask for server-sent events.
+    pub stream: bool,
+    /// Closed this long after it was fully written.
+    pub cancel_after: Option<Duration>,
+}
+
+/// The content of a request.
+#[derive(Clone, Debug)]
+pub enum Prompt {
+    /// Plain text, for completions; a single user message, for chat.
+    Text(Arc<str>),
+    /// The new messages of this turn. Earlier turns and the server's answers are put before them by the sender.
+    Messages(Arc<[Message]>),
+    /// Block ids of a trace: equal ids mean equal content so far. Text is made from the ids where text is needed.
+    Blocks {
+        /// One id a block of `block_tokens` tokens, the partial last block included or not.
+        ids: Arc<[u64]>,
+        /// Tokens in a full block.
+        block_tokens: u32,
+        /// Tokens in all; what the ids do not cover is unique to the request.
+        tokens: u32,
+    },
+    /// A finished JSON body, sent as it is.
+    Raw(Arc<[u8]>),
+}
+
+/// One chat message.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, ...
+    pub role: Arc<str>,
+    /// Text.
+    pub content: Arc<str>,
+}
+
+impl fmt::Debug for Phase {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Phase")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .field("limits", &self.limits)
+            .field("target_rate", &self.target_rate)
+            .field("expected_requests", &self.expected_requests)
+            .finish_non_exhaustive()
+    }
+}

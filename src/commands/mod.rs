@@ -1,0 +1,27 @@
+//! One file a subcommand: each maps its flags to a library's settings, runs it and prints. No logic of its own.
+
+mod engine;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+/// What evenload can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run simulated vLLM servers.
+    Engine(engine::Arguments),
+    /// Balance requests over inference servers.
+    Serve(serve::Arguments),
+}
+
+impl Command {
+    /// Runs the command to its end. An error is one line for the user and exit status 1.
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Engine(arguments) => arguments.run(),
+            Self::Serve(arguments) => arguments.run(),
+        }
+    }
+}
