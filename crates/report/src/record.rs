@@ -148,20 +148,32 @@ impl Record {
         self.sent.map(|sent| sent.saturating_sub(self.scheduled))
     }
 
+    /// When the first payload event came.
+    pub fn first_chunk(&self) -> Option<Duration> {
+        self.chunks.first().map(|chunk| chunk.at)
+    }
+
+    /// When the last payload event came.
+    pub fn last_chunk(&self) -> Option<Duration> {
+        self.chunks.last().map(|chunk| chunk.at)
+    }
+
     /// First payload event minus first byte written.
     pub fn ttft(&self) -> Option<Duration> {
-        Some(self.chunks.first()?.at.saturating_sub(self.sent?))
+        Some(self.first_chunk()?.saturating_sub(self.sent?))
     }
 
     /// Last payload event minus first byte written.
     pub fn e2e(&self) -> Option<Duration> {
-        Some(self.chunks.last()?.at.saturating_sub(self.sent?))
+        Some(self.last_chunk()?.saturating_sub(self.sent?))
     }
 
-    /// (E2E - TTFT) / (output tokens - 1); absent below two tokens.
+    /// (E2E - TTFT) / (output tokens - 1); absent below two tokens, and where one event brought them all: then
+    /// no time between tokens was seen.
     pub fn tpot(&self) -> Option<Duration> {
         let decode = self.e2e()?.saturating_sub(self.ttft()?);
-        (self.output_tokens.tokens >= 2).then(|| decode / (self.output_tokens.tokens - 1))
+        (self.output_tokens.tokens >= 2 && self.chunks.len() >= 2)
+            .then(|| decode / (self.output_tokens.tokens - 1))
     }
 
     /// Gaps between payload events.
