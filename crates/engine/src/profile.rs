@@ -1,0 +1,177 @@
+//! What one engine can do: the numbers of the step-time model, its memory and its scheduler's limits.
+//!
+//! A step lasts `step_base_s + per_sequence_s * sequences + per_context_token_s * context_tokens +
+//! per_prefill_token_s * prefill_tokens`, over the sequences that take part in it. Context tokens are those
+//! whose keys and values the step reads; prefill tokens are prompt tokens that it computes, tokens computed
+//! again after a preemption included.
+//!
+//! The built-in profiles say where each of their numbers comes from. The attention's share that grows with the
+//! product of prompt and context is left out: about 3 % of the prefill of 800 tokens, more above 10,000.
+
+use serde::{Deserialize, Serialize};
+
+/// One engine's numbers. Times are in seconds.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Shown to the user.
+    pub name: String,
+    /// Every step: reading the weights, and the fixed overhead.
+    pub step_base_s: f64,
+    /// Each sequence in the step.
+    pub per_sequence_s: f64,
+    /// Each token of context that the step reads.
+    pub per_context_token_s: f64,
+    /// Each prompt token that the step computes.
+    pub per_prefill_token_s: f64,
+    /// KV memory, in blocks.
+    pub kv_blocks: u32,
+    /// Tokens in a block.
+    pub block_tokens: u32,
+    /// Sequences that run at the same time.
+    pub max_num_seqs: u32,
+    /// Tokens computed in one step.
+    pub max_num_batched_tokens: u32,
+    /// Prompt and output of one request together, in tokens.
+    pub max_model_len: u32,
+    /// Whether blocks of ended or running sequences serve later prompts with the same prefix.
+    pub prefix_caching: bool,
+    /// Blocks taken beyond the need of the moment whenever a sequence grows. vLLM had 4 until 0.8, 0 since.
+    pub preallocated_blocks: u32,
+    /// Whether a prompt is admitted only when all of it fits, not only its first chunk. vLLM does since 0.17.
+    pub reserve_prompt: bool,
+}
+
+/// Why a profile cannot work.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum InvalidProfile {
+    /// A time is negative, infinite or not a number.
+    #[error("{0} must be a number of seconds, zero or more")]
+    Time(&'static str),
+    /// All times are zero.
+    #[error("a step must take time: give step_base_s, at least")]
+    NoTime,
+    /// A count is zero.
+    #[error("{0} must be at least 1")]
+    Zero(&'static str),
+    /// The longest request would not fit into the KV memory.
+    #[error(
+        "a request of max_model_len = {max_model_len} tokens does not fit into the KV memory of {kv_tokens} \
+         tokens (kv_blocks * block_tokens): raise kv_blocks or lower max_model_len"
+    )]
+    Memory {
+        /// The limit for one request.
+        max_model_len: u32,
+        /// What the memory holds.
+        kv_tokens: u64,
+    },
+}
+
+impl Profile {
+    /// The names that [`built_in`](Self::built_in) knows.
+    pub const NAMES: [&'static str; 3] =
+        ["l4-llama-3.1-8b-fp8", "rtx4090-llama-3.1-8b-bf16", "rtxpro6000-llama-3.1-8b-bf16"];
+
+    /// A profile by name.
+    pub fn built_in(name: &str) -> Option<Self> {
+        match name {
+            "l4-llama-3.1-8b-fp8" => Some(Self::l4()),
+            "rtx4090-llama-3.1-8b-bf16" => Some(Self::rtx4090()),
+            "rtxpro6000-llama-3.1-8b-bf16" => Some(Self::rtxpro6000()),
+            _ => None,
+        }
+    }
+
+    /// One L4 with Llama 3.1 8B in fp8 under vLLM 0.7, as in KubeAI's published comparison of routing policies.
+    pub fn l4() -> Self {
+        Self {
+            name: "l4-llama-3.1-8b-fp8".into(),
+            step_base_s: 40.9e-3,
+            per_sequence_s: 0.313e-3,
+            per_context_token_s: 2.57e-7,
+            per_prefill_token_s: 1.75e-4,
+            kv_blocks: 4_134,
+            block_tokens: 16,
+            max_num_seqs: 256,
+            max_num_batched_tokens: 16_384,
+            max_model_len: 16_384,
+            prefix_caching: true,
+            preallocated_blocks: 4,
+            reserve_prompt: false,
+        }
+    }
+
+    /// One RTX 4090 with Llama 3.1 8B in bf16 under vLLM 0.19.
+    pub fn rtx4090() -> Self {
+        Self {
+            name: "rtx4090-llama-3.1-8b-bf16".into(),
+            step_base_s: 18.2e-3,
+            per_sequence_s: 0.01e-3,
+            per_context_token_s: 1.4e-7,
+            per_prefill_token_s: 1.0e-4,
+            kv_blocks: 2_588,
+            block_tokens: 16,
+            max_num_seqs: 256,
+            max_num_batched_tokens: 2_048,
+            max_model_len: 32_768,
+            prefix_caching: true,
+            preallocated_blocks: 0,
+            reserve_prompt: true,
+        }
+    }
+
+    /// One RTX PRO 6000 with Llama 3.1 8B in bf16 under vLLM 0.19.
+    pub fn rtxpro6000() -> Self {
+        Self {
+            name: "rtxpro6000-llama-3.1-8b-bf16".into(),
+            step_base_s: 9.6e-3,
+            per_sequence_s: 0.01e-3,
+            per_context_token_s: 7.9e-8,
+            per_prefill_token_s: 7e-5,
+            kv_blocks: 30_000,
+            block_tokens: 16,
+            max_num_seqs: 128,
+            max_num_batched_tokens: 2_048,
+            max_model_len: 131_072,
+            prefix_caching: true,
+            preallocated_blocks: 0,
+            reserve_prompt: true,
+        }
+    }
+
+    /// Says what is wrong with the numbers, for the user who set them.
+    pub fn check(&self) -> Result<(), InvalidProfile> {
+        let times = [
+            ("step_base_s", self.step_base_s),
+            ("per_sequence_s", self.per_sequence_s),
+            ("per_context_token_s", self.per_context_token_s),
+            ("per_prefill_token_s", self.per_prefill_token_s),
+        ];
+        if let Some((name, _)) = times.iter().find(|(_, time)| !(0.0..f64::INFINITY).contains(time)) {
+            return Err(InvalidProfile::Time(name));
+        }
+        if times.iter().all(|(_, time)| *time == 0.0) {
+            return Err(InvalidProfile::NoTime);
+        }
+        let counts = [
+            ("kv_blocks", self.kv_blocks),
+            ("block_tokens", self.block_tokens),
+            ("max_num_seqs", self.max_num_seqs),
+            ("max_num_batched_tokens", self.max_num_batched_tokens),
+            ("max_model_len", self.max_model_len),
+        ];
+        if let Some((name, _)) = counts.iter().find(|(_, count)| *count == 0) {
+            return Err(InvalidProfile::Zero(name));
+        }
+        let kv_tokens = self.kv_tokens();
+        if u64::from(self.max_model_len) > kv_tokens {
+            return Err(InvalidProfile::Memory { max_model_len: self.max_model_len, kv_tokens });
+        }
+        Ok(())
+    }
+
+    /// Tokens that the KV memory holds.
+    pub fn kv_tokens(&self) -> u64 {
+        u64::from(self.kv_blocks) * u64::from(self.block_tokens)
+    }
+}
