@@ -3,6 +3,18 @@
 //!
 //! A plan is the same for the load generators and the simulator. Nothing here sends, waits or reads a clock.
 
+mod error;
+mod kubeai_seed;
+mod lines;
 mod plan;
+mod random;
+mod seed_prompt;
+mod template;
+mod words;
 
+pub use error::{Error, Place};
+pub use kubeai_seed::{kubeai_seed, kubeai_seed_requests};
 pub use plan::{Arrival, Limits, Message, Phase, PhaseKind, Plan, Prompt, Request, Session, Turn};
+pub use seed_prompt::{SeedPrompt, read_seed_prompts, seed_sessions};
+pub use template::RequestTemplate;
+pub use words::{MAX_PROMPT_TOKENS, render_blocks};

@@ -7,6 +7,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use protocol::Endpoint;
+use serde_json::{Map, Value};
 
 /// What to send in a run, and when.
 #[derive(Debug)]
@@ -109,23 +110,31 @@ pub struct Request {
     pub stream: bool,
     /// Closed this long after it was fully written.
     pub cancel_after: Option<Duration>,
+    /// Keys that the dataset wants in this request's body; they win over everything else.
+    pub extra: Option<Arc<Map<String, Value>>>,
 }
 
 /// The content of a request.
+///
+/// `Text` and `Messages` are what a turn adds: the sender puts the earlier turns and the server's answers before
+/// them. `Blocks` and `Raw` are whole prompts, whatever came before.
 #[derive(Clone, Debug)]
 pub enum Prompt {
     /// Plain text, for completions; a single user message, for chat.
     Text(Arc<str>),
-    /// The new messages of this turn. Earlier turns and the server's answers are put before them by the sender.
+    /// New messages.
     Messages(Arc<[Message]>),
-    /// Block ids of a trace: equal ids mean equal content so far. Text is made from the ids where text is needed.
+    /// Block ids of a trace: equal ids mean equal content so far. Text is made from the ids where text is needed,
+    /// by [`render_blocks`](crate::render_blocks).
     Blocks {
         /// One id a block of `block_tokens` tokens, the partial last block included or not.
         ids: Arc<[u64]>,
         /// Tokens in a full block.
         block_tokens: u32,
-        /// Tokens in all; what the ids do not cover is unique to the request.
+        /// Tokens in all.
         tokens: u32,
+        /// Names the text of the tokens that the ids do not cover: equal tails, equal text.
+        tail: u64,
     },
     /// A finished JSON body, sent as it is.
     Raw(Arc<[u8]>),
@@ -138,6 +147,51 @@ pub struct Message {
     pub role: Arc<str>,
     /// Text.
     pub content: Arc<str>,
+}
+
+impl Request {
+    /// A streamed request that states no lengths.
+    pub fn new(endpoint: Endpoint, model: impl Into<Arc<str>>, prompt: Prompt) -> Self {
+        Self {
+            endpoint,
+            model: model.into(),
+            prompt,
+            input_tokens: None,
+            output_tokens: None,
+            stream: true,
+            cancel_after: None,
+            extra: None,
+        }
+    }
+}
+
+impl Prompt {
+    /// Appends to `history` what this turn adds to its conversation; the answer is the sender's to add.
+    pub fn extend_history(&self, history: &mut Vec<Message>) {
+        match self {
+            Self::Text(text) => history.push(Message::user(text.clone())),
+            Self::Messages(messages) => history.extend_from_slice(messages),
+            Self::Blocks { .. } | Self::Raw(_) => {}
+        }
+    }
+}
+
+impl Message {
+    /// A message of the user.
+    pub fn user(content: impl Into<Arc<str>>) -> Self {
+        Self::new("user", content)
+    }
+
+    /// A message of anyone.
+    pub fn new(role: impl Into<Arc<str>>, content: impl Into<Arc<str>>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+impl From<Request> for Turn {
+    fn from(request: Request) -> Self {
+        Self { request, delay: Duration::ZERO, not_before: None }
+    }
 }
 
 impl fmt::Debug for Phase {
