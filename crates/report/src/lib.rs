@@ -6,7 +6,15 @@
 mod distribution;
 mod metric;
 mod record;
+mod recorder;
+#[cfg(test)]
+mod sample;
+mod series;
+mod summary;
 
 pub use distribution::{Distribution, EXACT_SAMPLES, LARGEST, Spread};
 pub use metric::{Distributions, MILLISECOND, Metric, SECOND, Unit};
 pub use record::{Chunk, Count, CountSource, Outcome, Record};
+pub use recorder::{MODELS, OTHER_MODELS, PhaseShape, Progress, Recorder, Report, RunShape, TARGET_METRICS};
+pub use series::{Bucket, FIRST_WIDTH, TimeSeries};
+pub use summary::{ERROR_KINDS, ErrorKey, ErrorTable, Objective, Span, Summary, source_shares};

@@ -78,7 +78,9 @@ pub struct Count {
 }
 
 /// Who counted the tokens of a request.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum CountSource {
     /// The server's `usage`.
@@ -123,6 +125,24 @@ impl Outcome {
     /// Whether the request counts as answered.
     pub fn is_success(&self) -> bool {
         matches!(self, Self::Success)
+    }
+
+    /// Whether something went wrong: not answered, and not because this side cancelled it, cut it off at the end
+    /// of the run, or never sent it.
+    pub fn is_failure(&self) -> bool {
+        !matches!(self, Self::Success | Self::Cancelled | Self::Incomplete | Self::NotSent)
+    }
+
+    /// What the server or the system said; empty where nobody said anything.
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Status(_, message)
+            | Self::Connect(message)
+            | Self::Broken(message)
+            | Self::Malformed(message)
+            | Self::StreamError(message) => message,
+            Self::Success | Self::Timeout | Self::Cancelled | Self::Incomplete | Self::NotSent => "",
+        }
     }
 
     /// One word for log fields, metric labels and error tables.
