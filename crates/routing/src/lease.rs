@@ -2,9 +2,13 @@
 //!
 //! A lease is opened by a pick and gives everything back when it is dropped: after the last byte, when the
 //! client leaves, when the upstream breaks, when a task panics. There is no other way to change a load, so a
-//! counter cannot drift.
+//! counter cannot drift. [`Lease::settle`] drops it with an [`Outcome`], which the replica's health learns from;
+//! a lease dropped without one counts as [`Outcome::Abandoned`].
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use crate::Replica;
 
@@ -21,6 +25,8 @@ pub struct Lease {
     /// Output tokens still expected.
     output_tokens: u64,
     waiting: bool,
+    /// It probes an ejected replica, and must say when that is over.
+    probe: bool,
 }
 
 /// How a request ended, as far as its replica is concerned.
@@ -29,7 +35,10 @@ pub enum Outcome {
     /// A complete answer, whatever the request asked for (4xx included: the replica works).
     Answered,
     /// 429: busy, not broken.
-    Busy,
+    Busy {
+        /// The answer's `Retry-After`.
+        retry_after: Option<Duration>,
+    },
     /// 500, 502, 503, 504.
     ServerError,
     /// Nothing listens, or the connection attempt timed out.
@@ -42,6 +51,30 @@ pub enum Outcome {
     Abandoned,
 }
 
+impl Outcome {
+    /// Metric label and JSON value.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Busy { .. } => "busy",
+            Self::ServerError => "server_error",
+            Self::ConnectFailed => "connect_failed",
+            Self::Broken => "broken",
+            Self::TimedOut => "timed_out",
+            Self::Abandoned => "abandoned",
+        }
+    }
+
+    /// Whether it speaks for the replica; `None` where it says nothing.
+    pub(crate) const fn good(self) -> Option<bool> {
+        match self {
+            Self::Answered => Some(true),
+            Self::Abandoned => None,
+            _ => Some(false),
+        }
+    }
+}
+
 impl Lease {
     /// Opens a lease on `replica`. `cached_tokens` is the part of the prompt that its cache is expected to hold.
     pub(crate) fn open(
@@ -49,12 +82,14 @@ impl Lease {
         prompt_tokens: u32,
         cached_tokens: u32,
         output_tokens: Option<u32>,
+        probe: bool,
     ) -> Self {
         let lease = Self {
             prompt_tokens: prompt_tokens.into(),
             waiting_tokens: prompt_tokens.saturating_sub(cached_tokens).into(),
             output_tokens: output_tokens.unwrap_or(ASSUMED_OUTPUT_TOKENS).into(),
             waiting: true,
+            probe,
             replica,
         };
         let load = &lease.replica.load;
@@ -72,8 +107,8 @@ impl Lease {
         &self.replica
     }
 
-    /// `tokens` more output tokens have arrived. The first call ends the wait for the first token.
-    pub fn produced(&mut self, tokens: u32) {
+    /// `tokens` more output tokens arrived at `now`. The first call ends the wait for the first token.
+    pub fn produced(&mut self, tokens: u32, now: Duration) {
         let load = &self.replica.load;
         if self.waiting {
             self.waiting = false;
@@ -83,6 +118,12 @@ impl Lease {
         let done = u64::from(tokens).min(self.output_tokens);
         self.output_tokens -= done;
         load.output_tokens.fetch_sub(done, Relaxed);
+        load.produced_at.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// Ends the lease and tells the replica's health how.
+    pub fn settle(self, outcome: Outcome, now: Duration) {
+        self.replica.health.record_outcome(outcome, self.probe, now);
     }
 }
 
@@ -95,6 +136,9 @@ impl Drop for Lease {
         if self.waiting {
             load.waiting.fetch_sub(1, Relaxed);
             load.waiting_tokens.fetch_sub(self.waiting_tokens, Relaxed);
+        }
+        if self.probe {
+            self.replica.health.release_probe();
         }
     }
 }

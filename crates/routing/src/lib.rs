@@ -9,10 +9,31 @@
 //! dropped, on every path. Policies read loads without locks, so two picks at once can see the same room: bounds
 //! are soft by the number of picks under way, and never wrong for longer than one pick.
 
+mod bounded_hash;
+mod candidates;
+mod health;
 mod lease;
+mod pick;
+mod policy;
 mod query;
 mod replica;
+mod reported;
+mod retry;
+mod ring;
+mod router;
+mod seconds;
+mod settings;
 
+pub use health::{Health, HealthState};
 pub use lease::{Lease, Outcome};
+pub use pick::{Considered, Exclusion, Explanation, NoReplica, Pick, PickReason};
+pub use policy::{Needs, PolicyName, PolicySettings, PrefixNeed};
 pub use query::Query;
 pub use replica::{Load, LoadSnapshot, Replica, ReplicaSpec};
+pub use reported::{EngineReport, Reported};
+pub use retry::{ActiveRequest, Attempt, NoRetry, Retry, RetryBudget, RetrySettings, may_retry};
+pub use ring::{prefix_key, session_key};
+pub use router::Router;
+pub use settings::{
+    HealthSettings, LeastQueueSettings, PrefixHashSettings, PrefixKey, SessionSettings, SettingsError,
+};

@@ -7,9 +7,14 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
+
+use serde::Serialize;
+
+use crate::{EngineReport, Health, Reported};
 
 /// What the operator says about a replica.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -34,7 +39,8 @@ impl ReplicaSpec {
     }
 }
 
-/// A replica in a pool. It keeps its load and health when the policy or other replicas change.
+/// A replica in a pool. It keeps its load and health when the policy, other replicas or its own weight and
+/// adapters change.
 #[derive(Debug)]
 pub struct Replica {
     /// Unique in the process; a replica that leaves and returns gets a new one.
@@ -42,7 +48,29 @@ pub struct Replica {
     /// What the operator says about it.
     pub spec: ReplicaSpec,
     /// Sums over its open leases.
-    pub load: Load,
+    pub load: Arc<Load>,
+    /// Whether it gets requests.
+    pub health: Arc<Health>,
+    /// What its engine says about its queue.
+    pub reported: Arc<Reported>,
+}
+
+impl Replica {
+    /// The same replica after the operator changed what they say about it.
+    pub(crate) fn with_spec(&self, spec: ReplicaSpec) -> Self {
+        Self {
+            id: self.id,
+            spec,
+            load: Arc::clone(&self.load),
+            health: Arc::clone(&self.health),
+            reported: Arc::clone(&self.reported),
+        }
+    }
+
+    /// Keeps what its engine reported at `now`.
+    pub fn report(&self, report: EngineReport, now: Duration) {
+        self.reported.store(report, self.load.requests(), now);
+    }
 }
 
 /// Sums over the open leases of one replica.
@@ -55,10 +83,14 @@ pub struct Load {
     pub(crate) prompt_tokens: AtomicU64,
     pub(crate) output_tokens: AtomicU64,
     pub(crate) picked: AtomicU64,
+    /// When a token last arrived, in nanoseconds; 0 before the first.
+    pub(crate) produced_at: AtomicU64,
+    /// Credit of the smooth weighted round robin.
+    pub(crate) turn: AtomicI64,
 }
 
 /// Loads read together. Each is exact; the set may straddle a pick in another thread.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct LoadSnapshot {
     /// Open leases.
     pub requests: u64,
@@ -97,5 +129,17 @@ impl Load {
     /// Open leases.
     pub fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
+    }
+
+    /// Prompt tokens not yet prefilled plus output tokens still expected.
+    pub fn pending_tokens(&self) -> u64 {
+        self.waiting_tokens.load(Relaxed) + self.output_tokens.load(Relaxed)
+    }
+
+    /// When a token last arrived; `None` before the first. A replica that delivers tokens is alive, even if it
+    /// has no time for health checks.
+    pub fn last_produced(&self) -> Option<Duration> {
+        let at = self.produced_at.load(Relaxed);
+        (at != 0).then(|| Duration::from_nanos(at))
     }
 }

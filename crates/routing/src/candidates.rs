@@ -1,0 +1,189 @@
+//! The replicas that may serve one request, and the choices that need no more than their loads.
+//!
+//! Candidates admit the request (adapter, not tried) and are available. Ejected and busy ones are candidates
+//! only where there are no others. Ties go to one of the best at random, in proportion to weights, never to the
+//! first in the list.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use rand::Rng;
+
+use crate::{
+    HealthSettings, LeastQueueSettings, NoReplica, PickReason, Query, Replica, health::Availability,
+    ring::unit,
+};
+
+/// One replica that may serve the request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) replica: &'a Arc<Replica>,
+    /// Its place in the pool.
+    pub(crate) place: u32,
+    /// Slow start included.
+    pub(crate) weight: f64,
+    /// A pick must claim the probe.
+    pub(crate) probe: bool,
+}
+
+/// All of them, in the order of the pool; at least one.
+#[derive(Debug)]
+pub(crate) struct Candidates<'a> {
+    pub(crate) list: Vec<Candidate<'a>>,
+    /// They are ejected or busy; there are no others.
+    pub(crate) fallback: bool,
+}
+
+/// What a policy decided.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Choice {
+    /// Index into the list of candidates.
+    pub(crate) index: usize,
+    pub(crate) reason: PickReason,
+    pub(crate) score: f64,
+}
+
+impl<'a> Candidates<'a> {
+    pub(crate) fn collect(
+        replicas: &'a [Arc<Replica>],
+        query: &Query<'_>,
+        settings: &HealthSettings,
+        now: Duration,
+    ) -> Result<Self, NoReplica> {
+        let select = |wanted: fn(Availability) -> bool| -> Vec<Candidate<'a>> {
+            let mut list = Vec::with_capacity(replicas.len());
+            for (place, replica) in (0..).zip(replicas) {
+                if !query.admits(replica) {
+                    continue;
+                }
+                let availability = replica.health.availability(now, settings);
+                if wanted(availability) {
+                    let ramp = replica.health.ramp(now, settings.slow_start);
+                    let weight = f64::from(replica.spec.weight.max(1)) * ramp;
+                    list.push(Candidate {
+                        replica,
+                        place,
+                        weight,
+                        probe: availability == Availability::Probe,
+                    });
+                }
+            }
+            list
+        };
+        let list = select(|availability| matches!(availability, Availability::Ready | Availability::Probe));
+        if !list.is_empty() {
+            return Ok(Self { list, fallback: false });
+        }
+        let list = select(|availability| availability == Availability::Avoid);
+        if list.is_empty() { Err(why_none(replicas, query)) } else { Ok(Self { list, fallback: true }) }
+    }
+
+    /// The candidate at a place in the pool.
+    pub(crate) fn at(&self, place: u32) -> Option<usize> {
+        self.list.binary_search_by_key(&place, |candidate| candidate.place).ok()
+    }
+
+    pub(crate) fn total_weight(&self) -> f64 {
+        self.list.iter().map(|candidate| candidate.weight).sum()
+    }
+
+    pub(crate) fn least_requests(&self, random: &mut dyn Rng) -> Choice {
+        self.least(random, |candidate| (requests_per_weight(candidate), 0.0))
+    }
+
+    pub(crate) fn least_tokens(&self, random: &mut dyn Rng) -> Choice {
+        self.least(random, |candidate| {
+            let tokens = candidate.replica.load.pending_tokens() as f64 / candidate.weight;
+            (tokens, requests_per_weight(candidate))
+        })
+    }
+
+    /// By reported queues; by own requests alone unless all of them are known.
+    pub(crate) fn least_queue(
+        &self,
+        settings: &LeastQueueSettings,
+        now: Duration,
+        random: &mut dyn Rng,
+    ) -> Choice {
+        let queue = |candidate: &Candidate<'_>| {
+            let own = candidate.replica.load.requests();
+            candidate.replica.reported.waiting(own, now, settings.stale_after)
+        };
+        if self.list.iter().any(|candidate| queue(candidate).is_none()) {
+            return self.least_requests(random);
+        }
+        self.least(random, |candidate| {
+            let waiting = queue(candidate).unwrap_or_default() as f64;
+            (waiting / candidate.weight, requests_per_weight(candidate))
+        })
+    }
+
+    /// The smallest key; the first part of it is the score.
+    fn least(&self, random: &mut dyn Rng, key: impl Fn(&Candidate<'_>) -> (f64, f64)) -> Choice {
+        let mut best = (f64::INFINITY, f64::INFINITY);
+        let (mut index, mut tied_weight) = (0, 0.0);
+        for (at, candidate) in self.list.iter().enumerate() {
+            let key = key(candidate);
+            if key < best {
+                (best, index, tied_weight) = (key, at, candidate.weight);
+            } else if key == best {
+                tied_weight += candidate.weight;
+                if unit(random.next_u64()) * tied_weight < candidate.weight {
+                    index = at;
+                }
+            }
+        }
+        Choice { index, reason: PickReason::LeastLoad, score: best.0 }
+    }
+
+    pub(crate) fn random(&self, random: &mut dyn Rng) -> Choice {
+        let mut left = unit(random.next_u64()) * self.total_weight();
+        let index = self.list.iter().position(|candidate| {
+            left -= candidate.weight;
+            left < 0.0
+        });
+        Choice { index: index.unwrap_or(self.list.len() - 1), reason: PickReason::Random, score: 0.0 }
+    }
+
+    /// Smooth weighted round robin as in nginx: everyone earns its weight, the richest is picked and pays for
+    /// all. Several picks at once may see the same credit; the sum stays right and the next picks even it out.
+    pub(crate) fn turn(&self, take: bool) -> Choice {
+        let mut best = (i64::MIN, 0);
+        let mut total = 0;
+        for (at, candidate) in self.list.iter().enumerate() {
+            // Slow starts need parts of a weight.
+            let earned = (candidate.weight * 1024.0) as i64;
+            total += earned;
+            let turn = &candidate.replica.load.turn;
+            let credit = if take { turn.fetch_add(earned, Relaxed) } else { turn.load(Relaxed) } + earned;
+            if credit > best.0 {
+                best = (credit, at);
+            }
+        }
+        if take {
+            self.list[best.1].replica.load.turn.fetch_sub(total, Relaxed);
+        }
+        Choice { index: best.1, reason: PickReason::Turn, score: 0.0 }
+    }
+}
+
+/// Open requests per weight.
+pub(crate) fn requests_per_weight(candidate: &Candidate<'_>) -> f64 {
+    candidate.replica.load.requests() as f64 / candidate.weight
+}
+
+fn why_none(replicas: &[Arc<Replica>], query: &Query<'_>) -> NoReplica {
+    let has_adapter =
+        |replica: &Arc<Replica>| query.adapter.is_none_or(|adapter| replica.spec.has_adapter(adapter));
+    if replicas.is_empty() {
+        NoReplica::Empty
+    } else if !replicas.iter().any(has_adapter) {
+        NoReplica::NoAdapter
+    } else if !replicas.iter().any(|replica| query.admits(replica)) {
+        NoReplica::AllTried
+    } else {
+        NoReplica::NoneHealthy
+    }
+}

@@ -1,0 +1,75 @@
+//! What an engine says about its own queue, fused with what this balancer did since.
+//!
+//! A report is a moment old when it arrives. What this balancer has opened and closed since is added to it, so
+//! that the arrivals between two reports do not all go to the replica that was emptiest at the last one. A
+//! report that is too old, or that never came, means *unknown*, never zero.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+/// One reading of an engine's gauges.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct EngineReport {
+    /// Requests in its batch.
+    pub running: u64,
+    /// Requests in its queue.
+    pub waiting: u64,
+}
+
+/// The last report of one engine.
+#[derive(Debug)]
+pub struct Reported {
+    running: AtomicU64,
+    waiting: AtomicU64,
+    /// This balancer's own open requests when the report came.
+    own: AtomicU64,
+    /// When it came, in nanoseconds; [`NEVER`] before the first one.
+    at: AtomicU64,
+    /// Held by the writer only.
+    writing: Mutex<()>,
+}
+
+const NEVER: u64 = u64::MAX;
+
+impl Default for Reported {
+    fn default() -> Self {
+        Self {
+            running: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+            own: AtomicU64::new(0),
+            at: AtomicU64::new(NEVER),
+            writing: Mutex::new(()),
+        }
+    }
+}
+
+impl Reported {
+    /// Keeps a report that came at `now`, when this balancer had `own` requests open at the replica.
+    pub(crate) fn store(&self, report: EngineReport, own: u64, now: Duration) {
+        let _writing = self.writing.lock();
+        self.running.store(report.running, Relaxed);
+        self.waiting.store(report.waiting, Relaxed);
+        self.own.store(own, Relaxed);
+        self.at.store(u64::try_from(now.as_nanos()).unwrap_or(NEVER - 1), Relaxed);
+    }
+
+    /// The last report, unless it is older than `stale_after`.
+    pub fn latest(&self, now: Duration, stale_after: Duration) -> Option<EngineReport> {
+        let at = self.at.load(Relaxed);
+        let fresh = at != NEVER && now.saturating_sub(Duration::from_nanos(at)) <= stale_after;
+        fresh.then(|| EngineReport {
+            running: self.running.load(Relaxed),
+            waiting: self.waiting.load(Relaxed),
+        })
+    }
+
+    /// The queue as it should be now: the last report, plus or minus what happened to the `own` requests since.
+    pub(crate) fn waiting(&self, own: u64, now: Duration, stale_after: Duration) -> Option<u64> {
+        let report = self.latest(now, stale_after)?;
+        Some((report.waiting + own).saturating_sub(self.own.load(Relaxed)))
+    }
+}

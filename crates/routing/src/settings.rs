@@ -1,0 +1,228 @@
+//! What operators can set, with the defaults and why they are what they are.
+//!
+//! Every struct refuses unknown keys, and [`PolicySettings::validate`](crate::PolicySettings::validate) or
+//! [`HealthSettings::validate`] refuses values out of range before anything changes.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A setting that cannot be used.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SettingsError {
+    /// No policy has this name.
+    #[error("unknown policy `{name}`: use one of {known}")]
+    UnknownPolicy {
+        /// As it was written.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
+    /// A number outside its range.
+    #[error("`{key}` is {value}: it must be {rule}")]
+    OutOfRange {
+        /// The key.
+        key: &'static str,
+        /// As it was written.
+        value: String,
+        /// What is accepted.
+        rule: &'static str,
+    },
+}
+
+/// Refuses `value` unless `accepted`.
+pub(crate) fn check(
+    accepted: bool,
+    key: &'static str,
+    value: impl ToString,
+    rule: &'static str,
+) -> Result<(), SettingsError> {
+    if accepted { Ok(()) } else { Err(SettingsError::OutOfRange { key, value: value.to_string(), rule }) }
+}
+
+/// Which text `prefix_hash` hashes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrefixKey {
+    /// The first message of the user, which stays the same through a conversation. As KubeAI.
+    #[default]
+    FirstUserMessage,
+    /// The whole rendered prompt, system message and tools included.
+    WholePrompt,
+}
+
+/// `prefix_hash`. Names and defaults of the first three are KubeAI's.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrefixHashSettings {
+    /// A replica takes at most this share of the mean load before requests overflow; at least 100.
+    #[serde(alias = "mean_load_factor")]
+    pub load_factor_percent: u32,
+    /// Points on the ring per unit of weight. 256 hold the busiest of eight replicas within 8 % of the mean.
+    #[serde(alias = "replication")]
+    pub virtual_nodes: u32,
+    /// Characters of the text that count.
+    #[serde(alias = "prefix_char_length")]
+    pub prefix_chars: usize,
+    /// The text.
+    pub key: PrefixKey,
+    /// Below this many requests a replica is never full. At 3 requests each, the bound alone sends a third of
+    /// all keys away from their home; a batch of 8 costs an engine hardly more than one of 3.
+    pub minimum_load: u64,
+    /// KubeAI's very ring, key, walk and bound, for a fleet that both serve: no separator in hashed names, no
+    /// minimum load, overflow to the next point of the ring.
+    pub exact_kubeai: bool,
+}
+
+impl Default for PrefixHashSettings {
+    fn default() -> Self {
+        Self {
+            load_factor_percent: 125,
+            virtual_nodes: 256,
+            prefix_chars: 100,
+            key: PrefixKey::default(),
+            minimum_load: 8,
+            exact_kubeai: false,
+        }
+    }
+}
+
+impl PrefixHashSettings {
+    pub(crate) fn validate(&self) -> Result<(), SettingsError> {
+        check_ring(self.load_factor_percent, self.virtual_nodes)?;
+        check(self.prefix_chars > 0, "prefix_chars", self.prefix_chars, "at least 1")
+    }
+}
+
+/// `session`: a consistent home for each session, by a header.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SessionSettings {
+    /// Header names, any case; the first one that a request has is its session.
+    pub headers: Vec<String>,
+    /// As for `prefix_hash`.
+    pub load_factor_percent: u32,
+    /// As for `prefix_hash`.
+    pub virtual_nodes: u32,
+    /// As for `prefix_hash`.
+    pub minimum_load: u64,
+}
+
+impl Default for SessionSettings {
+    /// Routing keys come before session names, and those before correlation and user names. Request ids are not
+    /// in the list: any proxy that adds one would scatter the session.
+    fn default() -> Self {
+        let headers = [
+            "x-smg-routing-key",
+            "routing-key",
+            "x-session-id",
+            "x-session-affinity",
+            "x-dynamo-session-id",
+            "x-correlation-id",
+            "x-user-id",
+        ];
+        let hash = PrefixHashSettings::default();
+        Self {
+            headers: headers.map(String::from).into(),
+            load_factor_percent: hash.load_factor_percent,
+            virtual_nodes: hash.virtual_nodes,
+            minimum_load: hash.minimum_load,
+        }
+    }
+}
+
+impl SessionSettings {
+    pub(crate) fn validate(&self) -> Result<(), SettingsError> {
+        check_ring(self.load_factor_percent, self.virtual_nodes)?;
+        check(!self.headers.is_empty(), "headers", "empty", "a list of at least one header name")
+    }
+}
+
+fn check_ring(load_factor_percent: u32, virtual_nodes: u32) -> Result<(), SettingsError> {
+    let factor_fits = (100..=100_000).contains(&load_factor_percent);
+    check(factor_fits, "load_factor_percent", load_factor_percent, "from 100 to 100000")?;
+    check((1..=65_536).contains(&virtual_nodes), "virtual_nodes", virtual_nodes, "from 1 to 65536")
+}
+
+/// `least_queue`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LeastQueueSettings {
+    /// What an engine reported is forgotten after this time.
+    #[serde(rename = "stale_after_s", with = "crate::seconds")]
+    pub stale_after: Duration,
+}
+
+impl Default for LeastQueueSettings {
+    fn default() -> Self {
+        Self { stale_after: Duration::from_secs(5) }
+    }
+}
+
+/// When a replica counts as healthy. Percentages made for hundreds of hosts are wrong for two to sixteen
+/// GPUs, so the rules count.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthSettings {
+    /// A replica gets no request before its first passed check. Set by those who check.
+    #[serde(skip)]
+    pub wait_for_check: bool,
+    /// Passed checks in a row until an unhealthy replica is healthy; one suffices the first time.
+    pub rise: u32,
+    /// Failed checks in a row until a healthy replica is unhealthy.
+    pub fall: u32,
+    /// Failed requests in a row until a replica is ejected.
+    pub consecutive_failures: u32,
+    /// A replica is ejected when fewer of its requests succeed.
+    pub success_percent: u32,
+    /// ... of those within this time
+    #[serde(rename = "window_s", with = "crate::seconds")]
+    pub window: Duration,
+    /// ... once there are as many.
+    pub minimum_results: u32,
+    /// Length of the first ejection. Each next one is twice as long, with equal jitter.
+    #[serde(rename = "ejection_s", with = "crate::seconds")]
+    pub ejection: Duration,
+    /// Longest ejection; a replica that did well for as long starts over with the shortest.
+    #[serde(rename = "ejection_cap_s", with = "crate::seconds")]
+    pub ejection_cap: Duration,
+    /// A busy replica is avoided for as long as its `Retry-After` asks, up to this.
+    #[serde(rename = "busy_cap_s", with = "crate::seconds")]
+    pub busy_cap: Duration,
+    /// A replica that joins or recovers reaches its full weight after this time; 0 switches it off.
+    #[serde(rename = "slow_start_s", with = "crate::seconds")]
+    pub slow_start: Duration,
+}
+
+impl Default for HealthSettings {
+    fn default() -> Self {
+        Self {
+            wait_for_check: false,
+            rise: 2,
+            fall: 3,
+            consecutive_failures: 5,
+            success_percent: 80,
+            window: Duration::from_secs(30),
+            minimum_results: 20,
+            ejection: Duration::from_secs(5),
+            ejection_cap: Duration::from_secs(300),
+            busy_cap: Duration::from_secs(60),
+            slow_start: Duration::from_secs(30),
+        }
+    }
+}
+
+impl HealthSettings {
+    /// Refuses values that cannot be used.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        check(self.rise > 0, "rise", self.rise, "at least 1")?;
+        check(self.fall > 0, "fall", self.fall, "at least 1")?;
+        check(self.consecutive_failures > 0, "consecutive_failures", 0, "at least 1")?;
+        check(self.success_percent <= 100, "success_percent", self.success_percent, "from 0 to 100")?;
+        check(self.minimum_results > 0, "minimum_results", 0, "at least 1")?;
+        check(!self.window.is_zero(), "window_s", 0, "more than 0")?;
+        check(!self.ejection.is_zero(), "ejection_s", 0, "more than 0")?;
+        let ordered = self.ejection <= self.ejection_cap;
+        check(ordered, "ejection_cap_s", self.ejection_cap.as_secs_f64(), "at least `ejection_s`")
+    }
+}
