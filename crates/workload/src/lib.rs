@@ -3,6 +3,7 @@
 //!
 //! A plan is the same for the load generators and the simulator. Nothing here sends, waits or reads a clock.
 
+mod body;
 mod error;
 mod kubeai_seed;
 mod lines;
@@ -12,6 +13,7 @@ mod seed_prompt;
 mod template;
 mod words;
 
+pub use body::{BodyOptions, MaxTokensField, write_body};
 pub use error::{Error, Place};
 pub use kubeai_seed::{kubeai_seed, kubeai_seed_requests};
 pub use plan::{Arrival, Limits, Message, Phase, PhaseKind, Plan, Prompt, Request, Session, Turn};
