@@ -7,6 +7,7 @@ mod distribution;
 mod metric;
 mod record;
 mod recorder;
+mod records;
 #[cfg(test)]
 mod sample;
 mod series;
@@ -16,5 +17,6 @@ pub use distribution::{Distribution, EXACT_SAMPLES, LARGEST, Spread};
 pub use metric::{Distributions, MILLISECOND, Metric, SECOND, Unit};
 pub use record::{Chunk, Count, CountSource, Outcome, Record};
 pub use recorder::{MODELS, OTHER_MODELS, PhaseShape, Progress, Recorder, Report, RunShape, TARGET_METRICS};
+pub use records::{RecordReader, RecordWriter, RecordsError};
 pub use series::{Bucket, FIRST_WIDTH, TimeSeries};
 pub use summary::{ERROR_KINDS, ErrorKey, ErrorTable, Objective, Span, Summary, source_shares};

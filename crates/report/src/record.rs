@@ -145,6 +145,23 @@ impl Outcome {
         }
     }
 
+    /// The inverse of [`kind`](Self::kind) and [`message`](Self::message).
+    pub(crate) fn from_parts(kind: &str, status: Option<u16>, message: String) -> Option<Self> {
+        let outcomes = [
+            Self::Success,
+            Self::Status(status.unwrap_or(0), message.clone()),
+            Self::Connect(message.clone()),
+            Self::Broken(message.clone()),
+            Self::Malformed(message.clone()),
+            Self::StreamError(message),
+            Self::Timeout,
+            Self::Cancelled,
+            Self::Incomplete,
+            Self::NotSent,
+        ];
+        outcomes.into_iter().find(|outcome| outcome.kind() == kind)
+    }
+
     /// One word for log fields, metric labels and error tables.
     pub fn kind(&self) -> &'static str {
         match self {
