@@ -3,20 +3,26 @@
 //!
 //! A plan is the same for the load generators and the simulator. Nothing here sends, waits or reads a clock.
 
+mod arrival;
 mod body;
 mod error;
 mod kubeai_seed;
 mod lines;
 mod plan;
+mod python_random;
 mod random;
+mod rate;
 mod seed_prompt;
 mod template;
 mod words;
 
+pub use arrival::{Arrivals, Pattern};
 pub use body::{BodyOptions, MaxTokensField, write_body};
 pub use error::{Error, Place};
 pub use kubeai_seed::{kubeai_seed, kubeai_seed_requests};
 pub use plan::{Arrival, Limits, Message, Phase, PhaseKind, Plan, Prompt, Request, Session, Turn};
+pub use python_random::PythonRandom;
+pub use rate::Rate;
 pub use seed_prompt::{SeedPrompt, read_seed_prompts, seed_sessions};
 pub use template::RequestTemplate;
 pub use words::{MAX_PROMPT_TOKENS, render_blocks};

@@ -58,6 +58,9 @@ pub struct Limits {
     pub requests: Option<u64>,
     /// Whole-request time limit.
     pub request_timeout: Option<Duration>,
+    /// Each arrival waits its gap after the one before it was sent, so that lateness adds up, as it does in
+    /// scripts that sleep between sends. Normally times are absolute.
+    pub drifting: bool,
     /// Abort when the share of failed requests exceeds this, once `max(concurrency, 10)` have ended.
     pub failed_share: Option<f64>,
 }
