@@ -280,8 +280,6 @@ impl Health {
     pub(crate) fn availability(&self, now: Duration, settings: &HealthSettings) -> Availability {
         match self.state(now) {
             HealthState::Draining | HealthState::Unhealthy => Availability::Never,
-            HealthState::Unknown if settings.wait_for_check => Availability::Never,
-            // The states in between hide that no check has passed yet.
             _ if settings.wait_for_check && self.checked.load(Relaxed) == UNCHECKED => Availability::Never,
             HealthState::Ejected | HealthState::Busy => Availability::Avoid,
             HealthState::Probing if self.probing.load(Relaxed) => Availability::Avoid,

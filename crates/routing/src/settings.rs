@@ -34,7 +34,7 @@ pub enum SettingsError {
 pub(crate) fn check(
     accepted: bool,
     key: &'static str,
-    value: impl ToString,
+    value: impl Copy + ToString,
     rule: &'static str,
 ) -> Result<(), SettingsError> {
     if accepted { Ok(()) } else { Err(SettingsError::OutOfRange { key, value: value.to_string(), rule }) }
