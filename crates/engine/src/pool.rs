@@ -184,3 +184,83 @@ impl Pool {
         (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.bucket_shift) as usize
     }
 }
+
+#[cfg(test)]
+impl Pool {
+    /// Panics unless the free list and the cache agree with the blocks. Returns the sum of all references.
+    pub(crate) fn audit(&self) -> u64 {
+        let head = self.head();
+        let (mut block, mut free) = (self.entries[head as usize].next, 0);
+        while block != head {
+            assert!(self.is_free(block), "block {block} is on the free list and referenced");
+            assert_eq!(self.entries[self.entries[block as usize].next as usize].previous, block);
+            (block, free) = (self.entries[block as usize].next, free + 1);
+        }
+        assert_eq!(free, self.free);
+        let blocks = &self.entries[..head as usize];
+        assert_eq!(free as usize, blocks.iter().filter(|entry| entry.references == 0).count());
+        for entry in blocks.iter().filter(|entry| entry.cached) {
+            assert!(self.find(entry.hash).is_some(), "a cached block is not found");
+        }
+        blocks.iter().map(|entry| u64::from(entry.references)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_block_freed_first_is_taken_first() {
+        let mut pool = Pool::new(3);
+        let blocks: Vec<_> = (0..3).filter_map(|_| pool.take()).collect();
+        assert_eq!(pool.take(), None);
+        for place in [1, 0, 2] {
+            pool.release(blocks[place]);
+        }
+        let again: Vec<_> = (0..3).filter_map(|_| pool.take()).collect();
+        assert_eq!(again, [blocks[1], blocks[0], blocks[2]]);
+    }
+
+    #[test]
+    fn content_is_found_until_its_block_is_taken_for_something_else() {
+        let mut pool = Pool::new(2);
+        let block = pool.take().expect("a free block");
+        pool.cache(block, 7);
+        pool.release(block);
+        assert_eq!(pool.find(7), Some(block));
+        pool.share(block);
+        pool.share(block);
+        pool.release(block);
+        assert_eq!(pool.free(), 1, "one of two references is left");
+        pool.release(block);
+        let (other, same) = (pool.take(), pool.take());
+        assert_ne!(other, Some(block), "it was used last, so it is taken last");
+        assert_eq!((same, pool.find(7), pool.evictions()), (Some(block), None, 1));
+    }
+
+    #[test]
+    fn one_of_two_equal_blocks_is_found_when_the_other_is_gone() {
+        for first_gone in [0, 1] {
+            let mut pool = Pool::new(2);
+            let blocks = [pool.take(), pool.take()].map(|block| block.expect("a free block"));
+            blocks.iter().for_each(|&block| pool.cache(block, 7));
+            pool.release(blocks[first_gone]);
+            assert_eq!(pool.take(), Some(blocks[first_gone]));
+            assert_eq!(pool.find(7), Some(blocks[1 - first_gone]));
+            assert_eq!(pool.audit(), 2);
+        }
+    }
+
+    #[test]
+    fn a_cleared_cache_finds_nothing() {
+        let mut pool = Pool::new(4);
+        let block = pool.take().expect("a free block");
+        pool.cache(block, 7);
+        pool.clear_cache();
+        assert_eq!(pool.find(7), None);
+        pool.cache(block, 8);
+        assert_eq!(pool.find(8), Some(block));
+        assert_eq!(pool.audit(), 1);
+    }
+}

@@ -21,6 +21,9 @@ use crate::{
     sequence::{Rules, Sequence},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// No step is said to last longer.
 const LONGEST_STEP_S: f64 = 86_400.0;
 

@@ -115,6 +115,12 @@ impl Sequence {
         (self.computed, self.cached_blocks, self.scheduled) = (0, 0, 0);
     }
 
+    /// Blocks held now.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.blocks.len()
+    }
+
     /// Ends the use of the slot.
     pub(crate) fn end(&mut self, pool: &mut Pool) {
         self.release(pool);
