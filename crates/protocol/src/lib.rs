@@ -6,8 +6,25 @@
 //!
 //! Pure: no I/O, no clock. Nothing here panics on bad input.
 
+mod answer;
 mod block;
 mod endpoint;
+pub mod engine_metrics;
+mod error;
+mod json;
+pub mod prometheus;
+mod prompt;
+mod request;
+mod sse;
+mod stream;
+mod usage;
 
+pub use answer::{Answer, AnswerError, parse_answer};
 pub use block::{BLOCK_BYTES, BLOCK_TOKENS, BYTES_PER_TOKEN, BlockChain, block_hashes, estimate_tokens};
 pub use endpoint::Endpoint;
+pub use engine_metrics::EngineMetrics;
+pub use error::{ErrorBody, error_message};
+pub use request::{RequestError, RequestView};
+pub use sse::{SseEvent, SseSplitter};
+pub use stream::{StreamError, StreamEvent, parse_event};
+pub use usage::Usage;

@@ -1,0 +1,134 @@
+//! Reads the Prometheus text format, as engines' `/metrics` pages have it.
+//!
+//! Line by line, without copying: comments, lines that are not samples and lines that are not UTF-8 are skipped;
+//! timestamps and exemplars are ignored. A damaged page gives the samples that are whole.
+
+use std::borrow::Cow;
+
+use memchr::{memchr, memchr2};
+
+/// One sample of a page.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample<'a> {
+    /// The metric's name.
+    pub name: &'a str,
+    /// Its labels.
+    pub labels: Labels<'a>,
+    /// Its value; may be infinite or not a number.
+    pub value: f64,
+}
+
+/// The labels of a sample: an iterator of names and unescaped values.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Labels<'a>(&'a str);
+
+struct Label<'a> {
+    name: &'a str,
+    escaped: &'a str,
+    rest: &'a str,
+}
+
+/// Calls `on_sample` for each sample of `page`, in order.
+pub fn scan(page: &[u8], mut on_sample: impl FnMut(Sample<'_>)) {
+    let mut rest = page;
+    while !rest.is_empty() {
+        let end = memchr(b'\n', rest).unwrap_or(rest.len());
+        if let Some(sample) = std::str::from_utf8(&rest[..end]).ok().and_then(read_line) {
+            on_sample(sample);
+        }
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
+}
+
+fn read_line(line: &str) -> Option<Sample<'_>> {
+    let line = line.trim_ascii();
+    let name_end = line.bytes().position(|byte| !is_name_byte(byte)).filter(|end| *end > 0)?;
+    let (name, rest) = line.split_at(name_end);
+    let rest = rest.trim_ascii_start();
+    let (labels, rest) = match rest.strip_prefix('{') {
+        Some(inside) => {
+            let rest = after_labels(inside)?;
+            (Labels(&inside[..inside.len() - rest.len()]), rest)
+        }
+        None => (Labels(""), rest),
+    };
+    let value = rest.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(Sample { name, labels, value })
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':'
+}
+
+/// What follows the closing brace, if all labels up to it are well formed.
+fn after_labels(mut inside: &str) -> Option<&str> {
+    loop {
+        if let Some(rest) = inside.trim_ascii_start().strip_prefix('}') {
+            return Some(rest);
+        }
+        inside = read_label(inside)?.rest;
+    }
+}
+
+/// Reads one label with the comma after it.
+fn read_label(text: &str) -> Option<Label<'_>> {
+    let (name, rest) = text.split_once('=')?;
+    let rest = rest.trim_ascii_start().strip_prefix('"')?;
+    let mut end = 0;
+    loop {
+        end += memchr2(b'"', b'\\', &rest.as_bytes()[end..])?;
+        if rest.as_bytes()[end] == b'"' {
+            break;
+        }
+        end += 2;
+        if end > rest.len() {
+            return None;
+        }
+    }
+    let after = rest[end + 1..].trim_ascii_start();
+    let rest_after = match after.strip_prefix(',') {
+        Some(next) => next,
+        None if after.starts_with('}') => after,
+        None => return None,
+    };
+    let name = name.trim_ascii();
+    name.bytes().all(is_name_byte).then_some(Label { name, escaped: &rest[..end], rest: rest_after })
+}
+
+// === impl Labels ===
+
+impl<'a> Labels<'a> {
+    /// The value of the label `name`.
+    pub fn get(mut self, name: &str) -> Option<Cow<'a, str>> {
+        self.find(|(candidate, _)| *candidate == name).map(|(_, value)| value)
+    }
+}
+
+impl<'a> Iterator for Labels<'a> {
+    type Item = (&'a str, Cow<'a, str>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let label = read_label(self.0)?;
+        self.0 = label.rest;
+        Some((label.name, unescape(label.escaped)))
+    }
+}
+
+fn unescape(escaped: &str) -> Cow<'_, str> {
+    if memchr(b'\\', escaped.as_bytes()).is_none() {
+        return Cow::Borrowed(escaped);
+    }
+    let mut text = String::with_capacity(escaped.len());
+    let mut characters = escaped.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => match characters.next() {
+                Some('n') => text.push('\n'),
+                Some(other) => text.push(other),
+                None => {}
+            },
+            other => text.push(other),
+        }
+    }
+    Cow::Owned(text)
+}

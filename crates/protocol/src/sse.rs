@@ -1,0 +1,214 @@
+//! Server-sent events, cut out of a byte stream as it arrives.
+//!
+//! Takes every form the standard allows: lines end in LF, CR or CRLF, also when the read ends between the two;
+//! the space after the colon may be missing; several `data` lines are joined with LF; comments, a byte order
+//! mark and unknown fields are skipped; an event may be cut at any byte, and a read may hold many. An event that
+//! lies whole in one read with one data line is handed out where it lies, without a copy.
+//!
+//! Bytes are not checked for UTF-8. Memory: a line, an event name and an event's data are each held up to the
+//! cap; an event that needs more is left out, and [`SseSplitter::overflowed`] says so from then on. Which events
+//! come out never depends on where the reads were cut.
+
+use memchr::memchr2;
+
+const DEFAULT_CAP_BYTES: usize = 1 << 20;
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// One event.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SseEvent<'a> {
+    /// The `event` field.
+    pub event: Option<&'a [u8]>,
+    /// The `data` fields, joined with LF.
+    pub data: &'a [u8],
+}
+
+/// Cuts a stream into events. See the module's text for its promises.
+#[derive(Debug)]
+pub struct SseSplitter {
+    cap_bytes: usize,
+    /// The start of a line whose end has not come yet.
+    line: Vec<u8>,
+    /// The unfinished event, as far as it had to be copied.
+    event: Option<Vec<u8>>,
+    data: Option<Vec<u8>>,
+    /// No line has been read yet.
+    at_start: bool,
+    /// The last byte was the CR that ended a line; an LF now belongs to it.
+    after_cr: bool,
+    /// The unfinished line is longer than the cap and its start is gone.
+    line_too_long: bool,
+    /// The unfinished event is larger than the cap.
+    event_too_large: bool,
+    overflowed: bool,
+}
+
+/// The fields of the unfinished event that lie in the current read.
+#[derive(Default)]
+struct InPlace<'b> {
+    event: Option<&'b [u8]>,
+    data: Option<&'b [u8]>,
+}
+
+impl Default for SseSplitter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SseSplitter {
+    /// A splitter that holds events of up to 1 MiB.
+    pub fn new() -> Self {
+        Self::with_cap(DEFAULT_CAP_BYTES)
+    }
+
+    /// A splitter that holds events of up to `cap_bytes`.
+    pub fn with_cap(cap_bytes: usize) -> Self {
+        Self {
+            cap_bytes,
+            line: Vec::new(),
+            event: None,
+            data: None,
+            at_start: true,
+            after_cr: false,
+            line_too_long: false,
+            event_too_large: false,
+            overflowed: false,
+        }
+    }
+
+    /// Whether an event was left out because it exceeded the cap.
+    pub fn overflowed(&self) -> bool {
+        self.overflowed
+    }
+
+    /// Takes the next bytes of the stream and hands out the events that they complete.
+    pub fn feed(&mut self, bytes: &[u8], mut on_event: impl FnMut(SseEvent<'_>)) {
+        let mut rest = bytes;
+        if let (true, Some(first)) = (self.after_cr, rest.first()) {
+            self.after_cr = false;
+            rest = &rest[usize::from(*first == b'\n')..];
+        }
+        let mut in_place = InPlace::default();
+        while let Some(end) = memchr2(b'\r', b'\n', rest) {
+            let (line, terminator) = rest.split_at(end);
+            self.after_cr = terminator == b"\r";
+            rest = &terminator[if terminator.starts_with(b"\r\n") { 2 } else { 1 }..];
+            if self.holds_line() {
+                self.hold(line);
+                self.end_held_line(&mut on_event);
+            } else {
+                self.end_line(line, &mut in_place, &mut on_event);
+            }
+        }
+        self.hold(rest);
+        self.event = in_place.event.map(<[u8]>::to_vec).or_else(|| self.event.take());
+        self.data = in_place.data.map(<[u8]>::to_vec).or_else(|| self.data.take());
+    }
+
+    /// Ends the stream: hands out the last event where the stream lacks the blank line after it.
+    ///
+    /// A stream that broke off inside an event gives the part that came.
+    pub fn finish(&mut self, mut on_event: impl FnMut(SseEvent<'_>)) {
+        if self.holds_line() {
+            self.end_held_line(&mut on_event);
+        }
+        self.end_event(&mut InPlace::default(), &mut on_event);
+    }
+
+    fn holds_line(&self) -> bool {
+        self.line_too_long || !self.line.is_empty()
+    }
+
+    fn hold(&mut self, part: &[u8]) {
+        if self.line_too_long || self.line.len() + part.len() > self.cap_bytes {
+            self.line_too_long = true;
+            self.line = Vec::new();
+        } else {
+            self.line.extend_from_slice(part);
+        }
+    }
+
+    /// Ends a line that began in an earlier read. It is the first of its read, so no field is in place yet.
+    fn end_held_line(&mut self, on_event: &mut impl FnMut(SseEvent<'_>)) {
+        if std::mem::take(&mut self.line_too_long) {
+            self.at_start = false;
+            self.drop_event();
+            return;
+        }
+        let mut line = std::mem::take(&mut self.line);
+        let mut in_place = InPlace::default();
+        self.end_line(&line, &mut in_place, on_event);
+        if let Some(name) = in_place.event {
+            self.event = Some(name.to_vec());
+        }
+        if let Some(data) = in_place.data {
+            self.data = Some(data.to_vec());
+        }
+        line.clear();
+        self.line = line;
+    }
+
+    fn end_line<'b>(
+        &mut self,
+        line: &'b [u8],
+        in_place: &mut InPlace<'b>,
+        on_event: &mut impl FnMut(SseEvent<'_>),
+    ) {
+        let too_long = line.len() > self.cap_bytes;
+        let line = match line.strip_prefix(BYTE_ORDER_MARK) {
+            Some(line) if self.at_start => line,
+            _ => line,
+        };
+        self.at_start = false;
+        if line.is_empty() {
+            self.end_event(in_place, on_event);
+        } else if too_long {
+            self.drop_event();
+        } else if let Some(value) = field(line, b"data") {
+            match in_place.data.take() {
+                None if self.data.is_none() => in_place.data = Some(value),
+                first => self.join_data(first, value),
+            }
+        } else if let Some(name) = field(line, b"event") {
+            in_place.event = Some(name);
+        }
+    }
+
+    fn join_data(&mut self, first: Option<&[u8]>, value: &[u8]) {
+        let data = self.data.get_or_insert_with(|| first.unwrap_or_default().to_vec());
+        if data.len() + 1 + value.len() > self.cap_bytes {
+            self.drop_event();
+        } else {
+            data.push(b'\n');
+            data.extend_from_slice(value);
+        }
+    }
+
+    fn end_event(&mut self, in_place: &mut InPlace<'_>, on_event: &mut impl FnMut(SseEvent<'_>)) {
+        let InPlace { event, data } = std::mem::take(in_place);
+        let (held_event, held_data) = (self.event.take(), self.data.take());
+        let dropped = std::mem::take(&mut self.event_too_large);
+        if let Some(data) = data.or(held_data.as_deref())
+            && !dropped
+        {
+            on_event(SseEvent { event: event.or(held_event.as_deref()), data });
+        }
+    }
+
+    /// Leaves out the unfinished event, with the lines of it that still come.
+    fn drop_event(&mut self) {
+        self.event_too_large = true;
+        self.overflowed = true;
+        self.data = None;
+    }
+}
+
+/// The value of `line` if it is the field `name`.
+fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    match line.strip_prefix(name)? {
+        [] => Some(&[]),
+        [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
+        _ => None,
+    }
+}

@@ -1,0 +1,98 @@
+//! Token counts, as engines report them.
+
+use serde::{Deserialize, Serialize};
+
+/// What a request cost, in tokens.
+///
+/// Written in OpenAI's shape. Read in that of chat and completions, of responses, and of Anthropic's messages,
+/// whose `input_tokens` leaves out what came from the cache; here the prompt always counts in full.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(from = "Read", into = "Written")]
+pub struct Usage {
+    /// The whole prompt, cached part included.
+    pub prompt_tokens: u32,
+    /// The whole answer, reasoning included.
+    pub completion_tokens: u32,
+    /// The part of the prompt that the engine found in its prefix cache, where it says so.
+    pub cached_tokens: Option<u32>,
+    /// The part of the answer that was reasoning, where the engine says so.
+    pub reasoning_tokens: Option<u32>,
+}
+
+impl Usage {
+    /// Takes in a later report of the same request. Counts never shrink; a report may lack some.
+    pub fn update(&mut self, later: Self) {
+        self.prompt_tokens = self.prompt_tokens.max(later.prompt_tokens);
+        self.completion_tokens = self.completion_tokens.max(later.completion_tokens);
+        self.cached_tokens = self.cached_tokens.max(later.cached_tokens);
+        self.reasoning_tokens = self.reasoning_tokens.max(later.reasoning_tokens);
+    }
+}
+
+#[derive(Deserialize)]
+struct Read {
+    prompt_tokens: Option<u32>,
+    completion_tokens: Option<u32>,
+    prompt_tokens_details: Option<PromptDetails>,
+    completion_tokens_details: Option<CompletionDetails>,
+    input_tokens: Option<u32>,
+    output_tokens: Option<u32>,
+    input_tokens_details: Option<PromptDetails>,
+    output_tokens_details: Option<CompletionDetails>,
+    cache_read_input_tokens: Option<u32>,
+    cache_creation_input_tokens: Option<u32>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize, Serialize)]
+struct PromptDetails {
+    cached_tokens: Option<u32>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize, Serialize)]
+struct CompletionDetails {
+    reasoning_tokens: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Written {
+    prompt_tokens: u32,
+    total_tokens: u32,
+    completion_tokens: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_tokens_details: Option<PromptDetails>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_tokens_details: Option<CompletionDetails>,
+}
+
+impl From<Read> for Usage {
+    fn from(read: Read) -> Self {
+        let outside = read.cache_read_input_tokens.unwrap_or_default();
+        let created = read.cache_creation_input_tokens.unwrap_or_default();
+        let input = read.input_tokens.map(|tokens| tokens.saturating_add(outside).saturating_add(created));
+        let prompt_details = read.prompt_tokens_details.or(read.input_tokens_details).unwrap_or_default();
+        let completion_details =
+            read.completion_tokens_details.or(read.output_tokens_details).unwrap_or_default();
+        Self {
+            prompt_tokens: read.prompt_tokens.or(input).unwrap_or_default(),
+            completion_tokens: read.completion_tokens.or(read.output_tokens).unwrap_or_default(),
+            cached_tokens: prompt_details.cached_tokens.or(read.cache_read_input_tokens),
+            reasoning_tokens: completion_details.reasoning_tokens,
+        }
+    }
+}
+
+impl From<Usage> for Written {
+    fn from(usage: Usage) -> Self {
+        Self {
+            prompt_tokens: usage.prompt_tokens,
+            total_tokens: usage.prompt_tokens.saturating_add(usage.completion_tokens),
+            completion_tokens: usage.completion_tokens,
+            prompt_tokens_details: usage
+                .cached_tokens
+                .map(|tokens| PromptDetails { cached_tokens: Some(tokens) }),
+            completion_tokens_details: usage
+                .reasoning_tokens
+                .map(|tokens| CompletionDetails { reasoning_tokens: Some(tokens) }),
+        }
+    }
+}
