@@ -156,15 +156,15 @@ impl SseSplitter {
         on_event: &mut impl FnMut(SseEvent<'_>),
     ) {
         let too_long = line.len() > self.cap_bytes;
+        let at_start = std::mem::take(&mut self.at_start);
         let line = match line.strip_prefix(BYTE_ORDER_MARK) {
-            Some(line) if self.at_start => line,
+            Some(line) if at_start => line,
             _ => line,
         };
-        self.at_start = false;
-        if line.is_empty() {
-            self.end_event(in_place, on_event);
-        } else if too_long {
+        if too_long {
             self.drop_event();
+        } else if line.is_empty() {
+            self.end_event(in_place, on_event);
         } else if let Some(value) = field(line, b"data") {
             match in_place.data.take() {
                 None if self.data.is_none() => in_place.data = Some(value),
@@ -210,5 +210,121 @@ fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         [] => Some(&[]),
         [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Owned = (Option<String>, String);
+
+    fn owned(event: SseEvent<'_>) -> Owned {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (event.event.map(text), text(event.data))
+    }
+
+    /// The events of a stream that arrives in these reads, and whether one was too large.
+    fn events(cap_bytes: usize, reads: &[&[u8]]) -> (Vec<Owned>, bool) {
+        let mut splitter = SseSplitter::with_cap(cap_bytes);
+        let mut events = Vec::new();
+        for read in reads {
+            splitter.feed(read, |event| events.push(owned(event)));
+            assert!(splitter.line.len() <= cap_bytes, "a held line within the cap");
+        }
+        splitter.finish(|event| events.push(owned(event)));
+        (events, splitter.overflowed())
+    }
+
+    fn data(stream: &str) -> Vec<String> {
+        let (events, overflowed) = events(DEFAULT_CAP_BYTES, &[stream.as_bytes()]);
+        assert!(!overflowed);
+        events.into_iter().map(|(_, data)| data).collect()
+    }
+
+    #[test]
+    fn every_line_end_ends_a_line() {
+        for end in ["\n", "\r", "\r\n"] {
+            let stream = "data: a\ndata: b\n\ndata: c\n\n".replace('\n', end);
+            assert_eq!(data(&stream), ["a\nb", "c"], "line end {end:?}");
+        }
+        assert_eq!(data("data: a\r\n\ndata: b\r\r\n"), ["a", "b"], "mixed");
+    }
+
+    #[test]
+    fn fields_follow_the_standard() {
+        assert_eq!(data("data:a\n\ndata:  b\n\n"), ["a", " b"], "one space at most belongs to the colon");
+        assert_eq!(data("data\n\ndata:\ndata:\n\n"), ["", "\n"], "empty data is data");
+        assert_eq!(data(": ping\n\nid: 1\nretry: 5\n\nevent: x\n\n"), [""; 0], "no data, no event");
+        assert_eq!(data("database: a\nDATA: b\n data: c\n\n"), [""; 0], "other fields");
+        assert_eq!(data("\u{feff}data: a\n\n\u{feff}data: b\n\n"), ["a"], "a mark counts at the start only");
+        assert_eq!(data("data: a\n: note\n\ndata: [DONE]"), ["a", "[DONE]"], "no blank line at the end");
+    }
+
+    #[test]
+    fn the_event_name_belongs_to_one_event() {
+        let stream = b"event: one\nevent: two\ndata: a\n\ndata: b\n\nevent: lost\n\ndata: c\n\n";
+        let (events, _) = events(DEFAULT_CAP_BYTES, &[stream]);
+        let name = |name: &str, data: &str| (Some(name.to_owned()), data.to_owned());
+        assert_eq!(events, [name("two", "a"), (None, "b".to_owned()), (None, "c".to_owned())]);
+    }
+
+    #[test]
+    fn a_whole_event_is_not_copied() {
+        let read = b"data: one\n\ndata: two\r\n\r\n";
+        let mut offsets = Vec::new();
+        SseSplitter::new()
+            .feed(read, |event| offsets.push(event.data.as_ptr().addr() - read.as_ptr().addr()));
+        assert_eq!(offsets, [6, 17]);
+    }
+
+    #[test]
+    fn an_event_beyond_the_cap_is_left_out_and_memory_stays_bounded() {
+        let mut splitter = SseSplitter::with_cap(64);
+        let mut seen = Vec::new();
+        splitter.feed(b"data: before\n\ndata: ", |event| seen.push(owned(event).1));
+        for _ in 0..1000 {
+            splitter.feed(&[b'x'; 50], |event| seen.push(owned(event).1));
+        }
+        for _ in 0..1000 {
+            splitter.feed(b"\ndata: more of the same event", |event| seen.push(owned(event).1));
+        }
+        assert!(splitter.overflowed());
+        let held = [&splitter.data, &splitter.event].into_iter().flatten().map(Vec::capacity).sum::<usize>();
+        assert!(held + splitter.line.capacity() <= 4 * 64, "{held}");
+        splitter.feed(b"\n\ndata: after\n\n", |event| seen.push(owned(event).1));
+        assert_eq!(seen, ["before", "after"]);
+    }
+
+    proptest! {
+        #[test]
+        fn where_reads_are_cut_never_matters(
+            fragments in prop::collection::vec(prop::sample::select(vec![
+                "data: token", "data:", "data", ":c", "event: e", "id: 1", "\u{feff}", "\n", "\n\n", "\r", "\r\n",
+                "\r\n\r\n", "x", "\u{e9}", "data: {\"a\":1}\n\n", " ", "data: 0123456789abcdef",
+            ]), 0..40),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+            cap_bytes in prop::sample::select(vec![4, 12, 24, DEFAULT_CAP_BYTES]),
+        ) {
+            let stream = fragments.concat().into_bytes();
+            let mut ends: Vec<_> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            ends.push(stream.len());
+            ends.sort_unstable();
+            let mut start = 0;
+            let reads: Vec<_> = ends.iter().map(|end| &stream[std::mem::replace(&mut start, *end)..*end]).collect();
+            let bytes: Vec<_> = stream.chunks(1).collect();
+            let whole = events(cap_bytes, &[&stream]);
+            prop_assert_eq!(&events(cap_bytes, &reads), &whole);
+            prop_assert_eq!(&events(cap_bytes, &bytes), &whole);
+        }
+
+        #[test]
+        fn any_bytes_are_safe(reads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..8)) {
+            let whole = events(16, &[&reads.concat()]);
+            let reads: Vec<_> = reads.iter().map(Vec::as_slice).collect();
+            prop_assert_eq!(events(16, &reads), whole);
+        }
     }
 }

@@ -88,8 +88,10 @@ pub(crate) struct Chunk<'a> {
 struct Choice<'a> {
     #[serde(borrow)]
     text: Option<Text<'a>>,
-    #[serde(borrow, alias = "message")]
+    #[serde(borrow)]
     delta: Option<Delta<'a>>,
+    #[serde(borrow)]
+    message: Option<Delta<'a>>,
     #[serde(borrow)]
     finish_reason: Option<Text<'a>>,
 }
@@ -175,7 +177,7 @@ impl<'a> Chunk<'a> {
         }
         for choice in self.choices.unwrap_or_default() {
             append(&mut event.text, choice.text.unwrap_or_default().0);
-            if let Some(delta) = choice.delta {
+            if let Some(delta) = choice.delta.or(choice.message) {
                 append(&mut event.text, delta.content.unwrap_or_default().0);
                 append(&mut event.text, delta.refusal.unwrap_or_default().0);
                 let reasoning = delta.reasoning_content.or(delta.reasoning);
