@@ -1,1 +1,18 @@
-//! A fleet in virtual time.
+//! A fleet in virtual time: the `workload` plan, the `routing` router and the `engine` scheduler, the very code
+//! that the balancer and the simulated servers run, driven by an event queue instead of sockets and timers.
+//!
+//! One run is a function of its settings and seed. Thousands of replicas and millions of requests take seconds,
+//! because nothing waits. What is not modelled: the network beyond a fixed delay, and the balancer's own work.
+
+mod client;
+mod fleet;
+pub mod insight;
+pub mod kubeai;
+mod prompt;
+mod queue;
+mod run;
+
+pub use client::ClientModel;
+pub use fleet::{FleetSettings, ReplicaFigures};
+pub use prompt::PromptHashes;
+pub use run::{Error, Figures, Settings, run};
