@@ -147,3 +147,71 @@ impl Item<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(endpoint: Endpoint, body: &str) -> Answer {
+        parse_answer(endpoint, body.as_bytes()).unwrap()
+    }
+
+    fn usage(prompt_tokens: u32, completion_tokens: u32) -> Option<Usage> {
+        Some(Usage { prompt_tokens, completion_tokens, ..Usage::default() })
+    }
+
+    #[test]
+    fn each_operation_has_its_shape() {
+        let chat = r#"{"id":"c","object":"chat.completion","model":"m","choices":[{"index":0,"message":
+            {"role":"assistant","content":"Hi","reasoning_content":"hm","tool_calls":[]},"finish_reason":"stop"}],
+            "usage":{"prompt_tokens":5,"completion_tokens":2}}"#;
+        let expected = Answer {
+            text: "Hi".to_owned(),
+            reasoning: "hm".to_owned(),
+            tool_call: false,
+            usage: usage(5, 2),
+            finish_reason: Some("stop".to_owned()),
+            model: Some("m".to_owned()),
+        };
+        assert_eq!(answer(Endpoint::ChatCompletions, chat), expected);
+        let responses = r#"{"object":"response","model":"m","status":"completed","error":null,"output":[
+            {"type":"reasoning","summary":[{"type":"summary_text","text":"h"}],"content":[{"type":"reasoning_text","text":"m"}]},
+            {"type":"message","content":[{"type":"output_text","text":"Hi"}]}],
+            "usage":{"input_tokens":5,"output_tokens":2}}"#;
+        let finish_reason = Some("completed".to_owned());
+        assert_eq!(answer(Endpoint::Responses, responses), Answer { finish_reason, ..expected.clone() });
+        let messages = r#"{"type":"message","model":"m","content":[{"type":"thinking","thinking":"hm"},
+            {"type":"text","text":"Hi"},{"type":"tool_use","name":"f","input":{"text":"no"}}],
+            "stop_reason":"tool_use","usage":{"input_tokens":5,"output_tokens":2}}"#;
+        let finish_reason = Some("tool_use".to_owned());
+        assert_eq!(
+            answer(Endpoint::Messages, messages),
+            Answer { finish_reason, tool_call: true, ..expected }
+        );
+        let completion = answer(Endpoint::Completions, r#"{"choices":[{"text":"a"},{"text":"b"}]}"#);
+        assert_eq!((completion.text.as_str(), completion.usage), ("ab", None));
+        let embeddings =
+            r#"{"object":"list","model":"e","data":[{"embedding":[0.5,1]}],"usage":{"prompt_tokens":4}}"#;
+        let expected = Answer { usage: usage(4, 0), model: Some("e".to_owned()), ..Answer::default() };
+        assert_eq!(answer(Endpoint::Embeddings, embeddings), expected);
+    }
+
+    #[test]
+    fn errors_are_not_answers() {
+        let error = |endpoint, body: &str| parse_answer(endpoint, body.as_bytes()).unwrap_err().to_string();
+        let failed = r#"{"error":{"message":"boom"}}"#;
+        for endpoint in [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Messages] {
+            assert_eq!(error(endpoint, failed), "the response body is an error: boom");
+        }
+        let html = error(Endpoint::Completions, "<html>");
+        assert!(
+            html.starts_with("the response body is not a valid answer of /v1/completions: expected value"),
+            "{html}"
+        );
+        let nested = format!(r#"{{"output":{}"#, r#"[{"content":"#.repeat(10_000));
+        assert!(
+            error(Endpoint::Responses, &nested).contains("recursion limit"),
+            "deep nesting ends in an error"
+        );
+    }
+}

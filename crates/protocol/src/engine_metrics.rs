@@ -207,3 +207,107 @@ fn raise(largest: &mut Option<f64>, value: f64) {
         *largest = Some(largest.map_or(value, |largest| largest.max(value)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(page: &str) -> EngineMetrics {
+        EngineMetrics::read(page.as_bytes())
+    }
+
+    #[test]
+    fn vllm_engine_cores_are_summed_and_usage_is_the_worst() {
+        let page = r#"
+vllm:num_requests_running{engine="0",model_name="m"} 3.0
+vllm:num_requests_running{engine="1",model_name="m"} 4.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 1.0
+vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 9.0
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
+vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.5
+vllm:prefix_cache_queries_total{engine="0",model_name="m"} 100.0
+vllm:prefix_cache_queries_created{engine="0",model_name="m"} 1.7e9
+vllm:prefix_cache_hits_total{engine="0",model_name="m"} 60.0
+vllm:num_preemptions_total{engine="0",model_name="m"} 2.0
+vllm:prompt_tokens_total{engine="0",model_name="m"} 110.0
+vllm:prompt_tokens_by_source_total{engine="0",source="local_compute"} 9.0
+vllm:generation_tokens_total{engine="0",model_name="m"} 50.0
+vllm:request_success_total{engine="0",finished_reason="stop"} 5.0
+vllm:request_success_total{engine="0",finished_reason="length"} 6.0
+vllm:cache_config_info{block_size="16",num_gpu_blocks="4096",engine="0"} 1.0
+"#;
+        let expected = EngineMetrics {
+            running: Some(7.0),
+            waiting: Some(1.0),
+            kv_cache_usage: Some(0.5),
+            prefix_queries: Some(100.0),
+            prefix_hits: Some(60.0),
+            preemptions: Some(2.0),
+            prompt_tokens: Some(110.0),
+            generation_tokens: Some(50.0),
+            finished: Some(11.0),
+            block_size: Some(16.0),
+            kv_blocks: Some(4096.0),
+        };
+        assert_eq!(read(page), expected);
+        assert_eq!(read(&page.replace("vllm:", "vllm_")), expected, "written with an underscore");
+        assert_eq!(read(&page.replace("_total{", "{")), expected, "written without the counters' suffix");
+    }
+
+    #[test]
+    fn renamed_metrics_are_read_once() {
+        let older = "vllm:gpu_cache_usage_perc 0.5\nvllm:gpu_prefix_cache_queries_total 10\n\
+            vllm:gpu_prefix_cache_hits_total 5\n";
+        let newer = "vllm:kv_cache_usage_perc 0.4\nvllm:prefix_cache_queries_total 20\n\
+            vllm:prefix_cache_hits_total 8\n";
+        let figures = |page: &str| {
+            let metrics = read(page);
+            (metrics.kv_cache_usage, metrics.prefix_queries, metrics.prefix_hits)
+        };
+        assert_eq!(figures(older), (Some(0.5), Some(10.0), Some(5.0)));
+        assert_eq!(figures(&format!("{older}{newer}")), (Some(0.4), Some(20.0), Some(8.0)));
+        assert_eq!(figures(&format!("{newer}{older}")), (Some(0.4), Some(20.0), Some(8.0)));
+    }
+
+    #[test]
+    fn other_engines() {
+        let sglang = read(
+            "sglang:num_running_reqs{model_name=\"m\"} 2\nsglang:num_queue_reqs 3\nsglang:token_usage 0.28\n\
+             sglang:prompt_tokens_total 80\nsglang:cached_tokens_total{cache_source=\"device\"} 20\n\
+             sglang:cached_tokens_total{cache_source=\"host\"} 4\nsglang:generation_tokens_total 7\n",
+        );
+        let expected = EngineMetrics {
+            running: Some(2.0),
+            waiting: Some(3.0),
+            kv_cache_usage: Some(0.28),
+            prompt_tokens: Some(80.0),
+            prefix_queries: Some(80.0),
+            prefix_hits: Some(24.0),
+            generation_tokens: Some(7.0),
+            ..EngineMetrics::default()
+        };
+        assert_eq!(sglang, expected);
+        let llama_cpp = read(
+            "llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\nllamacpp:prompt_tokens_total 30\n\
+             llamacpp:prompt_tokens_cached_total 70\nllamacpp:tokens_predicted_total 5\n",
+        );
+        let expected = EngineMetrics {
+            running: Some(1.0),
+            waiting: Some(0.0),
+            prompt_tokens: Some(100.0),
+            prefix_queries: Some(100.0),
+            prefix_hits: Some(70.0),
+            generation_tokens: Some(5.0),
+            ..EngineMetrics::default()
+        };
+        assert_eq!(llama_cpp, expected);
+    }
+
+    #[test]
+    fn what_a_page_lacks_is_unknown() {
+        let unknown = "vllm:num_requests_running NaN\nvllm:num_requests_waiting\nother:num_requests_running 5\n\
+            vllm:cache_config_info{block_size=\"None\"} 1\n";
+        assert_eq!(read(unknown), EngineMetrics::default());
+        assert_eq!(read("vllm:num_requests_running 0\n").running, Some(0.0));
+    }
+}

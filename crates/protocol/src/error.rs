@@ -68,3 +68,43 @@ fn text_of(value: &Value) -> Option<String> {
         Value::Null | Value::Bool(_) | Value::Number(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(body: &str) -> Option<String> {
+        error_message(body.as_bytes())
+    }
+
+    #[test]
+    fn written_in_openais_shape_and_read_back() {
+        let body = ErrorBody::new("invalid_request_error", "model_not_found", "no \"x\"")
+            .with_param("model")
+            .to_json();
+        assert_eq!(
+            String::from_utf8_lossy(&body),
+            r#"{"error":{"message":"no \"x\"","type":"invalid_request_error","param":"model","code":"model_not_found"}}"#
+        );
+        assert_eq!(error_message(&body).as_deref(), Some("no \"x\""));
+        let vllm = ErrorBody::new("NotFoundError", 404, "m").to_json();
+        let vllm = String::from_utf8_lossy(&vllm);
+        assert_eq!(vllm, r#"{"error":{"message":"m","type":"NotFoundError","param":null,"code":404}}"#);
+    }
+
+    #[test]
+    fn read_in_every_shape() {
+        let says = |text: &str| Some(text.to_owned());
+        assert_eq!(message(r#"{"object":"error","message":"too long","code":400}"#), says("too long"));
+        assert_eq!(message(r#"{"error":"no such model"}"#), says("no such model"));
+        assert_eq!(message(r#"{"type":"error","error":{"type":"t","message":"busy"}}"#), says("busy"));
+        assert_eq!(message(r#"{"detail":"Not Found"}"#), says("Not Found"));
+        let list = r#"{"detail":[{"loc":["body","model"],"msg":"Field required"},{"msg":"Bad"}]}"#;
+        assert_eq!(message(list), says("Field required; Bad"));
+        assert_eq!(message(r#"{"error":null,"message":"m"}"#), says("m"));
+        for other in ["", "{}", "null", "text", r#"{"error":{}}"#, r#"{"choices":[]}"#, "{\"error\":\"cut"] {
+            assert_eq!(message(other), None, "{other}");
+        }
+        assert_eq!(message(&format!(r#"{{"error":{}"#, "[".repeat(10_000))), None);
+    }
+}

@@ -132,3 +132,108 @@ fn unescape(escaped: &str) -> Cow<'_, str> {
     }
     Cow::Owned(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Owned = (String, Vec<(String, String)>, f64);
+
+    fn samples(page: &[u8]) -> Vec<Owned> {
+        let mut samples = Vec::new();
+        scan(page, |sample| {
+            let labels = sample.labels.map(|(name, value)| (name.to_owned(), value.into_owned())).collect();
+            samples.push((sample.name.to_owned(), labels, sample.value));
+        });
+        samples
+    }
+
+    fn sample(name: &str, labels: &[(&str, &str)], value: f64) -> Owned {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        (name.to_owned(), labels.iter().map(owned).collect(), value)
+    }
+
+    #[test]
+    fn a_page_as_engines_write_it() {
+        let page =
+            b"# HELP vllm:num_requests_running Number of requests.\n# TYPE vllm:num_requests_running gauge\n\
+            vllm:num_requests_running{engine=\"0\",model_name=\"m\"} 3.0\n\nplain 1e3\r\n\
+            stamped{a=\"b\",} 2 1395066363000\n  spaced { a = \"1\" , b=\"2\" }   5  \n\
+            bucket{le=\"+Inf\"} 17 # {trace_id=\"x\"} 0.67 1520879607.789\nlast{} 4";
+        let expected = [
+            sample("vllm:num_requests_running", &[("engine", "0"), ("model_name", "m")], 3.0),
+            sample("plain", &[], 1000.0),
+            sample("stamped", &[("a", "b")], 2.0),
+            sample("spaced", &[("a", "1"), ("b", "2")], 5.0),
+            sample("bucket", &[("le", "+Inf")], 17.0),
+            sample("last", &[], 4.0),
+        ];
+        assert_eq!(samples(page), expected);
+    }
+
+    #[test]
+    fn label_values_are_unescaped() {
+        let page = br#"m{path="C:\\dir\n\"x\"",brace="}{,=",accent="\303\251 \u00e9"} 1"#;
+        let labels = [("path", "C:\\dir\n\"x\""), ("brace", "}{,="), ("accent", "303251 u00e9")];
+        assert_eq!(samples(page), [sample("m", &labels, 1.0)]);
+        scan(br#"m{a="1",b="2"} 1"#, |sample| {
+            assert!(matches!(sample.labels.get("b"), Some(Cow::Borrowed("2"))));
+            assert_eq!(sample.labels.get("c"), None);
+        });
+    }
+
+    #[test]
+    fn special_values() {
+        let values: Vec<_> =
+            samples(b"a +Inf\nb -Inf\nc NaN\nd -0.5\n").into_iter().map(|sample| sample.2).collect();
+        assert_eq!(values[..2], [f64::INFINITY, f64::NEG_INFINITY]);
+        assert!(values[2].is_nan());
+        assert_eq!(values[3], -0.5);
+    }
+
+    #[test]
+    fn bad_lines_cost_only_themselves() {
+        let bad: [&[u8]; 12] = [
+            b"name",
+            b"name x",
+            b"{a=\"b\"} 1",
+            b"m{a=\"b\" 1",
+            b"m{a=\"b} 1",
+            b"m{a=b} 1",
+            b"m{a} 1",
+            b"m{a=\"b\\",
+            b"m{a=\"b\" c=\"d\"} 1",
+            b"m{a b=\"c\"} 1",
+            b"m{l=\"\xff\"} 1",
+            b"-1 2",
+        ];
+        for line in bad {
+            let page = [b"before 1\n", line, b"\nafter 2\n"].concat();
+            let expected = [sample("before", &[], 1.0), sample("after", &[], 2.0)];
+            assert_eq!(samples(&page), expected, "{}", line.escape_ascii());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_safe(page in prop::collection::vec(any::<u8>(), 0..200)) {
+            samples(&page);
+        }
+
+        #[test]
+        fn any_soup_is_safe(tokens in prop::collection::vec(prop::sample::select(vec![
+            "m", "{", "}", "=", "\"", "\\", ",", " ", "\n", "1", "\u{e9}", "#", "NaN",
+        ]), 0..40)) {
+            samples(tokens.concat().as_bytes());
+        }
+
+        #[test]
+        fn any_label_value_survives(value in any::<String>()) {
+            let escaped = value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
+            let page = format!("m{{a=\"{escaped}\",b=\"x\"}} 1\n");
+            prop_assert_eq!(samples(page.as_bytes()), [sample("m", &[("a", &value), ("b", "x")], 1.0)]);
+        }
+    }
+}

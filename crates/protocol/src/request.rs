@@ -39,8 +39,10 @@ pub enum RequestError {
 }
 
 /// What a request body says, borrowed from it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RequestView<'a> {
+    /// The operation it asks for.
+    pub endpoint: Endpoint,
     /// `model`; empty where the body names none.
     pub model: Cow<'a, str>,
     /// `stream`.
@@ -135,6 +137,25 @@ impl<'a> RequestView<'a> {
             })
     }
 
+    fn empty(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            model: Cow::default(),
+            stream: false,
+            include_usage: false,
+            max_tokens: None,
+            user: None,
+            prompt_cache_key: None,
+            stop: Vec::new(),
+            ignore_eos: false,
+            choices: None,
+            tools: None,
+            functions: None,
+            system: Content::default(),
+            input: Input::default(),
+        }
+    }
+
     /// Whether the body has a prompt, of any shape, an empty one included.
     pub fn has_prompt(&self) -> bool {
         !matches!(self.input, Input::Absent)
@@ -181,6 +202,7 @@ impl<'a> RequestView<'a> {
     /// completion. `None` without one, for token ids, and for embeddings.
     pub fn first_user_text(&self) -> Option<Cow<'_, str>> {
         match &self.input {
+            _ if self.endpoint == Endpoint::Embeddings => None,
             Input::Text(text) => Some(Cow::Borrowed(text)),
             Input::Texts(texts) => texts.first().map(|text| Cow::Borrowed(text.as_ref())),
             Input::Messages(messages) => {
@@ -216,7 +238,7 @@ impl<'de> Visitor<'de> for BodySeed {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RequestView<'de>, A::Error> {
         let Self(endpoint) = self;
-        let mut view = RequestView::default();
+        let mut view = RequestView::empty(endpoint);
         let mut max_tokens = None;
         while let Some(member) = map.next_key::<Member>()? {
             match (member, endpoint) {
@@ -287,4 +309,263 @@ fn lenient_stop<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Vec<Cow<'de, str>
 /// A member as it stands in the body; null is nothing.
 fn raw<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<&'de str>, A::Error> {
     Ok(map.next_value::<Option<&RawValue>>()?.map(RawValue::get))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const ALL: [Endpoint; 6] = [
+        Endpoint::ChatCompletions,
+        Endpoint::Completions,
+        Endpoint::Responses,
+        Endpoint::Messages,
+        Endpoint::Embeddings,
+        Endpoint::Other,
+    ];
+
+    fn view(endpoint: Endpoint, body: &str) -> RequestView<'_> {
+        RequestView::parse(endpoint, body.as_bytes()).unwrap()
+    }
+
+    fn prompt(endpoint: Endpoint, body: &str) -> String {
+        let mut out = Vec::new();
+        view(endpoint, body).render_prompt(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn chat(messages: &Value) -> String {
+        prompt(Endpoint::ChatCompletions, &json!({ "model": "m", "messages": messages }).to_string())
+    }
+
+    fn error(endpoint: Endpoint, body: &str) -> String {
+        RequestView::parse(endpoint, body.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn chat_members_are_read_and_borrowed() {
+        let body = r#"{"model":"llama","messages":[{"role":"user","content":"hi"}],"stream":true,
+            "stream_options":{"include_usage":true},"max_tokens":7,"user":"u","prompt_cache_key":"k",
+            "stop":["a","b"],"ignore_eos":true,"n":2,"temperature":0.5,"unknown":{"deep":[1,{"x":null}]}}"#;
+        let view = view(Endpoint::ChatCompletions, body);
+        assert!(matches!(view.model, Cow::Borrowed("llama")));
+        assert!(view.stream && view.include_usage && view.ignore_eos && view.has_prompt());
+        assert_eq!((view.max_tokens, view.choices), (Some(7), Some(2)));
+        assert!(matches!(view.user, Some(Cow::Borrowed("u"))));
+        assert!(matches!(view.prompt_cache_key, Some(Cow::Borrowed("k"))));
+        assert_eq!(view.stop, ["a", "b"]);
+        assert!(matches!(view.first_user_text(), Some(Cow::Borrowed("hi"))));
+    }
+
+    #[test]
+    fn the_output_limit_has_a_name_an_endpoint() {
+        let limit = |endpoint, body| view(endpoint, body).max_tokens;
+        let both = [
+            r#"{"max_completion_tokens":1,"max_tokens":2}"#,
+            r#"{"max_tokens":2,"max_completion_tokens":1}"#,
+        ];
+        assert_eq!(both.map(|body| limit(Endpoint::ChatCompletions, body)), [Some(1); 2]);
+        let null = r#"{"max_completion_tokens":null,"max_tokens":2}"#;
+        assert_eq!(limit(Endpoint::ChatCompletions, null), Some(2));
+        assert_eq!(limit(Endpoint::Responses, r#"{"max_output_tokens":3}"#), Some(3));
+        assert_eq!(limit(Endpoint::ChatCompletions, r#"{"max_output_tokens":3}"#), None);
+    }
+
+    #[test]
+    fn of_a_repeated_member_the_last_counts() {
+        let body = r#"{"model":"a","prompt":"x","model":"b","stream":true,"prompt":"y","stream":false}"#;
+        let view = view(Endpoint::Completions, body);
+        assert_eq!((view.model.as_ref(), view.stream), ("b", false));
+        assert_eq!(prompt(Endpoint::Completions, body), "y");
+    }
+
+    #[test]
+    fn wrong_optional_members_are_left_to_the_engine() {
+        let body = r#"{"model":null,"stream":"yes","stream_options":[1],"max_tokens":-4,"user":{"a":[]},
+            "prompt_cache_key":5,"stop":{"x":1},"n":"two","ignore_eos":null,"tools":null,"prompt":"p"}"#;
+        let view = view(Endpoint::Completions, body);
+        assert_eq!(view.model, "");
+        assert!(!view.stream && !view.include_usage && !view.ignore_eos && view.stop.is_empty());
+        assert_eq!(
+            (view.max_tokens, view.choices, view.user, view.prompt_cache_key),
+            (None, None, None, None)
+        );
+    }
+
+    #[test]
+    fn errors_say_what_and_where() {
+        assert_eq!(
+            error(Endpoint::ChatCompletions, r#"{"model":5}"#),
+            "the request body is not a valid request for /v1/chat/completions: \
+             invalid type: integer `5`, expected a string at line 1 column 10"
+        );
+        let cut = error(Endpoint::Completions, r#"{"model":"m","prompt":"half"#);
+        assert_eq!(cut, "the request body is not valid JSON: EOF while parsing a string at line 1 column 27");
+        for body in ["", "[]", "5", "{}{}", "{\"model\":\"m\"} x", "\u{feff}{}"] {
+            error(Endpoint::ChatCompletions, body);
+        }
+        for messages in ["5", "\"hi\"", "[5]", "[[]]", r#"[{"content":5}]"#, r#"[{"role":[]}]"#] {
+            error(Endpoint::ChatCompletions, &format!(r#"{{"messages":{messages}}}"#));
+        }
+        for prompt in
+            ["5", "{}", r#"["a",1]"#, r#"[1,"a"]"#, "[-1]", "[1.5]", "[4294967296]", "[[[1]]]", "[null]"]
+        {
+            error(Endpoint::Completions, &format!(r#"{{"prompt":{prompt}}}"#));
+        }
+    }
+
+    #[test]
+    fn hostile_nesting_and_escapes_are_errors() {
+        let deep = "[".repeat(10_000);
+        for endpoint in ALL {
+            error(endpoint, &deep);
+            error(endpoint, &format!("{{\"a\":{deep}"));
+        }
+        error(Endpoint::ChatCompletions, &format!(r#"{{"messages":{deep}"#));
+        let closed = format!("{deep}{}", "]".repeat(10_000));
+        error(Endpoint::ChatCompletions, &format!(r#"{{"messages":[{{"content":{closed}}}]}}"#));
+        error(Endpoint::Completions, &format!(r#"{{"prompt":{closed}}}"#));
+        for text in [r"\ud800", r"\udc00", r"\ud800\u0041", r"\q", r"\u12"] {
+            error(Endpoint::Completions, &format!(r#"{{"prompt":"{text}"}}"#));
+            error(
+                Endpoint::ChatCompletions,
+                &format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}]}}"#),
+            );
+        }
+        let invalid = b"{\"prompt\":\"\xff\"}";
+        assert!(RequestView::parse(Endpoint::Completions, invalid).is_err());
+    }
+
+    #[test]
+    fn conversations_have_a_canonical_text() {
+        let messages = json!([
+            { "role": "system", "content": "Be brief." },
+            { "role": "user", "content": [{ "type": "text", "text": "a" }, { "type": "text", "text": "b\n" }] },
+            { "role": "assistant", "content": null, "tool_calls": [{ "id": "1" }] },
+            { "role": "tool", "tool_call_id": "1", "content": "42" },
+        ]);
+        assert_eq!(
+            chat(&messages),
+            "<|system|>\nBe brief.<|end|>\n<|user|>\nab\n<|end|>\n\
+             <|assistant|>\n<|tool_calls|>\n[{\"id\":\"1\"}]<|end|>\n<|tool|>\n42<|end|>\n<|assistant|>\n"
+        );
+        let tools = r#"{"messages":[{"role":"user","content":"x"}],"tools":[{"a": 1}]}"#;
+        assert_eq!(
+            prompt(Endpoint::ChatCompletions, tools),
+            "<|tools|>\n[{\"a\": 1}]<|end|>\n<|user|>\nx<|end|>\n<|assistant|>\n"
+        );
+    }
+
+    #[test]
+    fn other_conversations_are_rendered_alike() {
+        let expected = "<|system|>\ns<|end|>\n<|user|>\nhi<|end|>\n<|assistant|>\n";
+        let messages = r#"{"messages":[{"role":"user","content":[{"type":"text","text":"hi",
+            "cache_control":{"type":"ephemeral"}}]}],"system":[{"type":"text","text":"s"}]}"#;
+        assert_eq!(prompt(Endpoint::Messages, messages), expected);
+        assert_eq!(prompt(Endpoint::Responses, r#"{"input":"hi","instructions":"s"}"#), expected);
+        let items =
+            r#"{"instructions":"s","input":[{"role":"user","content":[{"type":"input_text","text":"hi"}]}]}"#;
+        assert_eq!(prompt(Endpoint::Responses, items), expected);
+        let call = r#"{"input":[{"type":"function_call","call_id":"c","name":"f","arguments":"{}"},
+            {"type":"function_call_output","call_id":"c","output":"42"}]}"#;
+        assert_eq!(
+            prompt(Endpoint::Responses, call),
+            "<|function_call|>\n<|name|>\n\"f\"<|arguments|>\n\"{}\"<|end|>\n\
+             <|function_call_output|>\n42<|end|>\n<|assistant|>\n"
+        );
+        let result = r#"{"messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"t",
+            "content":[{"type":"text","text":"42"}]}]}],"metadata":{"user_id":"u"}}"#;
+        assert_eq!(prompt(Endpoint::Messages, result), "<|user|>\n42<|end|>\n<|assistant|>\n");
+        assert_eq!(view(Endpoint::Messages, result).user.as_deref(), Some("u"));
+    }
+
+    #[test]
+    fn images_count_by_their_content() {
+        let with = |url: &str| {
+            let image = json!({ "type": "image_url", "text": null, "image_url": { "url": url } });
+            chat(&json!([{ "role": "user", "content": [{ "type": "text", "text": "see" }, image] }]))
+        };
+        assert_eq!(with("http://a/1.png"), with("http://a/1.png"));
+        assert_ne!(with("http://a/1.png"), with("http://a/2.png"));
+        assert_eq!(with("x").len(), with(&"x".repeat(100_000)).len(), "an image is not text");
+        let nulls = json!([{ "role": "assistant", "content": null, "refusal": null, "audio": null }]);
+        assert_eq!(chat(&nulls), chat(&json!([{ "role": "assistant", "content": "" }])));
+    }
+
+    #[test]
+    fn prompts_of_completions_take_four_shapes() {
+        let of = |prompt| format!(r#"{{"prompt":{prompt}}}"#);
+        let render = |body: &str| {
+            let mut out = Vec::new();
+            view(Endpoint::Completions, body).render_prompt(&mut out);
+            out
+        };
+        assert_eq!(render(&of(r#""a\u0041\n""#)), b"aA\n");
+        assert_eq!(render(&of(r#"["one"]"#)), b"one");
+        assert_eq!(render(&of(r#"["one","two"]"#)), b"one\0two");
+        assert_eq!(render(&of("[1,258]")), [1, 0, 0, 0, 2, 1, 0, 0]);
+        assert_eq!(render(&of("[[1],[2]]")), [1, 0, 0, 0, 255, 255, 255, 255, 2, 0, 0, 0]);
+        assert_ne!(render(&of("[[1],[2]]")), render(&of("[1,2]")));
+        assert_eq!(view(Endpoint::Completions, &of("[1,2]")).token_ids(), Some(&[1, 2][..]));
+        assert_eq!(view(Endpoint::Completions, &of("[[1],[2]]")).token_ids(), None);
+        let present =
+            ["null", "[]", "\"\""].map(|prompt| view(Endpoint::Completions, &of(prompt)).has_prompt());
+        assert_eq!(present, [false, true, true]);
+    }
+
+    #[test]
+    fn the_first_user_text_is_kubeais() {
+        let first = |endpoint, body| view(endpoint, body).first_user_text().map(Cow::into_owned);
+        let messages = r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":[
+            {"type":"text","text":"a"},{"type":"image_url","image_url":{"url":"u"}},{"type":"text","text":"b"}]},
+            {"role":"user","content":"c"}]}"#;
+        assert_eq!(first(Endpoint::ChatCompletions, messages).as_deref(), Some("ab"));
+        let none = r#"{"messages":[{"role":"system","content":"s"}]}"#;
+        assert_eq!(first(Endpoint::ChatCompletions, none), None);
+        assert_eq!(first(Endpoint::Completions, r#"{"prompt":["x","y"]}"#).as_deref(), Some("x"));
+        assert_eq!(first(Endpoint::Completions, r#"{"prompt":[1,2]}"#), None);
+        assert_eq!(first(Endpoint::Embeddings, r#"{"input":"text"}"#), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_later_turn_extends_the_earlier_one(texts in prop::collection::vec(any::<String>(), 3..9)) {
+            let roles = ["system", "user", "assistant"];
+            let message = |(index, text): (usize, &String)| {
+                let role = if index == 0 { roles[0] } else { roles[2 - index % 2] };
+                json!({ "role": role, "content": text })
+            };
+            let messages: Vec<_> = texts.iter().enumerate().map(message).collect();
+            let answered = (messages.len() - 1) / 2 * 2;
+            let early = chat(&json!(messages[..answered]));
+            let later = chat(&json!(messages));
+            let text = messages[answered]["content"].as_str().unwrap();
+            prop_assert!(later.starts_with(&early), "{later:?} goes on from {early:?}");
+            prop_assert!(later[early.len()..].starts_with(text));
+        }
+
+        #[test]
+        fn any_bytes_are_safe(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            for endpoint in ALL {
+                let _ = RequestView::parse(endpoint, &body);
+            }
+        }
+
+        #[test]
+        fn any_json_soup_is_safe(tokens in prop::collection::vec(prop::sample::select(vec![
+            "{", "}", "[", "]", ":", ",", "null", "1", "-1.5e3", "true", "\"model\"", "\"messages\"", "\"role\"",
+            "\"content\"", "\"prompt\"", "\"input\"", "\"text\"", "\"\\ud83d\\ude00\"", "\"stop\"", "\"tools\"",
+        ]), 0..40)) {
+            let body = tokens.concat();
+            for endpoint in ALL {
+                if let Ok(view) = RequestView::parse(endpoint, body.as_bytes()) {
+                    view.render_prompt(&mut Vec::new());
+                    let _ = view.first_user_text();
+                }
+            }
+        }
+    }
 }

@@ -252,3 +252,154 @@ impl<'a> MessagesEvent<'a> {
 pub(crate) fn failure(data: &[u8]) -> String {
     error_message(data).unwrap_or_else(|| String::from_utf8_lossy(data).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn event(endpoint: Endpoint, data: &str) -> StreamEvent<'_> {
+        parse_event(endpoint, data.as_bytes()).unwrap()
+    }
+
+    fn usage(prompt: u32, completion: u32) -> Usage {
+        Usage { prompt_tokens: prompt, completion_tokens: completion, ..Usage::default() }
+    }
+
+    #[test]
+    fn chat_chunks() {
+        let chat = |data| event(Endpoint::ChatCompletions, data);
+        let role = chat(
+            r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#,
+        );
+        assert_eq!((role.is_payload(), role.finish_reason), (false, None));
+        let text = chat(r#"{"id":"x","choices":[{"delta":{"content":"Hi"},"logprobs":null}],"usage":null}"#);
+        assert!(matches!(text.text, Cow::Borrowed("Hi")));
+        assert!(text.is_payload() && !text.done);
+        assert_eq!(chat(r#"{"choices":[{"delta":{"content":"a\n"}}]}"#).text, "a\n");
+        for name in ["reasoning", "reasoning_content"] {
+            let data = format!(r#"{{"choices":[{{"delta":{{"{name}":"hm"}}}}]}}"#);
+            let thought = event(Endpoint::ChatCompletions, &data);
+            assert_eq!((thought.reasoning.as_ref(), thought.text.as_ref()), ("hm", ""));
+            assert!(thought.is_payload());
+        }
+        assert!(chat(r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#).is_payload());
+        assert!(!chat(r#"{"choices":[{"delta":{"tool_calls":[]}}]}"#).is_payload());
+        let last = chat(r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#);
+        assert_eq!(last.finish_reason.as_deref(), Some("length"));
+        assert!(!last.is_payload());
+        let counts =
+            chat(r#"{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}"#);
+        assert_eq!((counts.usage, counts.is_payload()), (Some(usage(5, 2)), false));
+    }
+
+    #[test]
+    fn completion_chunks() {
+        let chunk =
+            event(Endpoint::Completions, r#"{"choices":[{"text":"a"},{"text":"b","finish_reason":"stop"}]}"#);
+        assert_eq!((chunk.text.as_ref(), chunk.finish_reason.as_deref()), ("ab", Some("stop")));
+    }
+
+    #[test]
+    fn done_is_a_line_of_its_own_and_not_content() {
+        for endpoint in [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Messages] {
+            assert!(event(endpoint, " [DONE]").done);
+        }
+        let content = event(Endpoint::ChatCompletions, r#"{"choices":[{"delta":{"content":"[DONE]"}}]}"#);
+        assert_eq!((content.done, content.text.as_ref()), (false, "[DONE]"));
+    }
+
+    #[test]
+    fn responses_events() {
+        let read = |data| event(Endpoint::Responses, data);
+        assert_eq!(read(r#"{"type":"response.output_text.delta","delta":"Hi","item_id":"m"}"#).text, "Hi");
+        assert_eq!(read(r#"{"type":"response.reasoning_text.delta","delta":"hm"}"#).reasoning, "hm");
+        assert_eq!(read(r#"{"type":"response.reasoning_summary_text.delta","delta":"hm"}"#).reasoning, "hm");
+        assert!(read(r#"{"type":"response.function_call_arguments.delta","delta":"{"}"#).tool_call);
+        assert!(!read(r#"{"type":"response.output_text.done","text":"Hi"}"#).is_payload());
+        assert!(!read(r#"{"type":"response.created","response":{"status":"in_progress","output":[]}}"#).done);
+        let end = read(
+            r#"{"type":"response.completed","response":{"status":"completed","error":null,"output":[{"content":[
+            {"text":"Hi"}]}],"usage":{"input_tokens":9,"output_tokens":1,"input_tokens_details":{"cached_tokens":8}}}}"#,
+        );
+        assert!(end.done && !end.is_payload());
+        assert_eq!(end.finish_reason.as_deref(), Some("completed"));
+        assert_eq!(end.usage, Some(Usage { cached_tokens: Some(8), ..usage(9, 1) }));
+        let cut = read(
+            r#"{"type":"response.incomplete","response":{"status":"incomplete",
+            "incomplete_details":{"reason":"max_output_tokens"}}}"#,
+        );
+        assert_eq!((cut.done, cut.finish_reason.as_deref()), (true, Some("max_output_tokens")));
+        let failed = read(r#"{"type":"response.failed","response":{"error":{"code":"x","message":"boom"}}}"#);
+        assert_eq!((failed.done, failed.error.as_deref()), (true, Some("boom")));
+        assert_eq!(read(r#"{"type":"error","code":"x","message":"bad"}"#).error.as_deref(), Some("bad"));
+    }
+
+    #[test]
+    fn messages_events() {
+        let read = |data| event(Endpoint::Messages, data);
+        let start = read(
+            r#"{"type":"message_start","message":{"role":"assistant","content":[],
+            "usage":{"input_tokens":3,"cache_read_input_tokens":60,"output_tokens":1}}}"#,
+        );
+        assert!(!start.is_payload());
+        let mut total = start.usage.unwrap();
+        assert_eq!(total, Usage { cached_tokens: Some(60), ..usage(63, 1) });
+        assert!(
+            !read(r#"{"type":"content_block_start","content_block":{"type":"text","text":""}}"#).is_payload()
+        );
+        assert_eq!(
+            read(r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"Hi"}}"#).text,
+            "Hi"
+        );
+        let thought = r#"{"type":"content_block_delta","delta":{"type":"thinking_delta","thinking":"hm"}}"#;
+        assert_eq!(read(thought).reasoning, "hm");
+        assert!(
+            read(r#"{"type":"content_block_start","content_block":{"type":"tool_use","name":"f"}}"#)
+                .tool_call
+        );
+        let json = r#"{"type":"content_block_delta","delta":{"type":"input_json_delta","partial_json":"{"}}"#;
+        assert!(read(json).is_payload());
+        let end = read(
+            r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":9}}"#,
+        );
+        assert_eq!((end.done, end.finish_reason.as_deref()), (false, Some("end_turn")));
+        total.update(end.usage.unwrap());
+        assert_eq!(total, Usage { cached_tokens: Some(60), ..usage(63, 9) });
+        assert!(read(r#"{"type":"message_stop"}"#).done);
+        assert!(!read(r#"{"type":"ping"}"#).is_payload());
+        let overloaded = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
+        assert_eq!(read(overloaded).error.as_deref(), Some("Overloaded"));
+    }
+
+    #[test]
+    fn failures_inside_a_stream_are_reported() {
+        let error = |data| event(Endpoint::ChatCompletions, data).error;
+        assert_eq!(
+            error(r#"{"error":{"message":"out of memory","code":500}}"#).as_deref(),
+            Some("out of memory")
+        );
+        assert_eq!(error(r#"{"error":"no"}"#).as_deref(), Some("no"));
+        assert_eq!(error(r#"{"object":"error","message":"too long"}"#).as_deref(), Some("too long"));
+        assert_eq!(error(r#"{"error":{"reason":7}}"#).as_deref(), Some(r#"{"error":{"reason":7}}"#));
+        assert_eq!(error(r#"{"error":null,"choices":[]}"#), None);
+    }
+
+    #[test]
+    fn a_broken_event_says_so() {
+        let cut = parse_event(Endpoint::ChatCompletions, br#"{"choices":[{"del"#).unwrap_err().to_string();
+        assert!(cut.starts_with("a stream event is not valid for /v1/chat/completions: EOF"), "{cut}");
+        assert!(parse_event(Endpoint::Messages, b"{}").is_err(), "an event without a type");
+        assert!(parse_event(Endpoint::Completions, b"5").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_safe(data in prop::collection::vec(any::<u8>(), 0..100)) {
+            for endpoint in [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Messages] {
+                let _ = parse_event(endpoint, &data);
+            }
+        }
+    }
+}

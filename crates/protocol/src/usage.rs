@@ -96,3 +96,47 @@ impl From<Usage> for Written {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Usage {
+        serde_json::from_str(json).unwrap()
+    }
+
+    const FULL: Usage = Usage {
+        prompt_tokens: 100,
+        completion_tokens: 20,
+        cached_tokens: Some(64),
+        reasoning_tokens: Some(5),
+    };
+
+    #[test]
+    fn written_in_openais_shape() {
+        assert_eq!(
+            serde_json::to_string(&FULL).unwrap(),
+            r#"{"prompt_tokens":100,"total_tokens":120,"completion_tokens":20,"prompt_tokens_details":{"cached_tokens":64},"completion_tokens_details":{"reasoning_tokens":5}}"#
+        );
+        let plain = Usage { prompt_tokens: 1, completion_tokens: 2, ..Usage::default() };
+        let json = serde_json::to_string(&plain).unwrap();
+        assert_eq!(json, r#"{"prompt_tokens":1,"total_tokens":3,"completion_tokens":2}"#);
+        assert_eq!(read(&json), plain);
+        assert_eq!(read(&serde_json::to_string(&FULL).unwrap()), FULL);
+    }
+
+    #[test]
+    fn read_in_every_shape() {
+        let responses = r#"{"input_tokens":100,"input_tokens_details":{"cached_tokens":64},"output_tokens":20,
+            "output_tokens_details":{"reasoning_tokens":5},"total_tokens":120}"#;
+        assert_eq!(read(responses), FULL);
+        let messages = r#"{"input_tokens":6,"cache_read_input_tokens":64,"cache_creation_input_tokens":30,
+            "output_tokens":20}"#;
+        assert_eq!(read(messages), Usage { reasoning_tokens: None, ..FULL });
+        let unknown = r#"{"prompt_tokens":100,"completion_tokens":20,"prompt_tokens_details":null}"#;
+        assert_eq!(read(unknown), Usage { cached_tokens: None, reasoning_tokens: None, ..FULL });
+        let vllm = r#"{"prompt_tokens":100,"completion_tokens":20,"prompt_tokens_details":
+            {"cached_tokens":64,"created_cache_tokens":0},"completion_tokens_details":{"reasoning_tokens":5}}"#;
+        assert_eq!(read(vllm), FULL);
+    }
+}
