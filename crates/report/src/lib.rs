@@ -3,8 +3,11 @@
 //! A load generator or the simulator writes one [`Record`] a request; everything else here is derived from
 //! records: statistics, the verdict, tables, exports, charts. No I/O but the exporters' files, no clock.
 
+mod civil;
+mod client;
 mod distribution;
 mod metric;
+mod ordered;
 mod record;
 mod recorder;
 mod records;
@@ -12,11 +15,19 @@ mod records;
 mod sample;
 mod series;
 mod summary;
+mod verdict;
+mod vllm_bench;
+mod warning;
 
+pub use client::{client_json, client_lines};
 pub use distribution::{Distribution, EXACT_SAMPLES, LARGEST, Spread};
 pub use metric::{Distributions, MILLISECOND, Metric, SECOND, Unit};
+pub use ordered::Object;
 pub use record::{Chunk, Count, CountSource, Outcome, Record};
 pub use recorder::{MODELS, OTHER_MODELS, PhaseShape, Progress, Recorder, Report, RunShape, TARGET_METRICS};
 pub use records::{RecordReader, RecordWriter, RecordsError};
 pub use series::{Bucket, FIRST_WIDTH, TimeSeries};
 pub use summary::{ERROR_KINDS, ErrorKey, ErrorTable, Objective, Span, Summary, source_shares};
+pub use verdict::{Assessment, ClientHealth, Verdict, judge};
+pub use vllm_bench::{BenchDetails, BenchFormat, BenchRun, bench_metric};
+pub use warning::{Flags, Severity, Warning};

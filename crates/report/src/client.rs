@@ -1,0 +1,63 @@
+//! What this side did: the lines that follow a dialect's own output, lateness, rate and requests in flight.
+
+use crate::{ClientHealth, MILLISECOND, Metric, Report, SECOND, summary::ratio};
+
+/// Labels and values in the columns of vLLM's block. Rows without a value are left out.
+pub fn client_lines(report: &Report, health: &ClientHealth) -> String {
+    let total = &report.total;
+    let percentile = |metric, percent| total.of(metric).percentile(percent).map(|time| time / MILLISECOND);
+    let asked = report.measured().find_map(|(shape, _)| shape.target_rate);
+    let busiest = health.io_thread_cpu.iter().copied().reduce(f64::max);
+    let bunched = ratio(health.multi_event_reads as f64, health.payload_reads as f64);
+    let rows = [
+        ("Request rate asked for (req/s):", asked),
+        ("Request rate of the schedule (req/s):", asked.and(total.scheduled_rate())),
+        ("Request rate achieved (req/s):", total.achieved_rate()),
+        ("Median schedule lag (ms):", percentile(Metric::ScheduleLag, 50.0)),
+        ("P99 schedule lag (ms):", percentile(Metric::ScheduleLag, 99.0)),
+        ("P99 wait for a slot (ms):", percentile(Metric::SlotWait, 99.0)),
+        ("P99 client lag (ms):", percentile(Metric::ClientLag, 99.0)),
+        (
+            "Mean TTFT from schedule (ms):",
+            total.of(Metric::TtftFromSchedule).mean().map(|time| time / MILLISECOND),
+        ),
+        ("P99 max stall (ms):", percentile(Metric::MaxStall, 99.0)),
+        ("In flight, Little's law:", Some(total.in_flight_by_littles_law())),
+        ("In flight, mean over time:", Some(total.mean_in_flight())),
+        ("Prefix cache hits (% of prompt tokens):", total.prefix_hit_ratio().map(|share| share * 100.0)),
+        ("Busiest I/O thread (% of a core):", busiest.map(|share| share * 100.0)),
+        ("Reads with several events (%):", bunched.map(|share| share * 100.0)),
+        ("P99 read lag (ms):", health.read_lag.percentile(99.0).map(|time| time / MILLISECOND)),
+    ];
+    let mut text = format!("{:-^50}\n", "Client");
+    for (label, value) in rows {
+        text += &value.map_or_else(String::new, |value| format!("{label:<40} {value:<10.2}\n"));
+    }
+    text
+}
+
+/// The same for files: times in milliseconds, rates per second.
+pub fn client_json(report: &Report, health: &ClientHealth) -> serde_json::Value {
+    let total = &report.total;
+    let spread = |metric| total.of(metric).spread(MILLISECOND);
+    serde_json::json!({
+        "scheduled_rate": total.scheduled_rate(),
+        "achieved_rate": total.achieved_rate(),
+        "schedule_lag_ms": spread(Metric::ScheduleLag),
+        "slot_wait_ms": spread(Metric::SlotWait),
+        "client_lag_ms": spread(Metric::ClientLag),
+        "ttft_sched_ms": spread(Metric::TtftFromSchedule),
+        "e2el_sched_ms": spread(Metric::E2eFromSchedule),
+        "max_stall_ms": spread(Metric::MaxStall),
+        "read_lag_ms": health.read_lag.spread(MILLISECOND),
+        "in_flight_littles_law": total.in_flight_by_littles_law(),
+        "in_flight_mean": total.mean_in_flight(),
+        "in_flight_peak": report.peak_in_flight(),
+        "window_s": total.window.length().as_nanos() as f64 / SECOND,
+        "prefix_hit_ratio": total.prefix_hit_ratio(),
+        "connections": total.connections,
+        "io_thread_cpu": health.io_thread_cpu,
+        "payload_reads": health.payload_reads,
+        "multi_event_reads": health.multi_event_reads,
+    })
+}

@@ -1,0 +1,386 @@
+//! What may be said about the numbers of a run, and what may not.
+//!
+//! [`judge`] looks for the ways in which a load generator deceives its user: it was late, it was the bottleneck,
+//! it missed the rate, it left failures out, it has too few samples. Each finding is a [`Warning`] that says what
+//! is wrong with which figure and which flag mends it, and has a [`Severity`]; the verdict is the worst of them.
+//!
+//! - *Invalid*: a headline figure measures this side, not the server.
+//! - *Suspect*: a figure may be off, or means something other than its name says.
+//! - *Note*: the figures are right; here is how to read them. Notes do not change the verdict.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::{
+    CountSource, Distribution, Flags, MILLISECOND, Metric, PhaseShape, Report, Severity, Summary, Warning,
+    summary::ratio,
+};
+
+/// Own lateness above this is too much whatever the server does.
+const LAG_LIMIT_MS: f64 = 10.0;
+/// Own lateness above this share of the median TTFT is too much.
+const LAG_SHARE: f64 = 0.1;
+/// Sends per second below this share of the schedule miss the rate.
+const RATE_SHARE: f64 = 0.99;
+/// Requests in flight below this share of the concurrency asked for miss it.
+const CONCURRENCY_SHARE: f64 = 0.8;
+/// A thread busier than this delays what it should only measure.
+const BUSY_SHARE: f64 = 0.8;
+/// Reads with several events above this share blur the gaps.
+const BUNCHED_SHARE: f64 = 0.1;
+/// Bytes that wait longer than this between kernel and read blur every time.
+const READ_LAG_LIMIT_MS: f64 = 1.0;
+/// Tokens per event above this make a gap between events more than a gap between tokens.
+const TOKENS_PER_CHUNK: f64 = 1.1;
+/// Samples that a percentile needs for 99 % confidence in it (MLPerf's early-stopping bound).
+const FLOORS: [(f64, u64); 5] = [(50.0, 11), (90.0, 64), (95.0, 130), (99.0, 662), (99.9, 6_636)];
+
+/// Whether the numbers of a run may be quoted.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, serde::Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// They may.
+    Valid,
+    /// Only with the reasons beside them.
+    Suspect,
+    /// They may not.
+    Invalid,
+}
+
+/// How the load generator itself fared.
+#[derive(Clone, Debug, Default)]
+pub struct ClientHealth {
+    /// Share of a core that each I/O thread used, 0 to 1.
+    pub io_thread_cpu: Vec<f64>,
+    /// Reads that held payload events.
+    pub payload_reads: u64,
+    /// Those among them that held several.
+    pub multi_event_reads: u64,
+    /// From the kernel's receipt of bytes to the read that returned them, where the kernel says so; nanoseconds.
+    pub read_lag: Distribution,
+    /// Different prompts in the data, where they had to be used again to fill the run.
+    pub reused_prompts: Option<u64>,
+    /// The user ended the run before its end.
+    pub interrupted: bool,
+}
+
+/// The verdict with its reasons, the gravest first.
+#[derive(Clone, Debug)]
+pub struct Assessment {
+    /// What may be said.
+    pub verdict: Verdict,
+    /// Why.
+    pub warnings: Vec<Warning>,
+}
+
+/// Judges the measured phases of a run.
+pub fn judge(report: &Report, health: &ClientHealth, flags: &Flags) -> Assessment {
+    let total = &report.total;
+    let mut warnings = Vec::new();
+    if total.answered() == 0 {
+        warnings.push(Warning::NothingAnswered);
+    }
+    warnings.extend(lateness(total, flags));
+    for (shape, phase) in report.measured() {
+        warnings.extend(pace(shape, phase, flags));
+    }
+    warnings.extend(omissions(total, flags));
+    warnings.extend(resolution(total, health, flags));
+    warnings.extend(counting(total, flags));
+    if let Some(unique) = health.reused_prompts.filter(|&unique| unique < total.sent) {
+        warnings.push(Warning::ReusedPrompts { unique, sent: total.sent, prompts: flags.prompts });
+    }
+    if health.interrupted {
+        warnings.push(Warning::Interrupted);
+    }
+    warnings.sort_by_key(|warning| std::cmp::Reverse(warning.severity()));
+    let verdict = match warnings.first().map(Warning::severity) {
+        Some(Severity::Invalid) => Verdict::Invalid,
+        Some(Severity::Suspect) => Verdict::Suspect,
+        Some(Severity::Note) | None => Verdict::Valid,
+    };
+    Assessment { verdict, warnings }
+}
+
+fn lateness(total: &Summary, flags: &Flags) -> Option<Warning> {
+    let p99_ms = total.of(Metric::ClientLag).percentile(99.0)? / MILLISECOND;
+    let median_ttft_ms = total.of(Metric::Ttft).percentile(50.0)? / MILLISECOND;
+    (p99_ms > LAG_LIMIT_MS.min(median_ttft_ms * LAG_SHARE)).then_some(Warning::Late {
+        p99_ms,
+        median_ttft_ms,
+        rate: flags.rate,
+    })
+}
+
+fn pace(shape: &PhaseShape, phase: &Summary, flags: &Flags) -> Option<Warning> {
+    let in_flight = phase.mean_in_flight();
+    let full = |limit: u32| in_flight >= f64::from(limit) * CONCURRENCY_SHARE;
+    let Some(_) = shape.target_rate else {
+        let nominal = shape.concurrency.filter(|&nominal| !full(nominal) && phase.answered() > 0)?;
+        return Some(Warning::ConcurrencyMissed { nominal, in_flight, requests: flags.requests });
+    };
+    let (achieved, scheduled) = (phase.achieved_rate()?, phase.scheduled_rate()?);
+    if achieved >= scheduled * RATE_SHARE {
+        return None;
+    }
+    Some(match shape.concurrency.filter(|&limit| full(limit)) {
+        Some(limit) => {
+            Warning::PacedByConcurrency { achieved, scheduled, limit, concurrency: flags.concurrency }
+        }
+        None => Warning::RateMissed { achieved, scheduled, rate: flags.rate },
+    })
+}
+
+fn omissions(total: &Summary, flags: &Flags) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let (failed, requests) = (total.failed(), total.requests());
+    if failed > 0 {
+        let example = total.errors.most_frequent().first().map_or_else(String::new, |(key, _)| {
+            format!("{} {}", key.kind, key.message).trim_end().to_owned()
+        });
+        warnings.push(Warning::Failures { failed, requests, example });
+    }
+    let count = total.count("not_sent");
+    if count > 0 {
+        warnings.push(Warning::NotSent { count, concurrency: flags.concurrency });
+    }
+    warnings
+}
+
+fn resolution(total: &Summary, health: &ClientHealth, flags: &Flags) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let busiest = health.io_thread_cpu.iter().copied().fold(0.0, f64::max);
+    if busiest > BUSY_SHARE {
+        warnings.push(Warning::ThreadBusy { share: busiest, rate: flags.rate });
+    }
+    let read_lag = health.read_lag.percentile(99.0).map(|p99| p99 / MILLISECOND);
+    if let Some(p99_ms) = read_lag.filter(|&p99| p99 > READ_LAG_LIMIT_MS) {
+        warnings.push(Warning::ReadLate { p99_ms });
+    }
+    let bunched = ratio(health.multi_event_reads as f64, health.payload_reads as f64);
+    if let Some(share) = bunched.filter(|&share| share > BUNCHED_SHARE) {
+        warnings.push(Warning::Bunched { share });
+    }
+    let streamed = !total.of(Metric::Gap).is_empty();
+    if let Some(tokens) = total.tokens_per_chunk().filter(|&tokens| streamed && tokens > TOKENS_PER_CHUNK) {
+        warnings.push(Warning::SeveralTokensAnEvent { tokens });
+    }
+    let samples = total.answered();
+    // P99.9 is printed by nobody unless asked for.
+    let unsupported = FLOORS.iter().take(4).find(|&&(_, needed)| samples > 0 && samples < needed);
+    if let Some(&(percentile, needed)) = unsupported {
+        warnings.push(Warning::TooFewSamples { percentile, samples, needed, requests: flags.requests });
+    }
+    warnings
+}
+
+fn counting(total: &Summary, flags: &Flags) -> Vec<Warning> {
+    let answered = total.answered() as f64;
+    let sides = [("prompt", &total.input_sources), ("output", &total.output_sources)];
+    let guessed = [CountSource::Estimate, CountSource::Chunks];
+    let warning = |((what, sources), source): ((&'static str, &BTreeMap<CountSource, u64>), CountSource)| {
+        let count = sources.get(&source).copied().filter(|&count| count > 0)?;
+        let percent = 100.0 * count as f64 / answered;
+        Some(Warning::Estimated { what, percent, source, tokenizer: flags.tokenizer })
+    };
+    sides.into_iter().flat_map(|side| guessed.map(|source| (side, source))).filter_map(warning).collect()
+}
+
+// === impl Assessment ===
+
+impl Assessment {
+    /// The lines for a terminal: the verdict, then one line a reason.
+    pub fn lines(&self) -> String {
+        let mut text = format!("Verdict: {}\n", self.verdict);
+        for warning in &self.warnings {
+            text += &format!("  {}: {warning}\n", warning.severity());
+        }
+        text
+    }
+
+    /// The object for files.
+    pub fn json(&self) -> serde_json::Value {
+        let warning = |warning: &Warning| {
+            serde_json::json!({
+                "kind": warning.kind(),
+                "severity": warning.severity(),
+                "message": warning.to_string(),
+            })
+        };
+        serde_json::json!({
+            "verdict": self.verdict,
+            "warnings": self.warnings.iter().map(warning).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Valid => "VALID",
+            Self::Suspect => "SUSPECT",
+            Self::Invalid => "INVALID",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Outcome, Record, Recorder, RunShape,
+        sample::{failure, ms, request},
+    };
+
+    struct Run {
+        shape: PhaseShape,
+        records: Vec<Record>,
+        health: ClientHealth,
+    }
+
+    /// 1000 requests, 10 a second, TTFT 100 ms, 5 tokens: nothing to complain of.
+    fn good() -> Run {
+        let shape = PhaseShape { measured: true, target_rate: Some(10.0), ..PhaseShape::default() };
+        let records = (0..1000).map(|index| request(100 * index, 100, 20, 5)).collect();
+        Run { shape, records, health: ClientHealth::default() }
+    }
+
+    impl Run {
+        fn assessment(&self) -> Assessment {
+            let shape = RunShape { phases: vec![self.shape.clone()], targets: Vec::new() };
+            let mut recorder = Recorder::new(shape, Vec::new());
+            self.records.iter().for_each(|record| recorder.push(record));
+            judge(&recorder.report(), &self.health, &Flags::BENCH)
+        }
+
+        /// The verdict, and the kinds of its warnings.
+        fn judged(&self) -> (Verdict, Vec<&'static str>) {
+            let assessment = self.assessment();
+            (assessment.verdict, assessment.warnings.iter().map(Warning::kind).collect())
+        }
+
+        /// Each request leaves `lag` later than scheduled, growing by `more` with each; a slot explains it or not.
+        fn delayed(mut self, lag_ms: u64, more_us: u64, slot: bool) -> Self {
+            for (index, record) in (0..).zip(&mut self.records) {
+                let by = ms(lag_ms) + std::time::Duration::from_micros(more_us * index);
+                record.sent = record.sent.map(|sent| sent + by);
+                record.done += by;
+                record.chunks.iter_mut().for_each(|chunk| chunk.at += by);
+                if slot {
+                    record.admitted += by;
+                }
+            }
+            self
+        }
+    }
+
+    #[test]
+    fn a_good_run_is_valid() {
+        assert_eq!(good().judged(), (Verdict::Valid, vec![]));
+    }
+
+    #[test]
+    fn lateness_is_weighed_against_the_ttft() {
+        assert_eq!(good().delayed(9, 0, false).judged(), (Verdict::Valid, vec![]));
+        assert_eq!(good().delayed(11, 0, false).judged(), (Verdict::Invalid, vec!["late"]));
+        let mut quick = good().delayed(3, 0, false);
+        quick
+            .records
+            .iter_mut()
+            .for_each(|record| record.chunks.iter_mut().for_each(|chunk| chunk.at -= ms(80)));
+        assert_eq!(quick.judged(), (Verdict::Invalid, vec!["late"]), "3 ms is much beside a TTFT of 20 ms");
+        assert!(quick.assessment().lines().contains("invalid: Requests left up to 3.0 ms late (P99)"));
+        assert!(quick.assessment().lines().contains("Lower --request-rate"));
+    }
+
+    #[test]
+    fn a_missed_rate_is_the_clients_unless_the_limit_held() {
+        // 40 ms later with each request: 7.1 instead of 10 a second, 1.3 in flight.
+        let mut run = good().delayed(0, 40_000, true);
+        run.shape.concurrency = Some(2);
+        assert_eq!(run.judged(), (Verdict::Invalid, vec!["rate_missed"]));
+        assert!(run.assessment().lines().contains("7.1 requests/s were sent instead of 10.0"));
+        run.shape.concurrency = Some(1);
+        assert_eq!(run.judged(), (Verdict::Valid, vec!["paced_by_concurrency"]));
+    }
+
+    #[test]
+    fn a_closed_loop_must_keep_its_slots_full() {
+        let mut run = good();
+        run.shape.target_rate = None;
+        run.shape.concurrency = Some(2); // 180 ms at 10 a second: 1.8 in flight
+        assert_eq!(run.judged(), (Verdict::Valid, vec![]));
+        run.shape.concurrency = Some(3);
+        assert_eq!(run.judged(), (Verdict::Suspect, vec!["concurrency_missed"]));
+    }
+
+    #[test]
+    fn failures_weigh_by_their_share() {
+        let with = |failures: usize| {
+            let mut run = good();
+            run.records[..failures].iter_mut().for_each(|record| {
+                *record =
+                    failure(record.scheduled.as_millis() as u64, 5, Outcome::Status(503, "full".to_owned()));
+            });
+            run.judged()
+        };
+        assert_eq!(with(10), (Verdict::Valid, vec!["failures"]));
+        assert_eq!(with(20), (Verdict::Suspect, vec!["failures"]));
+        assert_eq!(with(501), (Verdict::Invalid, vec!["failures", "too_few_samples"]));
+        assert_eq!(with(1000).1, ["nothing_answered", "failures"]);
+    }
+
+    #[test]
+    fn what_was_never_sent_is_missed() {
+        let mut run = good();
+        let last = run.records.len() - 1;
+        run.records[last] = failure(99_900, 0, Outcome::NotSent);
+        run.records[last].sent = None;
+        assert_eq!(run.judged(), (Verdict::Suspect, vec!["not_sent"]));
+    }
+
+    #[test]
+    fn the_clients_own_health_counts() {
+        let mut run = good();
+        run.health.io_thread_cpu = vec![0.2, 0.81];
+        (run.health.payload_reads, run.health.multi_event_reads) = (1000, 101);
+        run.health.read_lag.extend([1_500_000]);
+        run.health.reused_prompts = Some(100);
+        run.health.interrupted = true;
+        let expected = vec!["thread_busy", "read_late", "bunched", "reused_prompts", "interrupted"];
+        assert_eq!(run.judged(), (Verdict::Invalid, expected));
+        run.health.reused_prompts = Some(1000);
+        assert!(!run.judged().1.contains(&"reused_prompts"), "each prompt was sent once");
+    }
+
+    #[test]
+    fn percentiles_need_samples() {
+        let with = |count: usize| {
+            let mut run = good();
+            run.records.truncate(count);
+            run.assessment()
+        };
+        assert!(with(662).warnings.is_empty());
+        assert!(with(661).lines().contains("P99 and above rest on 661 answers; 662 are needed"));
+        assert_eq!(with(661).verdict, Verdict::Valid);
+        assert!(with(63).lines().contains("P90 and above"));
+        assert_eq!(with(10).verdict, Verdict::Suspect);
+    }
+
+    #[test]
+    fn estimates_are_named() {
+        let mut run = good();
+        run.records.iter_mut().take(500).for_each(|record| record.output_tokens.source = CountSource::Chunks);
+        run.records.iter_mut().for_each(|record| record.input_tokens.source = CountSource::Estimate);
+        run.records[0].output_tokens.tokens = 5000;
+        let assessment = run.assessment();
+        assert_eq!(run.judged(), (Verdict::Valid, vec!["several_tokens_an_event", "estimated", "estimated"]));
+        assert!(
+            assessment.lines().contains("The prompt length of 100 % of the answers is estimated at four")
+        );
+        assert!(
+            assessment.lines().contains("The output length of 50 % of the answers is counted as one token")
+        );
+        assert_eq!(assessment.json()["warnings"][1]["severity"], "note");
+        assert_eq!(assessment.json()["verdict"], "VALID");
+    }
+}

@@ -1,0 +1,327 @@
+//! What the user should know before quoting a number, in words, with the flag that mends it.
+
+use std::fmt;
+
+use crate::CountSource;
+
+/// Failures above this share make the latencies those of the lucky.
+const FAILED_SHARE: f64 = 0.01;
+
+/// How much a warning weighs.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// How to read the figures.
+    Note,
+    /// A figure may be off.
+    Suspect,
+    /// A headline figure is wrong.
+    Invalid,
+}
+
+/// The dialect's names for what mends a warning.
+#[derive(Clone, Copy, Debug)]
+pub struct Flags {
+    /// Sets the concurrency.
+    pub concurrency: &'static str,
+    /// Sets the request rate.
+    pub rate: &'static str,
+    /// Sets the number of requests.
+    pub requests: &'static str,
+    /// Names a tokenizer, or asks for the server's counts.
+    pub tokenizer: &'static str,
+    /// Sets the number of different prompts.
+    pub prompts: &'static str,
+}
+
+/// Something that the user should know before quoting a number.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Warning {
+    /// No request was answered.
+    NothingAnswered,
+    /// This side sent late, beyond what the concurrency limit explains.
+    Late {
+        /// 99th percentile of the lateness.
+        p99_ms: f64,
+        /// What it has to be compared with.
+        median_ttft_ms: f64,
+        /// See [`Flags::rate`].
+        rate: &'static str,
+    },
+    /// The rate was missed, and the concurrency limit does not explain it.
+    RateMissed {
+        /// Sends per second.
+        achieved: f64,
+        /// What the schedule asked for.
+        scheduled: f64,
+        /// See [`Flags::rate`].
+        rate: &'static str,
+    },
+    /// The rate was missed because the concurrency limit held: a closed loop.
+    PacedByConcurrency {
+        /// Sends per second.
+        achieved: f64,
+        /// What the schedule asked for.
+        scheduled: f64,
+        /// The limit.
+        limit: u32,
+        /// See [`Flags::concurrency`].
+        concurrency: &'static str,
+    },
+    /// A closed loop had fewer requests in flight than its name says.
+    ConcurrencyMissed {
+        /// What was asked for.
+        nominal: u32,
+        /// Mean over the window.
+        in_flight: f64,
+        /// See [`Flags::requests`].
+        requests: &'static str,
+    },
+    /// Requests fell due and were never sent.
+    NotSent {
+        /// How many.
+        count: u64,
+        /// See [`Flags::concurrency`].
+        concurrency: &'static str,
+    },
+    /// An I/O thread had no time left.
+    ThreadBusy {
+        /// Its share of a core.
+        share: f64,
+        /// See [`Flags::rate`].
+        rate: &'static str,
+    },
+    /// Bytes lay in the kernel before they were read.
+    ReadLate {
+        /// 99th percentile.
+        p99_ms: f64,
+    },
+    /// Many reads held several events.
+    Bunched {
+        /// Share of the reads.
+        share: f64,
+    },
+    /// Events hold several tokens.
+    SeveralTokensAnEvent {
+        /// Mean.
+        tokens: f64,
+    },
+    /// A percentile rests on too few samples.
+    TooFewSamples {
+        /// The lowest percentile that is not supported.
+        percentile: f64,
+        /// What there is.
+        samples: u64,
+        /// What it takes.
+        needed: u64,
+        /// See [`Flags::requests`].
+        requests: &'static str,
+    },
+    /// Failures are in no latency figure.
+    Failures {
+        /// How many.
+        failed: u64,
+        /// Of how many.
+        requests: u64,
+        /// The most frequent kind and message.
+        example: String,
+    },
+    /// Token figures rest on estimates.
+    Estimated {
+        /// `prompt` or `output`.
+        what: &'static str,
+        /// Share of the answered requests, in percent.
+        percent: f64,
+        /// Who counted.
+        source: CountSource,
+        /// See [`Flags::tokenizer`].
+        tokenizer: &'static str,
+    },
+    /// The same prompts were sent again.
+    ReusedPrompts {
+        /// Different prompts.
+        unique: u64,
+        /// Requests sent.
+        sent: u64,
+        /// See [`Flags::prompts`].
+        prompts: &'static str,
+    },
+    /// The user ended the run.
+    Interrupted,
+}
+
+// === impl Flags ===
+
+impl Flags {
+    /// The flags of vLLM's and KubeAI's benchmark.
+    pub const BENCH: Self = Self {
+        concurrency: "--max-concurrency",
+        rate: "--request-rate",
+        requests: "--num-prompts",
+        tokenizer: "--tokenizer",
+        prompts: "--conversations",
+    };
+    /// The flags of AIPerf.
+    pub const PROFILE: Self = Self {
+        concurrency: "--concurrency",
+        rate: "--request-rate",
+        requests: "--request-count",
+        tokenizer: "--use-server-token-count or --tokenizer",
+        prompts: "--num-dataset-entries",
+    };
+    /// The keys of inference-perf's file.
+    pub const RUN: Self = Self {
+        concurrency: "load.stages[].concurrency_level",
+        rate: "load.stages[].rate",
+        requests: "load.stages[].duration",
+        tokenizer: "tokenizer.pretrained_model_name_or_path",
+        prompts: "data.input_distribution.total_count",
+    };
+}
+
+// === impl Warning ===
+
+impl Warning {
+    /// How much it weighs.
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::NothingAnswered | Self::Late { .. } | Self::RateMissed { .. } | Self::ThreadBusy { .. } => {
+                Severity::Invalid
+            }
+            Self::Failures { failed, requests, .. } => match *failed as f64 / *requests as f64 {
+                share if share > 0.5 => Severity::Invalid,
+                share if share > FAILED_SHARE => Severity::Suspect,
+                _ => Severity::Note,
+            },
+            Self::TooFewSamples { percentile, .. } if *percentile <= 50.0 => Severity::Suspect,
+            Self::ConcurrencyMissed { .. }
+            | Self::NotSent { .. }
+            | Self::ReadLate { .. }
+            | Self::Bunched { .. }
+            | Self::ReusedPrompts { .. }
+            | Self::Interrupted => Severity::Suspect,
+            Self::PacedByConcurrency { .. }
+            | Self::SeveralTokensAnEvent { .. }
+            | Self::TooFewSamples { .. }
+            | Self::Estimated { .. } => Severity::Note,
+        }
+    }
+
+    /// One word for files.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NothingAnswered => "nothing_answered",
+            Self::Late { .. } => "late",
+            Self::RateMissed { .. } => "rate_missed",
+            Self::PacedByConcurrency { .. } => "paced_by_concurrency",
+            Self::ConcurrencyMissed { .. } => "concurrency_missed",
+            Self::NotSent { .. } => "not_sent",
+            Self::ThreadBusy { .. } => "thread_busy",
+            Self::ReadLate { .. } => "read_late",
+            Self::Bunched { .. } => "bunched",
+            Self::SeveralTokensAnEvent { .. } => "several_tokens_an_event",
+            Self::TooFewSamples { .. } => "too_few_samples",
+            Self::Failures { .. } => "failures",
+            Self::Estimated { .. } => "estimated",
+            Self::ReusedPrompts { .. } => "reused_prompts",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NothingAnswered => {
+                write!(formatter, "No request was answered: there is nothing to report.")
+            }
+            Self::Late { p99_ms, median_ttft_ms, rate } => write!(
+                formatter,
+                "Requests left up to {p99_ms:.1} ms late (P99) because this client did not keep up; the median TTFT \
+                 is {median_ttft_ms:.1} ms. Latencies from the send look better than what users would have seen. \
+                 Lower {rate}, or give the client more cores."
+            ),
+            Self::RateMissed { achieved, scheduled, rate } => write!(
+                formatter,
+                "{achieved:.1} requests/s were sent instead of {scheduled:.1}: the client, not the server, set the \
+                 pace, and every figure is that of a lower load. Lower {rate}, or give the client more cores."
+            ),
+            Self::PacedByConcurrency { achieved, scheduled, limit, concurrency } => write!(
+                formatter,
+                "The limit of {limit} in flight set the pace: {achieved:.1} requests/s instead of {scheduled:.1}. \
+                 Read this run as a closed loop; TTFT leaves out the wait for a slot (ttft_sched has it). Raise \
+                 {concurrency} for an open loop."
+            ),
+            Self::ConcurrencyMissed { nominal, in_flight, requests } => write!(
+                formatter,
+                "{in_flight:.1} requests were in flight on average, not {nominal}: start and end of the run weigh \
+                 too much, or the client was slow to send the next. Raise {requests}."
+            ),
+            Self::NotSent { count, concurrency } => write!(
+                formatter,
+                "{count} requests were due and never sent because the run ended first; no figure has them. Raise \
+                 {concurrency}, or make the run longer."
+            ),
+            Self::ThreadBusy { share, rate } => write!(
+                formatter,
+                "An I/O thread of this client used {:.0} % of a core: times include its own waiting. Lower {rate}, or \
+                 use more threads.",
+                share * 100.0
+            ),
+            Self::ReadLate { p99_ms } => write!(
+                formatter,
+                "Bytes waited up to {p99_ms:.1} ms (P99) in this machine before they were read: TTFT and ITL are that \
+                 much too long. Run the client on an idle machine."
+            ),
+            Self::Bunched { share } => write!(
+                formatter,
+                "{:.0} % of the reads held several events: gaps of zero stand beside gaps that are too long. The server \
+                 or a proxy sends in bursts, or this client reads late (its read lag tells which). Mean ITL and TPOT \
+                 still hold, percentiles of ITL do not.",
+                share * 100.0
+            ),
+            Self::SeveralTokensAnEvent { tokens } => write!(
+                formatter,
+                "An event holds {tokens:.2} tokens on average: ITL is the time between events, TPOT the time per token."
+            ),
+            Self::TooFewSamples { percentile, samples, needed, requests } => write!(
+                formatter,
+                "P{percentile} and above rest on {samples} answers; {needed} are needed to trust P{percentile}. \
+                 Raise {requests}."
+            ),
+            Self::Failures { failed, requests, example } => write!(
+                formatter,
+                "{failed} of {requests} requests failed ({example}); no latency or token figure has them in it."
+            ),
+            Self::Estimated { what, percent, source, tokenizer } => {
+                let how = match source {
+                    CountSource::Chunks => "counted as one token an event",
+                    _ => "estimated at four bytes a token",
+                };
+                write!(
+                    formatter,
+                    "The {what} length of {percent:.0} % of the answers is {how}; tokens/s and TPOT rest on it. Use \
+                     {tokenizer}."
+                )
+            }
+            Self::ReusedPrompts { unique, sent, prompts } => write!(
+                formatter,
+                "{unique} different prompts served {sent} requests: prefix caches answered what fresh traffic would \
+                 not have in them. Raise {prompts}."
+            ),
+            Self::Interrupted => write!(formatter, "The run was ended by hand: these are partial results."),
+        }
+    }
+}
+
+// === impl Severity ===
+
+impl fmt::Display for Severity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Note => "note",
+            Self::Suspect => "suspect",
+            Self::Invalid => "invalid",
+        })
+    }
+}
