@@ -14,6 +14,7 @@ mod random;
 mod rate;
 mod seed_prompt;
 mod template;
+mod tokenizer;
 mod words;
 
 pub use arrival::{Arrivals, Pattern};
@@ -25,4 +26,5 @@ pub use python_random::PythonRandom;
 pub use rate::Rate;
 pub use seed_prompt::{SeedPrompt, read_seed_prompts, seed_sessions};
 pub use template::RequestTemplate;
+pub use tokenizer::{TokenSource, Tokenizer};
 pub use words::{MAX_PROMPT_TOKENS, render_blocks};
