@@ -1,13 +1,65 @@
 //! `evenload serve`.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use gateway::{Config, ConfigError, LogFormat, LogLevel, Settings};
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// Exit status for a configuration that cannot be used, as for wrong flags.
+const USAGE: u8 = 2;
 
 /// Flags of `evenload serve`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {}
+pub(crate) struct Arguments {
+    /// YAML file with the same settings and more; flags go over it, and its changes are taken over.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Config,
+}
 
 impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let settings = match self.settings() {
+            Ok(settings) => settings,
+            Err(error) => {
+                eprintln!("evenload: {error}");
+                return Ok(ExitCode::from(USAGE));
+            }
+        };
+        log(&settings);
+        let gateway = gateway::start(settings)?;
+        tracing::info!(
+            address = %gateway.address(),
+            admin_address = %gateway.admin_address(),
+            policy = gateway.router().policy().name().label(),
+            replicas = gateway.router().replicas().len(),
+            "serving"
+        );
+        gateway::run(gateway, self.config.as_deref(), self.flags).context("cannot wait for signals")?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn settings(&self) -> Result<Settings, ConfigError> {
+        let written = self.config.as_deref().map(Config::from_file).transpose()?;
+        self.flags.clone().over(written.unwrap_or_default()).resolve()
+    }
+}
+
+/// Logs to standard error. `RUST_LOG`, where it is set, says what.
+fn log(settings: &Settings) {
+    let level = match settings.log_level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    match settings.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
     }
 }

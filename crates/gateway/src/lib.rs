@@ -1,1 +1,40 @@
-//! The HTTP load balancer.
+//! The load balancer: clients on one side, replicas of an inference server on the other.
+//!
+//! [`start`] takes [`Settings`] and returns a [`Handle`]; the gateway runs on threads of its own until it is shut
+//! down. Each serving thread has its own listener on the shared port, its own connections to replicas, and all
+//! tasks of the requests it accepted; what is shared is balancing state in atomics. [`run`] is the same as a
+//! program: signals end it, and its configuration file is followed.
+//!
+//! What it promises to clients and replicas:
+//! - bodies and end-to-end fields are forwarded as they came; a stream is passed on as it comes;
+//! - a client that leaves cancels its request at the replica, at every stage;
+//! - a stream that breaks off looks broken to the client, never complete;
+//! - nothing is repeated that an engine may have seen, unless the operator chose so.
+//!
+//! It does not speak TLS or HTTP/2, and forwards no informational answers (1xx) but 101.
+
+mod admin;
+mod config;
+mod error;
+mod fleet;
+mod flight;
+mod forward;
+mod headers;
+mod lifecycle;
+mod metrics;
+mod probe;
+mod relay;
+mod server;
+mod shared;
+mod signals;
+mod upstream;
+mod watch;
+mod worker;
+
+pub use config::{
+    AccessLog, CheckConfig, Checks, Config, ConfigError, DEFAULT_POLICY, HealthConfig, LimitConfig, Limits,
+    LogFormat, LogLevel, PolicyFlags, ReplicaConfig, ReplicaUrl, RetryConfig, Seconds, Settings, ValueError,
+};
+pub use error::Reason;
+pub use lifecycle::{Handle, StartError, start};
+pub use signals::run;

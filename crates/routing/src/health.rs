@@ -51,6 +51,17 @@ pub enum HealthState {
 }
 
 impl HealthState {
+    /// All of them, for the metric's label set.
+    pub const ALL: [Self; 7] = [
+        Self::Unknown,
+        Self::Healthy,
+        Self::Unhealthy,
+        Self::Ejected,
+        Self::Probing,
+        Self::Busy,
+        Self::Draining,
+    ];
+
     /// Metric label and JSON value.
     pub const fn label(self) -> &'static str {
         match self {

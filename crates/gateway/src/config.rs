@@ -1,0 +1,334 @@
+//! What can be set, by file and by flag, each once.
+//!
+//! A [`Config`] is what was written; every part of it may be absent. Flags go over the file, the file over the
+//! defaults, and the result is [`Settings`]. In a file the keys are those of the structs; the flag of a key is
+//! named beside it. Unknown keys are errors, and every error of a file names its line and column.
+
+mod sections;
+mod units;
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZero,
+    path::{Path, PathBuf},
+    str::FromStr,
+    thread,
+    time::Duration,
+};
+
+use routing::{HealthSettings, PolicyName, PolicySettings, RetrySettings, SettingsError};
+use serde::{Deserialize, Deserializer};
+
+pub use sections::{CheckConfig, Checks, HealthConfig, LimitConfig, Limits, PolicyFlags, RetryConfig};
+pub use units::{ReplicaUrl, Seconds, ValueError};
+
+/// The policy where none is chosen.
+pub const DEFAULT_POLICY: PolicyName = PolicyName::LeastRequests;
+
+/// What was written in a file or in flags.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, clap::Args)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Address for clients [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// Address for operators: metrics, the fleet, changes [default: 127.0.0.1:8081].
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Threads that serve clients [default: one per core].
+    #[arg(long, value_name = "NUMBER")]
+    pub threads: Option<NonZero<usize>>,
+    /// Base URL of a replica; repeat it for each one.
+    #[arg(long = "replica", value_name = "URL")]
+    pub replicas: Vec<ReplicaConfig>,
+    /// Policy that picks a replica [default: least_requests].
+    #[arg(long, value_name = "NAME")]
+    pub policy: Option<PolicySettings>,
+    #[serde(skip)]
+    #[command(flatten)]
+    policy_flags: PolicyFlags,
+    /// Seconds between two looks at the replicas' metrics pages; 0 for never [default: 1].
+    #[arg(long, value_name = "SECONDS")]
+    pub scrape_interval_s: Option<Seconds>,
+    /// Seconds that requests in progress may take to end after SIGTERM [default: 120].
+    #[arg(long, value_name = "SECONDS")]
+    pub drain_timeout_s: Option<Seconds>,
+    /// Which requests get a line in the log [default: errors].
+    #[arg(long, value_name = "WHICH")]
+    pub access_log: Option<AccessLog>,
+    /// Least severity of what is logged [default: info].
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+    /// Form of log lines [default: text].
+    #[arg(long, value_name = "FORM")]
+    pub log_format: Option<LogFormat>,
+    /// Sizes and times that clients and replicas must keep.
+    #[command(flatten, next_help_heading = "Limits")]
+    pub limits: LimitConfig,
+    /// Active checks.
+    #[command(flatten, next_help_heading = "Health")]
+    pub checks: CheckConfig,
+    /// What checks and failures lead to.
+    #[command(flatten, next_help_heading = "Health")]
+    pub health: HealthConfig,
+    /// Repeating failed attempts.
+    #[command(flatten, next_help_heading = "Retries")]
+    pub retry: RetryConfig,
+}
+
+/// A replica in the configuration: its URL, or its URL and more.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplicaConfig {
+    /// Where it is.
+    pub url: ReplicaUrl,
+    /// Its share of traffic relative to the others.
+    pub weight: u32,
+    /// The adapters it serves; any may be tried where this is not said.
+    pub adapters: Option<BTreeSet<String>>,
+}
+
+/// Which requests get a line in the log.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessLog {
+    /// None.
+    Off,
+    /// Those that got no whole answer, or a 5xx.
+    #[default]
+    Errors,
+    /// All.
+    All,
+}
+
+/// Least severity of what is logged. The gateway emits `tracing` events; the program that runs it writes them.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// What needs somebody.
+    Error,
+    /// What may need somebody.
+    Warn,
+    /// Changes of state.
+    #[default]
+    Info,
+    /// Why a request went wrong.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What a gateway runs with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Address for clients; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// Address for operators.
+    pub admin_listen: SocketAddr,
+    /// Threads that serve clients.
+    pub threads: NonZero<usize>,
+    /// The replicas at the start.
+    pub replicas: Vec<ReplicaConfig>,
+    /// The policy at the start.
+    pub policy: PolicySettings,
+    /// Time between two looks at the replicas' metrics pages; zero for never.
+    pub scrape_interval: Duration,
+    /// Time that requests in progress may take to end at shutdown.
+    pub drain_timeout: Duration,
+    /// Which requests get a line in the log.
+    pub access_log: AccessLog,
+    /// Least severity of what is logged.
+    pub log_level: LogLevel,
+    /// Form of log lines.
+    pub log_format: LogFormat,
+    /// Sizes and times.
+    pub limits: Limits,
+    /// Active checks.
+    pub checks: Checks,
+    /// What checks and failures lead to.
+    pub health: HealthSettings,
+    /// Repeating failed attempts.
+    pub retry: RetrySettings,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file does not say what it should.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line of the fault, from 1.
+        line: u64,
+        /// Column of the fault, from 1.
+        column: u64,
+        /// What is wrong.
+        message: String,
+    },
+    /// A balancer needs something to balance.
+    #[error("no replicas: name at least one with --replica http://host:port or under `replicas` in the file")]
+    NoReplicas,
+    /// The same replica twice.
+    #[error("the replica {0} is named twice: give it a weight instead")]
+    Twice(ReplicaUrl),
+    /// A flag of one policy beside another policy.
+    #[error("--{flag} belongs to the policy {policy}, but the policy is {chosen}")]
+    ForeignFlag {
+        /// The flag.
+        flag: &'static str,
+        /// Its policy.
+        policy: PolicyName,
+        /// The policy in force.
+        chosen: PolicyName,
+    },
+    /// A value out of range.
+    #[error(transparent)]
+    Value(#[from] SettingsError),
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads a file.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        Self::from_yaml(&text, path)
+    }
+
+    /// Reads the text of a file; `path` is its name in errors.
+    pub fn from_yaml(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        if text.lines().all(|line| line.trim_start().is_empty() || line.trim_start().starts_with('#')) {
+            return Ok(Self::default());
+        }
+        let options = serde_saphyr::options! { with_snippet: false };
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+            let location = error.location();
+            let formatter = serde_saphyr::UserMessageFormatter::default();
+            ConfigError::Parse {
+                path: path.into(),
+                line: location.map_or(1, |location| location.line()),
+                column: location.map_or(1, |location| location.column()),
+                message: serde_saphyr::MessageFormatter::format_message(&formatter, &error).into_owned(),
+            }
+        })
+    }
+
+    /// These words, and where they are silent, those of `under`.
+    #[must_use]
+    pub fn over(self, under: Self) -> Self {
+        Self {
+            listen: self.listen.or(under.listen),
+            admin_listen: self.admin_listen.or(under.admin_listen),
+            threads: self.threads.or(under.threads),
+            replicas: if self.replicas.is_empty() { under.replicas } else { self.replicas },
+            policy: self.policy.or(under.policy),
+            policy_flags: self.policy_flags,
+            scrape_interval_s: self.scrape_interval_s.or(under.scrape_interval_s),
+            drain_timeout_s: self.drain_timeout_s.or(under.drain_timeout_s),
+            access_log: self.access_log.or(under.access_log),
+            log_level: self.log_level.or(under.log_level),
+            log_format: self.log_format.or(under.log_format),
+            limits: self.limits.over(under.limits),
+            checks: self.checks.over(under.checks),
+            health: self.health.over(under.health),
+            retry: self.retry.over(under.retry),
+        }
+    }
+
+    /// Fills what is not said with the defaults, and refuses what cannot be used.
+    pub fn resolve(&self) -> Result<Settings, ConfigError> {
+        let mut policy = self.policy.clone().unwrap_or_else(|| DEFAULT_POLICY.into());
+        self.policy_flags.apply(&mut policy)?;
+        let checks = self.checks.resolve();
+        let settings = Settings {
+            listen: self.listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 8080).into()),
+            admin_listen: self.admin_listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 8081).into()),
+            threads: self
+                .threads
+                .unwrap_or_else(|| thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)),
+            replicas: self.replicas.clone(),
+            policy,
+            scrape_interval: self.scrape_interval_s.map_or(Duration::from_secs(1), Duration::from),
+            drain_timeout: self.drain_timeout_s.map_or(Duration::from_secs(120), Duration::from),
+            access_log: self.access_log.unwrap_or_default(),
+            log_level: self.log_level.unwrap_or_default(),
+            log_format: self.log_format.unwrap_or_default(),
+            limits: self.limits.resolve(),
+            health: HealthSettings { wait_for_check: !checks.interval.is_zero(), ..self.health.resolve() },
+            checks,
+            retry: self.retry.resolve(),
+        };
+        settings.validate()?;
+        Ok(settings)
+    }
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// Defaults for these replicas.
+    pub fn new(replicas: Vec<ReplicaConfig>) -> Result<Self, ConfigError> {
+        Config { replicas, ..Config::default() }.resolve()
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        if self.replicas.is_empty() {
+            return Err(ConfigError::NoReplicas);
+        }
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = self.replicas.iter().find(|replica| !seen.insert(replica.url.as_str())) {
+            return Err(ConfigError::Twice(twice.url.clone()));
+        }
+        self.policy.validate()?;
+        self.health.validate()?;
+        self.retry.validate()?;
+        Ok(())
+    }
+}
+
+// === impl ReplicaConfig ===
+
+impl ReplicaConfig {
+    /// A replica of weight 1.
+    pub fn new(url: ReplicaUrl) -> Self {
+        Self { url, weight: 1, adapters: None }
+    }
+}
+
+impl FromStr for ReplicaConfig {
+    type Err = ValueError;
+
+    fn from_str(url: &str) -> Result<Self, ValueError> {
+        url.parse().map(Self::new)
+    }
+}
+
+impl<'de> Deserialize<'de> for ReplicaConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(sections::ReplicaVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests;

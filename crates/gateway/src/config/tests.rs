@@ -1,0 +1,67 @@
+use super::*;
+
+fn read(text: &str) -> Result<Settings, ConfigError> {
+    Config::from_yaml(text, Path::new("evenload.yaml")).and_then(|config| config.resolve())
+}
+
+#[test]
+fn a_file_sets_everything() {
+    let settings = read(
+        "listen: 0.0.0.0:80\nreplicas:\n- http://a:1\n- {url: 'http://b:2', weight: 3, adapters: [x]}\n\
+         policy: {prefix_hash: {load_factor_percent: 150}}\nlimits: {connect_timeout_s: 0.5}\n\
+         checks: {interval_s: 0}\nhealth: {rise: 4}\nretry: {retries: 0}\naccess_log: all\n",
+    )
+    .unwrap();
+    assert_eq!(settings.listen.to_string(), "0.0.0.0:80");
+    assert_eq!(settings.replicas[1].weight, 3);
+    let PolicySettings::PrefixHash(policy) = settings.policy else { panic!() };
+    assert_eq!(policy.load_factor_percent, 150);
+    assert_eq!(settings.limits.connect_timeout, Duration::from_millis(500));
+    assert_eq!((settings.health.rise, settings.retry.retries), (4, 0));
+    assert!(!settings.health.wait_for_check, "without checks nothing can be waited for");
+    assert_eq!(settings.access_log, AccessLog::All);
+}
+
+#[test]
+fn faults_name_their_line_and_column() {
+    for (text, position, word) in [
+        ("replicas: [http://a]\nlistne: 1\n", "evenload.yaml:2:1: ", "listne"),
+        ("replicas: [http://a]\nlimits:\n  max_body: 5\n", "evenload.yaml:3:3: ", "max_body"),
+        ("policy: prefix_hsh\n", "evenload.yaml:1:9: ", "prefix_hash"),
+        ("replicas:\n- https://a\n", "evenload.yaml:2:3: ", "https is not supported"),
+        ("replicas: [http://a\n", "evenload.yaml:", ""),
+        ("replicas:\n- {url: 'http://a', weight: 0}\n", "evenload.yaml:2:", "zero"),
+    ] {
+        let error = read(text).expect_err(text).to_string();
+        assert!(error.starts_with(position) && error.contains(word), "{text:?} gives {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn flags_go_over_the_file() {
+    let file =
+        Config::from_yaml("replicas: [http://a]\nthreads: 3\nretry: {retries: 1}\n", Path::new("f")).unwrap();
+    let flags = Config { threads: NonZero::new(2), ..Config::default() };
+    let settings = flags.over(file).resolve().unwrap();
+    assert_eq!((settings.threads.get(), settings.retry.retries, settings.replicas.len()), (2, 1, 1));
+}
+
+#[test]
+fn what_cannot_be_used_is_refused() {
+    assert!(matches!(read(""), Err(ConfigError::NoReplicas)));
+    assert!(matches!(read("replicas: [http://a, 'http://a/']"), Err(ConfigError::Twice(_))));
+    assert!(matches!(read("replicas: [http://a]\nhealth: {rise: 0}"), Err(ConfigError::Value(_))));
+    let low = "replicas: [http://a]\npolicy: {prefix_hash: {load_factor_percent: 50}}";
+    assert!(read(low).unwrap_err().to_string().contains("load_factor_percent"));
+}
+
+#[test]
+fn helps_tell_the_defaults_in_force() {
+    let sections = [LimitConfig::helps(), CheckConfig::helps(), HealthConfig::helps(), RetryConfig::helps()];
+    for (help, value) in sections.concat() {
+        let told = help.rsplit_once("[default: ").unwrap().1.strip_suffix(']').unwrap();
+        let value = value.trim_matches('"').trim_end_matches('s');
+        assert_eq!(told, value, "{help}");
+    }
+}

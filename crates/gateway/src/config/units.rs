@@ -1,0 +1,165 @@
+//! Values as they are written in files and flags.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Deserializer, de::Error};
+
+/// A time, written as seconds, whole or with a fraction; such keys end in `_s`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Seconds(pub Duration);
+
+/// The base URL of a replica: `http://host:port`, with a path if the engine has one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ReplicaUrl {
+    text: String,
+    authority_end: usize,
+    authority: String,
+}
+
+/// A value that cannot be used.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ValueError {
+    /// Not a number of seconds.
+    #[error("`{0}` is not a time in seconds: use a number that is 0 or more")]
+    Seconds(String),
+    /// Not a replica's URL.
+    #[error("`{url}` is not a replica's URL: {problem}; use http://host:port")]
+    Url {
+        /// As it was written.
+        url: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+const SCHEME: &str = "http://";
+
+// === impl Seconds ===
+
+impl Seconds {
+    fn read(seconds: f64) -> Result<Self, ValueError> {
+        Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| ValueError::Seconds(seconds.to_string()))
+    }
+}
+
+impl From<Seconds> for Duration {
+    fn from(seconds: Seconds) -> Self {
+        seconds.0
+    }
+}
+
+impl FromStr for Seconds {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        text.parse().map_err(|_| ValueError::Seconds(text.into())).and_then(Self::read)
+    }
+}
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::read(f64::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+// === impl ReplicaUrl ===
+
+impl ReplicaUrl {
+    /// The URL, without a final slash. It names the replica everywhere.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// `host:port`.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The path, without a final slash.
+    pub fn path_prefix(&self) -> &str {
+        &self.text[self.authority_end..]
+    }
+}
+
+impl FromStr for ReplicaUrl {
+    type Err = ValueError;
+
+    fn from_str(url: &str) -> Result<Self, ValueError> {
+        let wrong = |problem| ValueError::Url { url: url.into(), problem };
+        if url.starts_with("https://") {
+            return Err(wrong("https is not supported"));
+        }
+        let text = url.trim_end_matches('/');
+        let rest = text.strip_prefix(SCHEME).ok_or_else(|| wrong("it does not begin with http://"))?;
+        let parsed: http::Uri = text.parse().map_err(|_| wrong("it is malformed"))?;
+        let authority = parsed.authority().ok_or_else(|| wrong("it has no host"))?;
+        if authority.host().is_empty() || authority.as_str().contains('@') {
+            return Err(wrong("it needs a host, and no user name"));
+        }
+        if parsed.query().is_some() || rest.contains('#') {
+            return Err(wrong("it must end with its path"));
+        }
+        if authority.port().is_some() && !matches!(authority.port_u16(), Some(1..)) {
+            return Err(wrong("its port is not a number from 1 to 65535"));
+        }
+        let port = authority.port_u16().unwrap_or(80);
+        Ok(Self {
+            authority_end: SCHEME.len() + authority.as_str().len(),
+            authority: format!("{}:{port}", authority.host()),
+            text: text.into(),
+        })
+    }
+}
+
+impl fmt::Display for ReplicaUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for ReplicaUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        let url: ReplicaUrl = "http://a.example:8000/base/".parse().unwrap();
+        assert_eq!(url.as_str(), "http://a.example:8000/base");
+        assert_eq!((url.authority(), url.path_prefix()), ("a.example:8000", "/base"));
+        let url: ReplicaUrl = "http://[::1]".parse().unwrap();
+        assert_eq!((url.authority(), url.path_prefix()), ("[::1]:80", ""));
+    }
+
+    #[test]
+    fn what_is_no_url_is_said_to_be_none() {
+        for bad in [
+            "a:8000",
+            "https://a",
+            "http://",
+            "http://:80",
+            "http://a:0",
+            "http://a:99999",
+            "http://a b",
+            "http://a?x=1",
+            "http://u@a",
+            "http://a/#f",
+        ] {
+            let error = bad.parse::<ReplicaUrl>().expect_err(bad).to_string();
+            assert!(error.contains(bad) && error.contains("http://host:port"), "{error}");
+        }
+    }
+
+    #[test]
+    fn times_are_seconds() {
+        assert_eq!("0.25".parse(), Ok(Seconds(Duration::from_millis(250))));
+        for bad in ["-1", "x", "inf", ""] {
+            assert!(bad.parse::<Seconds>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The replicas as the gateway sees them: the router's replicas, each with its address and its counters.
+//!
+//! Both sides are keyed by the replica's id, so a replica that leaves and returns starts with nothing of its
+//! former life, and one whose weight changes keeps everything.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use routing::{PolicySettings, Replica, ReplicaSpec, Router, SettingsError};
+use tokio::sync::Notify;
+
+use crate::{config::ReplicaConfig, metrics::ReplicaMetrics};
+
+/// All replicas of the gateway.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    pub(crate) router: Arc<Router>,
+    /// Ordered by id.
+    backends: ArcSwap<Vec<Arc<Backend>>>,
+    /// Every adapter that some replica is known to have.
+    adapters: ArcSwap<BTreeSet<String>>,
+    origin: Instant,
+    /// Held by those who change something.
+    changing: Mutex<()>,
+    /// Told when the replicas have changed.
+    pub(crate) changed: Notify,
+}
+
+/// Where a replica is, and what is counted for it.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    /// The replica's id.
+    pub(crate) id: u64,
+    /// `host:port` of its URL.
+    pub(crate) authority: Box<str>,
+    /// The path of its URL, without a final slash; usually empty.
+    pub(crate) path_prefix: Box<str>,
+    /// What its name was last resolved to; empty before the first time.
+    addresses: ArcSwap<Vec<SocketAddr>>,
+    pub(crate) metrics: ReplicaMetrics,
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    pub(crate) fn new(policy: PolicySettings, replicas: &[ReplicaConfig]) -> Result<Self, SettingsError> {
+        let fleet = Self {
+            router: Arc::new(Router::new(policy, specs(replicas))?),
+            backends: ArcSwap::default(),
+            adapters: ArcSwap::default(),
+            origin: Instant::now(),
+            changing: Mutex::new(()),
+            changed: Notify::new(),
+        };
+        fleet.follow(replicas);
+        Ok(fleet)
+    }
+
+    /// Changes the replicas. Those that stay keep their load, health and counters.
+    pub(crate) fn set_replicas(&self, replicas: &[ReplicaConfig]) {
+        let _changing = self.changing.lock();
+        self.router.set_replicas(specs(replicas));
+        self.follow(replicas);
+        self.changed.notify_waiters();
+    }
+
+    fn follow(&self, configs: &[ReplicaConfig]) {
+        let old = self.backends.load();
+        let replicas = self.router.replicas();
+        let mut backends: Vec<Arc<Backend>> = replicas
+            .iter()
+            .filter_map(|replica| {
+                let known = old.iter().find(|backend| backend.id == replica.id);
+                let config = || configs.iter().find(|config| config.url.as_str() == &*replica.spec.name);
+                known.cloned().or_else(|| Some(Arc::new(Backend::new(replica.id, config()?))))
+            })
+            .collect();
+        backends.sort_unstable_by_key(|backend| backend.id);
+        self.backends.store(Arc::new(backends));
+        let adapters = replicas.iter().filter_map(|replica| replica.spec.adapters.as_ref()).flatten();
+        self.adapters.store(Arc::new(adapters.cloned().collect()));
+    }
+
+    /// The time as routing counts it.
+    pub(crate) fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// A moment as routing counts it.
+    pub(crate) fn at(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.origin)
+    }
+
+    /// What the gateway knows of the replica with this id.
+    pub(crate) fn backend(&self, id: u64) -> Option<Arc<Backend>> {
+        let backends = self.backends.load();
+        let place = backends.binary_search_by_key(&id, |backend| backend.id).ok()?;
+        Some(Arc::clone(&backends[place]))
+    }
+
+    /// The replica with this id, as it is now.
+    pub(crate) fn replica(&self, id: u64) -> Option<Arc<Replica>> {
+        self.router.replicas().iter().find(|replica| replica.id == id).cloned()
+    }
+
+    /// Every replica with what the gateway knows of it, in the order of the configuration.
+    pub(crate) fn members(&self) -> Vec<(Arc<Replica>, Arc<Backend>)> {
+        let replicas = self.router.replicas();
+        replicas.iter().filter_map(|replica| Some((Arc::clone(replica), self.backend(replica.id)?))).collect()
+    }
+
+    /// Whether `model` names an adapter of some replica.
+    pub(crate) fn has_adapter(&self, model: &str) -> bool {
+        self.adapters.load().contains(model)
+    }
+
+    /// Whether some replica takes requests now.
+    pub(crate) fn is_ready(&self) -> bool {
+        let now = self.now();
+        self.router.replicas().iter().any(|replica| replica.health.eligible(now))
+    }
+}
+
+fn specs(replicas: &[ReplicaConfig]) -> Vec<ReplicaSpec> {
+    replicas
+        .iter()
+        .map(|replica| ReplicaSpec {
+            name: replica.url.as_str().into(),
+            weight: replica.weight,
+            adapters: replica.adapters.clone(),
+        })
+        .collect()
+}
+
+// === impl Backend ===
+
+impl Backend {
+    fn new(id: u64, config: &ReplicaConfig) -> Self {
+        let authority = config.url.authority();
+        Self {
+            id,
+            authority: authority.into(),
+            path_prefix: config.url.path_prefix().into(),
+            addresses: ArcSwap::from_pointee(authority.parse().into_iter().collect()),
+            metrics: ReplicaMetrics::default(),
+        }
+    }
+
+    /// Where to connect, the best first; empty while its name has not been resolved.
+    pub(crate) fn addresses(&self) -> Arc<Vec<SocketAddr>> {
+        self.addresses.load_full()
+    }
+
+    /// Looks its name up again, unless its URL holds an address already. Keeps the last answer on failure.
+    pub(crate) async fn resolve(&self) {
+        if self.authority.parse::<SocketAddr>().is_ok() {
+            return;
+        }
+        match tokio::net::lookup_host(&*self.authority).await {
+            Ok(found) => {
+                let found: Vec<SocketAddr> = found.collect();
+                if !found.is_empty() && found != **self.addresses.load() {
+                    self.addresses.store(Arc::new(found));
+                }
+            }
+            Err(error) => tracing::debug!(replica = %self.authority, %error, "name not resolved"),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! One request from its head to its last byte: what it holds, and what is told about it at the end.
+//!
+//! Promise: whichever way a request ends (answered, refused, its client gone, its replica broken, a panic), its
+//! flight is dropped once, and that drop gives back its load, counts it and writes its log line. Nothing else
+//! does any of this.
+
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, StatusCode, Uri, header::RETRY_AFTER};
+use routing::{ActiveRequest, Lease, Outcome, Retry};
+
+use crate::{
+    Reason,
+    config::AccessLog,
+    fleet::Backend,
+    metrics::class,
+    server::client::{Client, Phase},
+    shared::Stage,
+};
+
+/// A request in progress.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) client: Rc<Client>,
+    started: Instant,
+    status: u16,
+    reason: Option<Reason>,
+    complete: bool,
+    attempt: Option<Attempt>,
+    first_token: Option<Instant>,
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+    output_tokens: u64,
+    retries: u32,
+    /// For the log line, where there may be one.
+    request: Option<Box<(Method, Uri, String)>>,
+    _active: ActiveRequest,
+}
+
+/// The replica that a request is at.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) lease: Lease,
+    pub(crate) backend: Arc<Backend>,
+    pub(crate) _retry: Option<Retry>,
+    /// What its health shall learn, where that is known.
+    pub(crate) outcome: Option<Outcome>,
+}
+
+// === impl Flight ===
+
+impl Flight {
+    pub(crate) fn begin(client: Rc<Client>) -> Box<Self> {
+        let active = client.worker.shared.budget.begin();
+        Box::new(Self {
+            started: client.worker.now(),
+            client,
+            status: 0,
+            reason: None,
+            complete: false,
+            attempt: None,
+            first_token: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            output_tokens: 0,
+            retries: 0,
+            request: None,
+            _active: active,
+        })
+    }
+
+    /// Keeps what the log line needs.
+    pub(crate) fn describe(&mut self, method: &Method, uri: &Uri, request_id: &str) {
+        if self.client.worker.shared.settings.access_log != AccessLog::Off {
+            self.request = Some(Box::new((method.clone(), uri.clone(), request_id.to_owned())));
+        }
+    }
+
+    /// Takes a replica for the request; the one before, if any, gets its load back.
+    pub(crate) fn attempt(&mut self, attempt: Attempt) {
+        self.retries += u32::from(self.attempt.is_some());
+        self.end_attempt();
+        self.attempt = Some(attempt);
+    }
+
+    /// The replica that the request is at.
+    pub(crate) fn current(&mut self) -> Option<&mut Attempt> {
+        self.attempt.as_mut()
+    }
+
+    /// Says how the current attempt went.
+    pub(crate) fn judge(&mut self, outcome: Outcome) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.outcome = Some(outcome);
+        }
+    }
+
+    /// Gives the replica's load back.
+    pub(crate) fn end_attempt(&mut self) {
+        if let Some(Attempt { lease, outcome, .. }) = self.attempt.take() {
+            let now = self.client.worker.routing_now();
+            lease.settle(outcome.unwrap_or(Outcome::Abandoned), now);
+        }
+    }
+
+    /// Notes the head of the replica's answer.
+    pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+        self.status = status.as_u16();
+        self.judge(outcome(status, headers));
+    }
+
+    /// `count` more events of the answer's stream have come.
+    pub(crate) fn produced(&mut self, count: u32) {
+        let now = self.client.worker.routing_now();
+        if self.first_token.is_none() {
+            self.first_token = Some(self.client.worker.now());
+        }
+        self.output_tokens += u64::from(count);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.lease.produced(count, now);
+        }
+    }
+
+    /// Takes over what the engine says it produced and found in its cache.
+    pub(crate) fn report(&mut self, output_tokens: u32, cached_tokens: Option<u32>) {
+        self.output_tokens = output_tokens.into();
+        if let (Some(attempt), Some(cached)) = (&self.attempt, cached_tokens) {
+            attempt.backend.metrics.cached_tokens.add(cached.into());
+        }
+    }
+
+    /// The whole answer is on its way.
+    pub(crate) fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// The answer broke off.
+    pub(crate) fn fail(&mut self, reason: Reason, outcome: Outcome) {
+        self.reason = Some(reason);
+        self.judge(outcome);
+    }
+
+    /// Answers in evenload's own words.
+    pub(crate) fn refuse(&mut self, reason: Reason, message: impl Into<String>) -> Response<Bytes> {
+        self.reason = Some(reason);
+        self.own(reason.response(message))
+    }
+
+    /// Answers without a replica.
+    pub(crate) fn own(&mut self, response: Response<Bytes>) -> Response<Bytes> {
+        self.end_attempt();
+        self.status = response.status().as_u16();
+        self.response_bytes = response.body().len() as u64;
+        response
+    }
+
+    fn log(&self, elapsed: Duration) {
+        let wanted = match self.client.worker.shared.settings.access_log {
+            AccessLog::Off => false,
+            AccessLog::Errors => self.reason.is_some() || self.status >= 500,
+            AccessLog::All => true,
+        };
+        let Some((method, uri, request_id)) = self.request.as_deref().filter(|_| wanted) else { return };
+        tracing::info!(
+            target: "evenload::access",
+            client = %self.client.address,
+            request_id,
+            %method,
+            %uri,
+            status = self.status,
+            reason = self.reason.map(Reason::label),
+            replica = self.attempt.as_ref().map(|attempt| &*attempt.lease.replica().spec.name),
+            retries = self.retries,
+            request_bytes = self.request_bytes,
+            response_bytes = self.response_bytes,
+            tokens = self.output_tokens,
+            first_token_ms = self.first_token.map(|first| milliseconds(first.duration_since(self.started))),
+            duration_ms = milliseconds(elapsed),
+            "request"
+        );
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let worker = Rc::clone(&self.client.worker);
+        let now = worker.now();
+        if !self.complete && self.reason.is_none() {
+            self.reason = Some(match worker.stage() {
+                Stage::Ending => Reason::Aborted,
+                _ if std::thread::panicking() => Reason::Internal,
+                _ if self.client.phase() == Phase::Reply && self.client.is_late() => Reason::ClientStalled,
+                _ => Reason::ClientGone,
+            });
+        }
+        let metrics = &worker.shared.metrics;
+        if let Some(reason) = self.reason {
+            metrics.errors(reason).add(1);
+            if self.status == 0 {
+                self.status = reason.status();
+            }
+        }
+        let elapsed = now.saturating_duration_since(self.started);
+        match &self.attempt {
+            Some(Attempt { backend, .. }) => {
+                let metrics = &backend.metrics;
+                metrics.answers(self.status).add(1);
+                metrics.duration.observe(elapsed);
+                metrics.output_tokens.add(self.output_tokens);
+                if let Some(first) = self.first_token {
+                    metrics.first_token.observe(first.saturating_duration_since(self.started));
+                }
+            }
+            None => metrics.own_answers[class(self.status)].add(1),
+        }
+        self.log(elapsed);
+        self.end_attempt();
+        self.client.enter(Phase::Idle, worker.limits().idle_timeout);
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// What an answer says about its replica. 429 means busy, and so does a 503 that says when to come back.
+fn outcome(status: StatusCode, headers: &HeaderMap) -> Outcome {
+    let retry_after =
+        || headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs);
+    match status.as_u16() {
+        429 => Outcome::Busy { retry_after: retry_after() },
+        503 if headers.contains_key(RETRY_AFTER) => Outcome::Busy { retry_after: retry_after() },
+        500 | 502 | 503 | 504 => Outcome::ServerError,
+        _ => Outcome::Answered,
+    }
+}

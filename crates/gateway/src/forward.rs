@@ -1,0 +1,266 @@
+//! From a whole request to the head of a replica's answer: the pick, the connection, the attempts.
+//!
+//! An attempt may be repeated on another replica as the retry rule and its budget allow; a connect failure, at
+//! which nothing can have reached the engine, always in principle. An idle connection that turns out to be
+//! closed is not an attempt: the request goes out once more to the same replica on a fresh connection.
+
+mod outgoing;
+mod query;
+
+use std::{future::poll_fn, io, pin::pin, task::Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_LENGTH, request::Parts};
+use routing::{NoReplica, Outcome, Pick, may_retry};
+use tokio::net::TcpStream;
+
+use crate::{
+    Reason,
+    error::Refusal,
+    fleet::Backend,
+    flight::{Attempt, Flight},
+    relay::{Relay, Reply, Tap},
+    server::client::{Client, Phase},
+    upstream::{
+        connection::{Connection, ExchangeError, Outgoing},
+        head::ResponseHead,
+    },
+    worker::Worker,
+};
+use query::Understood;
+
+/// The name under which requests are numbered.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A replica's answer, up to its body.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    head: ResponseHead,
+    connection: Connection,
+}
+
+/// Why an attempt gave no answer.
+#[derive(Debug)]
+struct Failure {
+    outcome: Outcome,
+    reason: Reason,
+    /// Whether bytes of the request went out.
+    sent: bool,
+}
+
+/// The request's own id, or a new one.
+pub(crate) fn request_id(worker: &Worker, headers: &HeaderMap) -> String {
+    match headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()) {
+        Some(id) if !id.is_empty() => id.to_owned(),
+        _ => format!("{:016x}{:016x}", worker.random_u64(), worker.random_u64()),
+    }
+}
+
+/// Asks replicas until one answers or none is left.
+pub(crate) async fn ask(
+    flight: &mut Flight,
+    head: &Parts,
+    connection: &[HeaderValue],
+    request_id: &str,
+    body: Bytes,
+) -> Result<Asked, Refusal> {
+    let client = std::rc::Rc::clone(&flight.client);
+    let worker = &client.worker;
+    let shared = &worker.shared;
+    let understood = Understood::of(worker, head, &body);
+    let mut tried = Vec::new();
+    let mut last: Option<Failure> = None;
+    let mut retry = None;
+    loop {
+        let pick = {
+            let query = understood.query(&tried);
+            shared.fleet.router.pick(&query, worker.routing_now(), &mut *worker.random.borrow_mut())
+        };
+        let (pick, backend) = match pick {
+            Ok(pick) => match shared.fleet.backend(pick.lease.replica().id) {
+                Some(backend) => (pick, backend),
+                // It left between two instructions.
+                None => return Err(nowhere(NoReplica::NoneHealthy, last.as_ref())),
+            },
+            Err(none) => return Err(nowhere(none, last.as_ref())),
+        };
+        let Pick { lease, reason, .. } = pick;
+        backend.metrics.picks(reason).add(1);
+        backend.metrics.prompt_tokens.add(understood.prompt_tokens.into());
+        tried.push(backend.id);
+        let outgoing = outgoing::write(head, connection, &client, &backend, request_id, body.len());
+        let mut request = Outgoing::new(outgoing.into(), body.clone());
+        flight.attempt(Attempt {
+            lease,
+            backend: std::sync::Arc::clone(&backend),
+            _retry: retry.take(),
+            outcome: None,
+        });
+        let to_head = head.method == http::Method::HEAD;
+        let failure = match exchange(&client, &backend, &mut request, to_head).await {
+            Ok(asked) => {
+                flight.answered(asked.head.status, &asked.head.headers);
+                let outcome = flight.current().and_then(|attempt| attempt.outcome);
+                let attempt = retryable(outcome.unwrap_or(Outcome::Answered), true, head, tried.len());
+                if may_retry(&attempt, &shared.settings.retry).is_err()
+                    || !has_other(&client, &understood, &tried)
+                {
+                    return Ok(asked);
+                }
+                match shared.budget.retry(&shared.settings.retry) {
+                    Some(granted) => retry = Some(granted),
+                    None => {
+                        shared.metrics.retries_refused.add(1);
+                        return Ok(asked);
+                    }
+                }
+                shared.metrics.retries.add(1);
+                continue;
+            }
+            Err(failure) => failure,
+        };
+        flight.judge(failure.outcome);
+        let attempt = retryable(failure.outcome, failure.sent, head, tried.len());
+        if may_retry(&attempt, &shared.settings.retry).is_err() {
+            return Err(failed(&failure, &backend));
+        }
+        match shared.budget.retry(&shared.settings.retry) {
+            Some(granted) => retry = Some(granted),
+            None => {
+                shared.metrics.retries_refused.add(1);
+                return Err(failed(&failure, &backend));
+            }
+        }
+        shared.metrics.retries.add(1);
+        last = Some(failure);
+    }
+}
+
+fn retryable(outcome: Outcome, sent: bool, head: &Parts, tried: usize) -> routing::Attempt {
+    routing::Attempt {
+        outcome,
+        retries: u32::try_from(tried).unwrap_or(u32::MAX).saturating_sub(1),
+        sent,
+        answering: false,
+        idempotent: head.method.is_idempotent(),
+    }
+}
+
+/// Whether a replica that was not tried could take the request, so that an answer in hand is worth throwing away.
+fn has_other(client: &Client, understood: &Understood<'_>, tried: &[u64]) -> bool {
+    let query = understood.query(tried);
+    let now = client.worker.routing_now();
+    let replicas = client.worker.shared.fleet.router.replicas();
+    replicas.iter().any(|replica| query.admits(replica) && replica.health.eligible(now))
+}
+
+/// One attempt: a connection, the request, the head of the answer.
+async fn exchange(
+    client: &Client,
+    backend: &Backend,
+    request: &mut Outgoing,
+    to_head: bool,
+) -> Result<Asked, Failure> {
+    let worker = &client.worker;
+    let limits = worker.limits();
+    let mut idle = worker.pool.take(backend.id, worker.now());
+    loop {
+        let mut connection = match idle.take() {
+            Some(connection) => connection,
+            None => {
+                client.enter(Phase::Upstream, limits.connect_timeout);
+                connect(client, backend).await?
+            }
+        };
+        client.enter(Phase::Upstream, limits.response_timeout);
+        let exchanged = poll_fn(|context| match connection.poll_exchange(context, request, to_head) {
+            Poll::Pending if client.is_late() => Poll::Ready(None),
+            polled => polled.map(Some),
+        });
+        let failure = match exchanged.await {
+            Some(Ok(head)) => return Ok(Asked { head, connection }),
+            Some(Err(ExchangeError::Closed { silent: true })) if connection.reused => {
+                worker.shared.metrics.replays.add(1);
+                request.rewind();
+                continue;
+            }
+            Some(Err(ExchangeError::Closed { .. })) => (Outcome::Broken, Reason::UpstreamClosed),
+            Some(Err(ExchangeError::Invalid(error))) => {
+                tracing::debug!(replica = %backend.authority, %error, "invalid answer");
+                (Outcome::Broken, Reason::UpstreamInvalid)
+            }
+            None => (Outcome::TimedOut, Reason::UpstreamTimeout),
+        };
+        return Err(Failure { outcome: failure.0, reason: failure.1, sent: true });
+    }
+}
+
+/// Connects to the first of the replica's addresses that accepts.
+async fn connect(client: &Client, backend: &Backend) -> Result<Connection, Failure> {
+    let failure = |reason| Failure { outcome: Outcome::ConnectFailed, reason, sent: false };
+    for &address in backend.addresses().iter() {
+        let mut connecting = pin!(TcpStream::connect(address));
+        let connected = poll_fn(|context| match connecting.as_mut().poll(context) {
+            Poll::Pending if client.is_late() => Poll::Ready(None),
+            polled => polled.map(Some),
+        });
+        match connected.await.map(|stream| stream.and_then(Connection::new)) {
+            Some(Ok(connection)) => {
+                backend.metrics.connects.add(1);
+                return Ok(connection);
+            }
+            Some(Err(error)) => {
+                let error: io::Error = error;
+                tracing::debug!(%address, %error, "cannot connect");
+            }
+            None => return Err(failure(Reason::ConnectTimeout)),
+        }
+    }
+    Err(failure(Reason::ConnectFailed))
+}
+
+/// The error answer when an attempt failed and is not repeated.
+fn failed(failure: &Failure, backend: &Backend) -> Refusal {
+    let what = match failure.reason {
+        Reason::ConnectFailed => "does not accept connections",
+        Reason::ConnectTimeout => "did not accept the connection in time",
+        Reason::UpstreamTimeout => "did not answer in time",
+        Reason::UpstreamInvalid => "gave an answer that is not HTTP",
+        _ => "closed the connection before an answer",
+    };
+    Refusal::new(failure.reason, format!("the replica {} {what}", backend.authority))
+}
+
+/// The error answer when nothing is left to try.
+fn nowhere(none: NoReplica, last: Option<&Failure>) -> Refusal {
+    match (none, last) {
+        (NoReplica::AllTried | NoReplica::NoneHealthy, Some(failure)) => {
+            Refusal::new(failure.reason, "no replica that could serve this request answered")
+        }
+        (NoReplica::NoAdapter, _) => Refusal::new(Reason::NoAdapter, none.to_string()),
+        _ => Refusal::new(Reason::NoReplica, format!("{none}; try again in a moment")),
+    }
+}
+
+// === impl Asked ===
+
+impl Asked {
+    /// The answer for the client: the replica's own, with a body that relays it.
+    pub(crate) fn into_response(self, flight: Box<Flight>) -> Response<Reply> {
+        let Self { mut head, connection } = self;
+        let tap = Tap::of(&head.headers);
+        let headers = std::mem::take(&mut head.headers);
+        let relay = Relay::new(flight, connection, &head, tap);
+        let mut response = Response::new(Reply::Relay(relay));
+        *response.status_mut() = head.status;
+        if let Some(reason) = head.reason
+            && let Ok(reason) = hyper::ext::ReasonPhrase::try_from(reason)
+        {
+            response.extensions_mut().insert(reason);
+        }
+        *response.headers_mut() = headers;
+        debug_assert!(!response.headers().contains_key(http::header::TRANSFER_ENCODING));
+        let _ = CONTENT_LENGTH;
+        response
+    }
+}

@@ -1,0 +1,210 @@
+//! Starting and ending a gateway: its listeners, its threads, and the order in which they stop.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    rc::Rc,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use routing::{PolicySettings, Router, SettingsError};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, LocalOptions, LocalRuntime},
+    sync::mpsc,
+    task::spawn_local,
+    time::timeout,
+};
+
+use crate::{
+    Settings, admin,
+    config::ConfigError,
+    server,
+    shared::{Shared, Stage},
+    watch,
+    worker::Worker,
+};
+
+/// A running gateway. Dropping it ends the gateway at once.
+#[derive(Debug)]
+pub struct Handle {
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread or its runtime cannot be made.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Settings(#[from] ConfigError),
+}
+
+/// Starts a gateway on threads of its own. Both its addresses accept connections when this returns; replicas
+/// need not be up.
+pub fn start(settings: Settings) -> Result<Handle, StartError> {
+    settings.validate()?;
+    server::raise_file_limit();
+    let listen = |address, count| {
+        server::bind(address, count).map_err(|source| StartError::Listen { address, source })
+    };
+    let listeners = listen(settings.listen, settings.threads.get())?;
+    let admin_listener = listen(settings.admin_listen, 1)?.remove(0);
+    let address_of = |listener: &StdListener| listener.local_addr().map_err(StartError::Thread);
+    let (address, admin_address) = (address_of(&listeners[0])?, address_of(&admin_listener)?);
+    let shared = Arc::new(Shared::new(settings).map_err(ConfigError::from)?);
+    let mut handle = Handle { address, admin_address, shared, threads: Vec::new() };
+    let (alive, ended) = mpsc::channel::<()>(1);
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let (shared, alive) = (Arc::clone(&handle.shared), alive.clone());
+        handle.spawn(format!("serve-{number}"), move |runtime| {
+            let worker = Rc::new(Worker::new(shared, number));
+            runtime.block_on(async {
+                match TcpListener::from_std(listener) {
+                    Ok(listener) => worker.run(listener).await,
+                    Err(error) => tracing::error!(%error, "cannot serve"),
+                }
+            });
+            drop(alive);
+        })?;
+    }
+    drop(alive);
+    let shared = Arc::clone(&handle.shared);
+    handle
+        .spawn("control".into(), move |runtime| runtime.block_on(control(shared, admin_listener, ended)))?;
+    Ok(handle)
+}
+
+/// The thread beside the data path: operators, health checks, metrics pages, and the end of the drain time.
+async fn control(shared: Arc<Shared>, listener: StdListener, mut workers_ended: mpsc::Receiver<()>) {
+    spawn_local(watch::watch(Arc::clone(&shared)));
+    match TcpListener::from_std(listener) {
+        Ok(listener) => {
+            let routes = admin::routes(Arc::clone(&shared));
+            spawn_local(async move { axum::serve(listener, routes).await });
+        }
+        Err(error) => tracing::error!(%error, "cannot serve operators"),
+    }
+    let mut stage = shared.stage.subscribe();
+    // The sender lives in `shared`, so waiting cannot fail.
+    let _ = stage.wait_for(|&stage| stage >= Stage::Draining).await;
+    if timeout(shared.settings.drain_timeout, workers_ended.recv()).await.is_err() {
+        tracing::warn!(requests = shared.budget.active(), "the drain time is over; requests are cut off");
+        shared.advance(Stage::Ending);
+        workers_ended.recv().await;
+    }
+}
+
+// === impl Handle ===
+
+impl Handle {
+    fn spawn(
+        &mut self,
+        name: String,
+        run: impl FnOnce(LocalRuntime) + Send + 'static,
+    ) -> Result<(), StartError> {
+        let spawned = thread::Builder::new().name(name).spawn(move || {
+            match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => run(runtime),
+                Err(error) => tracing::error!(%error, "cannot make a runtime"),
+            }
+        });
+        self.threads.push(spawned.map_err(StartError::Thread)?);
+        Ok(())
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where operators connect.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// The replicas and their loads.
+    pub fn router(&self) -> &Arc<Router> {
+        &self.shared.fleet.router
+    }
+
+    /// Requests between their head and the last byte of their answer.
+    pub fn in_flight(&self) -> u64 {
+        self.shared.budget.active()
+    }
+
+    /// Changes the policy from the next pick on.
+    pub fn set_policy(&self, policy: PolicySettings) -> Result<(), SettingsError> {
+        self.shared.fleet.router.set_policy(policy)
+    }
+
+    /// Takes over the parts of `settings` that can change at run time: policy, replicas, and what counts as
+    /// healthy. Replicas that stay keep their load.
+    pub fn apply(&self, settings: &Settings) -> Result<(), ConfigError> {
+        settings.validate()?;
+        self.shared.fleet.router.set_policy(settings.policy.clone())?;
+        self.shared.fleet.router.set_health(settings.health.clone())?;
+        self.shared.fleet.set_replicas(&settings.replicas);
+        Ok(())
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Lets requests in progress end, for as long as the drain time; nothing new is accepted.
+    pub fn drain(&self) {
+        self.shared.advance(Stage::Draining);
+    }
+
+    /// Ends everything now.
+    pub fn end(&self) {
+        self.shared.advance(Stage::Draining);
+        self.shared.advance(Stage::Ending);
+    }
+
+    /// Whether the gateway has ended.
+    pub fn is_over(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits for the end; something else must bring it about.
+    pub fn join(mut self) {
+        self.join_threads();
+    }
+
+    /// Drains and waits for the end.
+    pub fn shutdown(self) {
+        self.drain();
+        self.join();
+    }
+
+    fn join_threads(&mut self) {
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the gateway panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.end();
+        self.join_threads();
+    }
+}

@@ -1,0 +1,68 @@
+//! Small GETs to replicas, beside the data path: health checks and metrics pages.
+
+use std::{future::poll_fn, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::{
+    fleet::Backend,
+    upstream::{
+        body::{Piece, Remaining},
+        connection::{Connection, Outgoing},
+    },
+};
+
+/// Why a probe got no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProbeError {
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("the name {0} cannot be resolved")]
+    Unresolved(Box<str>),
+    #[error("cannot connect: {0}")]
+    Connect(std::io::Error),
+    #[error("{0}")]
+    Answer(String),
+    #[error("the answer exceeds {0} bytes")]
+    TooLarge(usize),
+}
+
+/// GETs `path` on a fresh connection and reads the whole answer.
+pub(crate) async fn get(
+    backend: &Backend,
+    path: &str,
+    limit: Duration,
+    most_bytes: usize,
+) -> Result<(StatusCode, Bytes), ProbeError> {
+    timeout(limit, ask(backend, path, most_bytes)).await.unwrap_or(Err(ProbeError::TimedOut))
+}
+
+async fn ask(backend: &Backend, path: &str, most_bytes: usize) -> Result<(StatusCode, Bytes), ProbeError> {
+    backend.resolve().await;
+    let addresses = backend.addresses();
+    if addresses.is_empty() {
+        return Err(ProbeError::Unresolved(backend.authority.clone()));
+    }
+    let stream = TcpStream::connect(&addresses[..]).await.map_err(ProbeError::Connect)?;
+    let mut connection = Connection::new(stream).map_err(ProbeError::Connect)?;
+    let head = format!(
+        "GET {}{path} HTTP/1.1\r\nhost: {}\r\nuser-agent: evenload\r\naccept: */*\r\nconnection: close\r\n\r\n",
+        backend.path_prefix, backend.authority
+    );
+    let mut request = Outgoing::new(head.into(), Bytes::new());
+    let head = poll_fn(|context| connection.poll_exchange(context, &mut request, false))
+        .await
+        .map_err(|error| ProbeError::Answer(error.to_string()))?;
+    let mut remaining = Remaining::of(&head);
+    let mut body = BytesMut::new();
+    loop {
+        match poll_fn(|context| remaining.poll_next(&mut connection, context)).await {
+            Ok(Piece::Data(data)) if body.len() + data.len() <= most_bytes => body.extend_from_slice(&data),
+            Ok(Piece::Data(_)) => return Err(ProbeError::TooLarge(most_bytes)),
+            Ok(Piece::End(_)) => return Ok((head.status, body.freeze())),
+            Err(error) => return Err(ProbeError::Answer(error.to_string())),
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The clients' side: accepting connections, reading requests within limits, and answering.
+
+pub(crate) mod client;
+mod connection;
+mod listen;
+mod service;
+
+pub(crate) use listen::{accept, bind, raise_file_limit};

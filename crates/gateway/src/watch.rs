@@ -1,0 +1,162 @@
+//! Looking after each replica from the side: health checks, and readings of its metrics page.
+//!
+//! One task a replica and kind, on the control thread; it ends when the replica leaves. Intervals are jittered
+//! by a fifth, so that several balancers do not ask in step. What a check or a reading means is decided in
+//! `routing`; here is only when to ask, and what counts as an answer.
+
+use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
+
+use protocol::EngineMetrics;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use routing::{EngineReport, HealthState, Replica};
+use tokio::{task::spawn_local, time::sleep};
+
+use crate::{
+    fleet::Backend,
+    probe::{self, ProbeError},
+    shared::Shared,
+};
+
+/// Bytes of a health answer; its text does not matter.
+const MOST_HEALTH_BYTES: usize = 64 * 1024;
+/// Bytes of a metrics page. vLLM's have 100 to 300 KB.
+const MOST_METRICS_BYTES: usize = 8 * 1024 * 1024;
+const METRICS_PATH: &str = "/metrics";
+/// Time for a metrics page.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Watches all replicas, also those that join later.
+pub(crate) async fn watch(shared: Arc<Shared>) {
+    let mut watched = HashSet::new();
+    loop {
+        let mut changed = pin!(shared.fleet.changed.notified());
+        changed.as_mut().enable();
+        let members = shared.fleet.members();
+        watched.retain(|&id| shared.fleet.backend(id).is_some());
+        for (_, backend) in members {
+            if watched.insert(backend.id) {
+                spawn_local(check(Arc::clone(&shared), Arc::clone(&backend)));
+                spawn_local(scrape(Arc::clone(&shared), backend));
+            }
+        }
+        changed.await;
+    }
+}
+
+/// Checks one replica until it leaves. Without checks, only its name is looked up.
+async fn check(shared: Arc<Shared>, backend: Arc<Backend>) {
+    let checks = &shared.settings.checks;
+    if checks.interval.is_zero() {
+        backend.resolve().await;
+        return;
+    }
+    let mut random = random(&backend);
+    while let Some(replica) = shared.fleet.replica(backend.id) {
+        let before = replica.health.state(shared.fleet.now());
+        let answer = probe::get(&backend, &checks.path, checks.timeout, MOST_HEALTH_BYTES).await;
+        let now = shared.fleet.now();
+        let result = match answer {
+            Ok((status, _)) if status.is_success() => Some(Ok(())),
+            Ok((status, _)) => Some(Err(format!("{} answers {status}", checks.path))),
+            // Engines starve their health check while they prefill: one that delivers tokens is alive.
+            Err(ProbeError::TimedOut) if delivers(&replica, now, checks.interval) => None,
+            Err(error) => Some(Err(error.to_string())),
+        };
+        if let Some(result) = result {
+            let passed = result.is_ok();
+            let count = if passed { &backend.metrics.checks_passed } else { &backend.metrics.checks_failed };
+            count.add(1);
+            replica.health.record_check(passed, now);
+            tell(&replica, before, replica.health.state(now), result.err().as_deref());
+        }
+        let pause = if replica.health.in_transition() { checks.fast_interval } else { checks.interval };
+        sleep(pause.mul_f64(random.random_range(0.8..1.2))).await;
+    }
+}
+
+fn random(backend: &Backend) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(backend.id ^ u64::from(std::process::id()) << 32)
+}
+
+fn delivers(replica: &Replica, now: Duration, within: Duration) -> bool {
+    replica.load.last_produced().is_some_and(|last| now.saturating_sub(last) <= within)
+}
+
+fn tell(replica: &Replica, before: HealthState, after: HealthState, problem: Option<&str>) {
+    let name = &replica.spec.name;
+    if before == after {
+        return;
+    }
+    match problem {
+        Some(problem) => {
+            tracing::warn!(replica = %name, state = after.label(), problem, "replica state changed")
+        }
+        None => tracing::info!(replica = %name, state = after.label(), "replica state changed"),
+    }
+}
+
+/// Reads one replica's metrics page until it leaves. What cannot be read stays unknown; the last reading grows
+/// stale by itself.
+async fn scrape(shared: Arc<Shared>, backend: Arc<Backend>) {
+    let interval = shared.settings.scrape_interval;
+    if interval.is_zero() {
+        return;
+    }
+    let mut random = random(&backend);
+    let mut readable = true;
+    while let Some(replica) = shared.fleet.replica(backend.id) {
+        let problem = match probe::get(&backend, METRICS_PATH, METRICS_TIMEOUT, MOST_METRICS_BYTES).await {
+            Ok((status, page)) if status.is_success() => match report(&page) {
+                Some(report) => {
+                    replica.report(report, shared.fleet.now());
+                    None
+                }
+                None => Some("the page has no queue length".to_owned()),
+            },
+            Ok((status, _)) => Some(format!("{METRICS_PATH} answers {status}")),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(problem) = &problem {
+            backend.metrics.scrapes_failed.add(1);
+            if readable {
+                tracing::warn!(replica = %replica.spec.name, problem, "engine metrics are not known");
+            }
+        } else if !readable {
+            tracing::info!(replica = %replica.spec.name, "engine metrics are known again");
+        }
+        readable = problem.is_none();
+        sleep(interval.mul_f64(random.random_range(0.8..1.2))).await;
+    }
+}
+
+fn report(page: &[u8]) -> Option<EngineReport> {
+    let metrics = EngineMetrics::read(page);
+    Some(EngineReport { running: whole(metrics.running?)?, waiting: whole(metrics.waiting?)? })
+}
+
+/// A gauge as a count; nonsense is unknown.
+fn whole(value: f64) -> Option<u64> {
+    (value.is_finite() && (0.0..1e15).contains(&value)).then_some(value as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_give_a_report_or_nothing() {
+        let page = b"vllm:num_requests_running{model_name=\"m\"} 3.0\nvllm:num_requests_waiting 2\n";
+        assert_eq!(report(page), Some(EngineReport { running: 3, waiting: 2 }));
+        for bad in [
+            &b""[..],
+            b"vllm:num_requests_running 3\n",
+            b"vllm:num_requests_running NaN\nvllm:num_requests_waiting 1\n",
+            b"vllm:num_requests_running +Inf\nvllm:num_requests_waiting 1\n",
+            b"vllm:num_requests_running -1\nvllm:num_requests_waiting 1\n",
+            b"\xff\xfe not a page",
+        ] {
+            assert_eq!(report(bad), None);
+        }
+    }
+}
