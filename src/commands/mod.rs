@@ -2,6 +2,7 @@
 
 mod engine;
 mod serve;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -14,6 +15,8 @@ pub(crate) enum Command {
     Engine(engine::Arguments),
     /// Balance requests over inference servers.
     Serve(serve::Arguments),
+    /// Simulate a fleet in virtual time.
+    Simulate(simulate::Arguments),
 }
 
 impl Command {
@@ -22,6 +25,7 @@ impl Command {
         match self {
             Self::Engine(arguments) => arguments.run(),
             Self::Serve(arguments) => arguments.run(),
+            Self::Simulate(arguments) => arguments.run(),
         }
     }
 }

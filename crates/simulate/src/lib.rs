@@ -11,6 +11,7 @@ pub mod kubeai;
 mod prompt;
 mod queue;
 mod run;
+pub mod scenario;
 
 pub use client::ClientModel;
 pub use fleet::{FleetSettings, ReplicaFigures};
