@@ -1,0 +1,257 @@
+//! What the server answers: output events with their times, token counts, text, failures.
+//!
+//! All events that one read completes carry the time at which that read returned. Only events with output count
+//! as chunks; role-only, empty, usage and end events do not. Text is kept only where a later turn or the caller
+//! wants it. Limits: [`TEXT_LIMIT`] bytes of text or document, [`CHUNK_LIMIT`] chunks.
+
+use std::time::Duration;
+
+use protocol::{
+    Endpoint, SseEvent, SseSplitter, Usage, error_message, estimate_tokens, parse_answer, parse_event,
+};
+use report::{Chunk, Count, CountSource, Outcome};
+
+use crate::response::{Content, ResponseHead};
+
+const TEXT_LIMIT: usize = 64 << 20;
+const CHUNK_LIMIT: usize = 4 << 20;
+/// Of an error body, what is read; of a message, what is kept.
+const ERROR_BODY_LIMIT: usize = 64 << 10;
+const MESSAGE_CHARS: usize = 300;
+/// Room made for chunks beforehand, at most.
+const CHUNKS_EXPECTED_LIMIT: u32 = 1024;
+
+/// The text of an answer, as far as it was received.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct AnswerText {
+    /// What the user would see.
+    pub text: String,
+    /// What the model thought.
+    pub reasoning: String,
+}
+
+/// Collects one answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    endpoint: Endpoint,
+    wants_stream: bool,
+    keep_text: bool,
+    form: Form,
+    status: u16,
+    seen: Seen,
+}
+
+/// The form of the body.
+#[derive(Debug)]
+enum Form {
+    Unknown,
+    Events(SseSplitter),
+    Document(Vec<u8>),
+    Error(Vec<u8>),
+}
+
+/// What has been received.
+#[derive(Debug, Default)]
+struct Seen {
+    now: Duration,
+    chunks: Vec<Chunk>,
+    first_answer: Option<Duration>,
+    usage: Option<Usage>,
+    /// Every event carries the token count so far.
+    continuous_usage: bool,
+    any_event: bool,
+    ended: bool,
+    text: AnswerText,
+    text_bytes: usize,
+    failure: Option<Outcome>,
+}
+
+/// The measured part of a finished answer.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    pub(crate) chunks: Vec<Chunk>,
+    pub(crate) first_answer: Option<Duration>,
+    pub(crate) usage: Option<Usage>,
+    pub(crate) output_tokens: Count,
+    pub(crate) text: AnswerText,
+}
+
+impl Answer {
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        stream: bool,
+        expected_tokens: Option<u32>,
+        keep_text: bool,
+    ) -> Self {
+        let expected = if stream { expected_tokens.unwrap_or(0).min(CHUNKS_EXPECTED_LIMIT) } else { 1 };
+        let seen = Seen { chunks: Vec::with_capacity(expected as usize), ..Seen::default() };
+        Self { endpoint, wants_stream: stream, keep_text, form: Form::Unknown, status: 0, seen }
+    }
+
+    /// The time of the read whose bytes come next.
+    pub(crate) fn set_now(&mut self, now: Duration) {
+        self.seen.now = now;
+    }
+
+    /// Output events so far.
+    pub(crate) fn chunks(&self) -> &[Chunk] {
+        &self.seen.chunks
+    }
+
+    /// The response head is complete.
+    pub(crate) fn begin(&mut self, head: ResponseHead) {
+        self.status = head.status;
+        self.form = match (head.status, head.content) {
+            (200..=299, Content::Events) => Form::Events(SseSplitter::new()),
+            (200..=299, Content::Other) if self.wants_stream => Form::Events(SseSplitter::new()),
+            (200..=299, _) => Form::Document(Vec::new()),
+            _ => Form::Error(Vec::new()),
+        };
+    }
+
+    /// Takes bytes of the body.
+    pub(crate) fn receive(&mut self, bytes: &[u8]) -> Result<(), Outcome> {
+        match &mut self.form {
+            Form::Unknown => {}
+            Form::Error(body) => {
+                let room = ERROR_BODY_LIMIT - body.len();
+                body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
+            Form::Document(body) if body.len() + bytes.len() > TEXT_LIMIT => {
+                return Err(Outcome::Malformed(format!("an answer over {} MiB", TEXT_LIMIT >> 20)));
+            }
+            Form::Document(body) => body.extend_from_slice(bytes),
+            Form::Events(splitter) => {
+                let (seen, endpoint, keep_text) = (&mut self.seen, self.endpoint, self.keep_text);
+                splitter.feed(bytes, |event| seen.take(endpoint, keep_text, event));
+                if splitter.overflowed() {
+                    return Err(Outcome::Malformed("a stream event over 1 MiB".to_owned()));
+                }
+            }
+        }
+        self.seen.failure.take().map_or(Ok(()), Err)
+    }
+
+    /// The body is complete.
+    pub(crate) fn finish(&mut self) -> Outcome {
+        match &mut self.form {
+            Form::Unknown => Outcome::Broken("no answer".to_owned()),
+            Form::Error(_) => self.refusal().unwrap_or(Outcome::Status(self.status, String::new())),
+            Form::Document(body) => {
+                let body = std::mem::take(body);
+                self.read_document(&body)
+            }
+            Form::Events(splitter) => {
+                let (seen, endpoint, keep_text) = (&mut self.seen, self.endpoint, self.keep_text);
+                splitter.finish(|event| seen.take(endpoint, keep_text, event));
+                match seen.failure.take() {
+                    Some(failure) => failure,
+                    None if seen.ended => Outcome::Success,
+                    None if seen.any_event => {
+                        Outcome::Broken("the stream ended without its end event".to_owned())
+                    }
+                    None => Outcome::Malformed("a stream without any event".to_owned()),
+                }
+            }
+        }
+    }
+
+    /// The outcome that an error status means, whatever happened to the body.
+    pub(crate) fn refusal(&self) -> Option<Outcome> {
+        let Form::Error(body) = &self.form else { return None };
+        let message = error_message(body).unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
+        Some(Outcome::Status(self.status, shorten(&message)))
+    }
+
+    pub(crate) fn into_measured(self) -> Measured {
+        let Seen { chunks, first_answer, usage, text, text_bytes, .. } = self.seen;
+        let streamed = matches!(self.form, Form::Events(_));
+        let output_tokens = match usage {
+            Some(usage) if usage.completion_tokens > 0 || chunks.is_empty() => {
+                Count { tokens: usage.completion_tokens, source: CountSource::Usage }
+            }
+            _ if streamed => {
+                Count { tokens: chunks.iter().map(|chunk| chunk.tokens).sum(), source: CountSource::Chunks }
+            }
+            _ => Count { tokens: estimate_tokens(text_bytes), source: CountSource::Estimate },
+        };
+        Measured { chunks, first_answer, usage, output_tokens, text }
+    }
+
+    fn read_document(&mut self, body: &[u8]) -> Outcome {
+        let answer = match parse_answer(self.endpoint, body) {
+            Ok(answer) => answer,
+            Err(protocol::AnswerError::Error(message)) => return Outcome::StreamError(shorten(&message)),
+            Err(error) => return Outcome::Malformed(shorten(&error.to_string())),
+        };
+        let seen = &mut self.seen;
+        seen.usage = answer.usage;
+        seen.text_bytes = answer.text.len() + answer.reasoning.len();
+        let tokens = answer.usage.map_or(estimate_tokens(seen.text_bytes), |usage| usage.completion_tokens);
+        seen.chunks.push(Chunk { at: seen.now, tokens });
+        seen.first_answer = Some(seen.now);
+        if self.keep_text {
+            seen.text = AnswerText { text: answer.text, reasoning: answer.reasoning };
+        }
+        Outcome::Success
+    }
+}
+
+impl Seen {
+    fn take(&mut self, endpoint: Endpoint, keep_text: bool, event: SseEvent<'_>) {
+        if self.failure.is_some() || event.data.trim_ascii().is_empty() {
+            return;
+        }
+        self.any_event = true;
+        if event.event == Some(b"error") {
+            let message = error_message(event.data);
+            let message = message.unwrap_or_else(|| String::from_utf8_lossy(event.data).into_owned());
+            self.failure = Some(Outcome::StreamError(shorten(&message)));
+            return;
+        }
+        let said = match parse_event(endpoint, event.data) {
+            Ok(said) => said,
+            Err(error) => {
+                self.failure = Some(Outcome::Malformed(shorten(&error.to_string())));
+                return;
+            }
+        };
+        if let Some(message) = &said.error {
+            self.failure = Some(Outcome::StreamError(shorten(message)));
+            return;
+        }
+        self.ended |= said.done || said.finish_reason.is_some();
+        let counted_before = self.usage.map_or(0, |usage| usage.completion_tokens);
+        if let Some(usage) = said.usage {
+            self.usage.get_or_insert_default().update(usage);
+        }
+        if !said.is_payload() {
+            return;
+        }
+        self.continuous_usage |= self.chunks.is_empty() && said.usage.is_some();
+        let counted = self.usage.map_or(0, |usage| usage.completion_tokens).saturating_sub(counted_before);
+        let tokens = if self.continuous_usage { counted.max(1) } else { 1 };
+        self.chunks.push(Chunk { at: self.now, tokens });
+        if self.first_answer.is_none() && (said.tool_call || !said.text.is_empty()) {
+            self.first_answer = Some(self.now);
+        }
+        self.text_bytes += said.text.len() + said.reasoning.len();
+        if keep_text {
+            self.text.text.push_str(&said.text);
+            self.text.reasoning.push_str(&said.reasoning);
+        }
+        if self.chunks.len() >= CHUNK_LIMIT || (keep_text && self.text_bytes > TEXT_LIMIT) {
+            self.failure = Some(Outcome::Malformed("a stream without measure: too many events".to_owned()));
+        }
+    }
+}
+
+/// The first line's worth of a message, on one line.
+fn shorten(message: &str) -> String {
+    let mut words = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = words.char_indices().nth(MESSAGE_CHARS) {
+        words.truncate(end);
+        words.push_str(" ...");
+    }
+    words
+}

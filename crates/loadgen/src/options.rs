@@ -1,0 +1,90 @@
+//! How a plan is sent, as far as the plan itself does not say.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use workload::{Message, Request};
+
+use crate::{RoundRobin, UrlChooser};
+
+/// Writes the body of a request to the end of the buffer, with the earlier messages of its session before its own.
+pub type Render = Arc<dyn Fn(&Request, &[Message], &mut Vec<u8>) + Send + Sync>;
+
+/// How a plan is sent.
+#[derive(Clone)]
+pub struct Options {
+    /// Threads that send and receive. One is enough for tens of thousands of events a second.
+    pub threads: usize,
+    /// Spin for the last 100 microseconds before a due time instead of sleeping: sends are later by less than a
+    /// microsecond instead of some tens of them, for a part of a core.
+    pub precise: bool,
+    /// What happens to a connection after an answer.
+    pub reuse: Reuse,
+    /// Extra headers, in order. They replace the standard ones of the same name.
+    pub headers: Vec<(String, String)>,
+    /// Sent as a bearer token.
+    pub api_key: Option<String>,
+    /// The header that carries the session's name, beside `X-Session-Affinity`.
+    pub session_header: String,
+    /// Path of every request, instead of the path of its operation. Empty: the target URL as it was given.
+    pub path: Option<String>,
+    /// Starts request and session names, to tell runs apart.
+    pub run_name: String,
+    /// Time limit for opening a connection.
+    pub connect_timeout: Duration,
+    /// Hand the text of answers to the sink.
+    pub keep_answers: bool,
+    /// Chooses the target of each session.
+    pub chooser: Arc<dyn UrlChooser>,
+    /// Writes bodies.
+    pub render: Render,
+}
+
+/// What happens to a connection after an answer.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Reuse {
+    /// It serves the next request to the same target.
+    #[default]
+    Pooled,
+    /// It is closed; every request opens its own.
+    Never,
+    /// It serves the later turns of its session only, and is closed after the last one.
+    StickySessions,
+}
+
+impl Options {
+    /// The defaults, with `render` as the writer of bodies.
+    pub fn new(render: Render) -> Self {
+        Self {
+            threads: 1,
+            precise: false,
+            reuse: Reuse::Pooled,
+            headers: Vec::new(),
+            api_key: None,
+            session_header: "X-Correlation-ID".to_owned(),
+            path: None,
+            run_name: "run".to_owned(),
+            connect_timeout: Duration::from_secs(30),
+            keep_answers: false,
+            chooser: Arc::new(RoundRobin),
+            render,
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        formatter
+            .debug_struct("Options")
+            .field("threads", &self.threads)
+            .field("precise", &self.precise)
+            .field("reuse", &self.reuse)
+            .field("headers", &headers)
+            .field("session_header", &self.session_header)
+            .field("path", &self.path)
+            .field("run_name", &self.run_name)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("keep_answers", &self.keep_answers)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,196 @@
+//! A session on its way through its turns.
+//!
+//! A session has one owner at a time and moves between them: the planner writes the body of its next request, the
+//! queue of a thread holds it until it is due, and a connection holds it while a request is under way. Its history
+//! holds what was said so far, and grows by the server's real answers.
+
+use std::{sync::Arc, time::Duration};
+
+use protocol::estimate_tokens;
+use report::{Count, CountSource};
+use workload::{Message, Prompt, Request, Turn};
+
+use crate::{Options, RouteKey};
+
+/// A session, and the request it is about to send.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// Position in the plan, over all phases.
+    pub(crate) position: u64,
+    /// Position in its phase of the session's first request.
+    first_index: u64,
+    /// The session's name in the plan.
+    pub(crate) id: u64,
+    /// The thread that serves it.
+    pub(crate) thread: usize,
+    /// Since the start of the phase.
+    pub(crate) at: Duration,
+    turns: Vec<Turn>,
+    turn: usize,
+    /// The target, once it is settled.
+    pub(crate) target: Option<u16>,
+    /// The connection of its own, with sticky sessions.
+    pub(crate) connection: Option<ConnectionId>,
+    history: Vec<Message>,
+    /// Body of the next request.
+    pub(crate) body: Vec<u8>,
+    /// What the choice of its target depends on.
+    pub(crate) key: RouteKey,
+    /// Prompt length of the next request, where the server does not say.
+    pub(crate) input_tokens: Count,
+    /// When the next request is due, since the start of the run.
+    pub(crate) due: Duration,
+    /// When its slot was granted.
+    pub(crate) admitted: Duration,
+}
+
+/// A connection of a thread. The serial number tells it from a later one in the same place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct ConnectionId {
+    pub(crate) place: usize,
+    pub(crate) serial: u64,
+}
+
+impl Session {
+    pub(crate) fn new(
+        position: u64,
+        first_index: u64,
+        thread: usize,
+        at: Duration,
+        session: workload::Session,
+    ) -> Self {
+        Self {
+            position,
+            first_index,
+            id: session.id,
+            thread,
+            at,
+            turns: session.turns,
+            turn: 0,
+            target: session.target,
+            connection: None,
+            history: Vec::new(),
+            body: Vec::new(),
+            key: RouteKey::default(),
+            input_tokens: Count::default(),
+            due: Duration::ZERO,
+            admitted: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn request(&self) -> &Request {
+        &self.turns[self.turn].request
+    }
+
+    pub(crate) fn turn(&self) -> u32 {
+        u32::try_from(self.turn).unwrap_or(u32::MAX)
+    }
+
+    /// Position in the phase of the current request.
+    pub(crate) fn index(&self) -> u64 {
+        self.first_index + self.turn as u64
+    }
+
+    pub(crate) fn has_more_turns(&self) -> bool {
+        self.turn + 1 < self.turns.len()
+    }
+
+    /// Writes the body of the current request.
+    pub(crate) fn render(&mut self, options: &Options) {
+        self.body.clear();
+        let request = &self.turns[self.turn].request;
+        (options.render)(request, &self.history, &mut self.body);
+        self.key = options.chooser.prepare(request, &self.body);
+        self.input_tokens = input_tokens(request, &self.history, self.body.len());
+    }
+
+    /// Goes on to the next turn, due at `due` by the think time after `done`. A turn that was not answered leaves
+    /// its messages in the history, without an answer.
+    pub(crate) fn advance(&mut self, answer: Option<&str>, done: Duration, phase_start: Duration) {
+        self.turns[self.turn].request.prompt.extend_history(&mut self.history);
+        if let Some(answer) = answer {
+            self.history.push(Message::new("assistant", Arc::from(answer)));
+        }
+        self.turn += 1;
+        let turn = &self.turns[self.turn];
+        let earliest = turn.not_before.map_or(Duration::ZERO, |earliest| phase_start + earliest);
+        self.due = (done + turn.delay).max(earliest);
+    }
+}
+
+fn input_tokens(request: &Request, history: &[Message], body_bytes: usize) -> Count {
+    let said = |messages: &[Message]| messages.iter().map(|message| message.content.len()).sum::<usize>();
+    let own_bytes = match &request.prompt {
+        Prompt::Blocks { tokens, .. } => return Count { tokens: *tokens, source: CountSource::Dataset },
+        Prompt::Text(text) => text.len(),
+        Prompt::Messages(messages) => said(messages),
+        Prompt::Raw(_) => body_bytes,
+    };
+    match request.input_tokens {
+        Some(tokens) if history.is_empty() => Count { tokens, source: CountSource::Dataset },
+        _ => Count { tokens: estimate_tokens(own_bytes + said(history)), source: CountSource::Estimate },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::Endpoint;
+
+    use super::*;
+
+    fn session(turns: Vec<Turn>) -> Session {
+        Session::new(3, 10, 0, Duration::ZERO, workload::Session { id: 7, turns, target: None })
+    }
+
+    fn text(text: &str) -> Request {
+        Request::new(Endpoint::ChatCompletions, "m", Prompt::Text(text.into()))
+    }
+
+    #[test]
+    fn the_history_holds_both_sides_and_skips_missing_answers() {
+        let options = Options::new(Arc::new(|request, history, out| {
+            let Prompt::Text(text) = &request.prompt else { return };
+            for message in history {
+                out.extend_from_slice(format!("{}:{};", message.role, message.content).as_bytes());
+            }
+            out.extend_from_slice(text.as_bytes());
+        }));
+        let mut session = session(vec![text("a").into(), text("b").into(), text("c").into()]);
+        session.advance(Some("A"), Duration::ZERO, Duration::ZERO);
+        session.render(&options);
+        assert_eq!(session.body, b"user:a;assistant:A;b");
+        session.advance(None, Duration::ZERO, Duration::ZERO);
+        session.render(&options);
+        assert_eq!(session.body, b"user:a;assistant:A;user:b;c");
+        assert_eq!((session.turn(), session.index(), session.has_more_turns()), (2, 12, false));
+    }
+
+    #[test]
+    fn a_turn_is_due_after_its_think_time_and_not_before_its_time() {
+        let seconds = Duration::from_secs;
+        let turn = |delay, not_before: Option<u64>| Turn {
+            delay: seconds(delay),
+            not_before: not_before.map(seconds),
+            ..text("x").into()
+        };
+        let mut session = session(vec![turn(9, None), turn(2, None), turn(2, Some(30)), turn(2, Some(1))]);
+        session.advance(None, seconds(10), seconds(5));
+        assert_eq!(session.due, seconds(12));
+        session.advance(None, seconds(12), seconds(5));
+        assert_eq!(session.due, seconds(35));
+        session.advance(None, seconds(40), seconds(5));
+        assert_eq!(session.due, seconds(42));
+    }
+
+    #[test]
+    fn a_stated_prompt_length_covers_the_first_turn_only() {
+        let mut request = text("12345678");
+        request.input_tokens = Some(5);
+        assert_eq!(input_tokens(&request, &[], 0), Count { tokens: 5, source: CountSource::Dataset });
+        let history = [Message::user("abcd")];
+        assert_eq!(input_tokens(&request, &history, 0), Count { tokens: 3, source: CountSource::Estimate });
+        let blocks = Prompt::Blocks { ids: [1].into(), block_tokens: 16, tokens: 20, tail: 0 };
+        let request = Request::new(Endpoint::Completions, "m", blocks);
+        assert_eq!(input_tokens(&request, &history, 0), Count { tokens: 20, source: CountSource::Dataset });
+    }
+}

@@ -1,0 +1,257 @@
+//! The servers under load, as the user names them.
+//!
+//! A URL may lack its scheme (`http` is meant) and may end in `/v1` or in the path of an operation; both are
+//! taken off, because the path of each request is put after the base. Any other path prefix is kept. Host names
+//! are looked up once, before the run, so that no request waits for a name server. A name that cannot be looked
+//! up is not an error of the run: its target fails its own requests, as a target that refuses does.
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use protocol::Endpoint;
+
+/// The targets of a run, in the order in which records name them.
+#[derive(Debug)]
+pub struct Targets(Vec<Target>);
+
+/// One server, or balancer, under load.
+#[derive(Debug)]
+pub struct Target {
+    name: Arc<str>,
+    authority: String,
+    /// The path as given, without a slash at its end.
+    path: String,
+    /// The path without what the path of a request brings.
+    prefix: String,
+    addresses: Result<Vec<SocketAddr>, String>,
+    /// The address that took the last connection; the first one tried next time.
+    preferred: AtomicUsize,
+}
+
+/// What is wrong with a target's URL.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// No URL at all.
+    #[error("no target URL given; name at least one, such as http://localhost:8000")]
+    None,
+    /// More URLs than a record can name.
+    #[error("{0} target URLs given; at most 65535 are possible")]
+    TooMany(usize),
+    /// TLS.
+    #[error("{0}: https is not supported; give an http URL, or put a TLS proxy in front")]
+    Https(String),
+    /// Anything else than HTTP.
+    #[error("{0}: only http URLs are supported")]
+    Scheme(String),
+    /// A part that a base URL cannot have, or that is broken.
+    #[error("{url}: {what}")]
+    Part {
+        /// The URL as given.
+        url: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+}
+
+const OPERATIONS: [Endpoint; 5] = [
+    Endpoint::ChatCompletions,
+    Endpoint::Completions,
+    Endpoint::Responses,
+    Endpoint::Messages,
+    Endpoint::Embeddings,
+];
+
+impl Targets {
+    /// Reads base URLs and looks their hosts up.
+    pub fn resolve<I>(urls: I) -> Result<Self, TargetError>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let targets: Vec<Target> =
+            urls.into_iter().map(|url| Target::resolve(url.as_ref())).collect::<Result<_, _>>()?;
+        match targets.len() {
+            0 => Err(TargetError::None),
+            count if count > usize::from(u16::MAX) => Err(TargetError::TooMany(count)),
+            _ => Ok(Self(targets)),
+        }
+    }
+
+    /// The base URLs in the order given, with scheme and without `/v1`.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.0.iter().map(|target| &target.name)
+    }
+
+    /// The targets whose host could not be looked up, each with the reason.
+    pub fn unresolved(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().filter_map(|target| Some((&*target.name, target.addresses.as_ref().err()?.as_str())))
+    }
+
+    /// How many there are; at least one, at most 65535.
+    pub fn count(&self) -> u16 {
+        u16::try_from(self.0.len()).unwrap_or(u16::MAX)
+    }
+
+    pub(crate) fn get(&self, index: u16) -> &Target {
+        &self.0[usize::from(index)]
+    }
+}
+
+impl Target {
+    fn resolve(url: &str) -> Result<Self, TargetError> {
+        let url = url.trim();
+        let part = |what| TargetError::Part { url: url.to_owned(), what };
+        let rest = match url.split_once("://") {
+            None => url,
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
+                return Err(TargetError::Https(url.to_owned()));
+            }
+            Some(_) => return Err(TargetError::Scheme(url.to_owned())),
+        };
+        if rest.contains(['?', '#']) {
+            return Err(part("a base URL has no query and no fragment"));
+        }
+        if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(part("a URL holds no white space"));
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if authority.contains('@') {
+            return Err(part("no user name in a URL; give an authorization header instead"));
+        }
+        let (host, port) = split_authority(authority).map_err(part)?;
+        let path = path.trim_end_matches('/');
+        let prefix = base_path(path);
+        let addresses = (host, port)
+            .to_socket_addrs()
+            .map_err(|error| format!("{host} cannot be looked up: {error}"))
+            .map(|found| found.collect::<Vec<_>>())
+            .and_then(
+                |found| if found.is_empty() { Err(format!("{host} has no address")) } else { Ok(found) },
+            );
+        Ok(Self {
+            name: format!("http://{authority}{prefix}").into(),
+            authority: authority.to_owned(),
+            path: path.to_owned(),
+            prefix: prefix.to_owned(),
+            addresses,
+            preferred: AtomicUsize::new(0),
+        })
+    }
+
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The address for the `attempt`th try of a request; `None` when all have been tried.
+    pub(crate) fn address(&self, attempt: usize) -> Result<Option<SocketAddr>, &str> {
+        let addresses = self.addresses.as_ref().map_err(String::as_str)?;
+        let start = self.preferred.load(Relaxed);
+        Ok((attempt < addresses.len()).then(|| addresses[(start + attempt) % addresses.len()]))
+    }
+
+    /// `address` took a connection: it is tried first from now on.
+    pub(crate) fn prefer(&self, address: SocketAddr) {
+        if let Ok(addresses) = &self.addresses
+            && let Some(index) = addresses.iter().position(|known| *known == address)
+        {
+            self.preferred.store(index, Relaxed);
+        }
+    }
+}
+
+fn split_authority(authority: &str) -> Result<(&str, u16), &'static str> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(bracketed) => {
+            let (host, after) = bracketed.split_once(']').ok_or("the bracket after '[' is missing")?;
+            (host, after.strip_prefix(':').or((after.is_empty()).then_some("80")).ok_or("no port after ']'")?)
+        }
+        None => authority.split_once(':').unwrap_or((authority, "80")),
+    };
+    if host.is_empty() {
+        return Err("the host is missing");
+    }
+    match port.parse() {
+        Ok(port @ 1..) => Ok((host, port)),
+        _ => Err("the port is not a number from 1 to 65535"),
+    }
+}
+
+fn base_path(path: &str) -> &str {
+    let base = OPERATIONS.iter().find_map(|operation| path.strip_suffix(operation.path())).unwrap_or(path);
+    base.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(url: &str) -> Result<String, TargetError> {
+        Target::resolve(url).map(|target| target.name.to_string())
+    }
+
+    #[test]
+    fn the_forms_that_users_write_mean_the_same_base() {
+        for url in [
+            "127.0.0.1:8000",
+            "http://127.0.0.1:8000/",
+            " HTTP://127.0.0.1:8000/v1 ",
+            "http://127.0.0.1:8000/v1/",
+            "127.0.0.1:8000/v1/chat/completions",
+        ] {
+            assert_eq!(name(url).unwrap(), "http://127.0.0.1:8000", "{url}");
+        }
+        assert_eq!(name("127.0.0.1/openai/v1").unwrap(), "http://127.0.0.1/openai");
+        assert_eq!(name("http://[::1]:9/x/").unwrap(), "http://[::1]:9/x");
+    }
+
+    #[test]
+    fn ports_default_to_80_and_are_checked() {
+        assert_eq!(Target::resolve("127.0.0.1").unwrap().address(0), Ok(Some(([127, 0, 0, 1], 80).into())));
+        assert_eq!(split_authority("[::1]"), Ok(("::1", 80)));
+        for url in ["http://:80", "a:0", "a:70000", "a:b", "[::1:80", "[::1]80", ""] {
+            assert!(matches!(name(url), Err(TargetError::Part { .. })), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_said() {
+        assert!(matches!(name("https://a"), Err(TargetError::Https(_))));
+        assert!(matches!(name("unix://a"), Err(TargetError::Scheme(_))));
+        assert!(name("http://u:p@a").unwrap_err().to_string().contains("authorization header"));
+        assert!(name("http://a?b=c").unwrap_err().to_string().contains("no query"));
+        assert!(matches!(Targets::resolve([""; 0]), Err(TargetError::None)));
+    }
+
+    #[test]
+    fn an_unknown_host_is_the_targets_own_trouble() {
+        let targets = Targets::resolve(["127.0.0.1:1", "no-such-host.invalid:8000"]).unwrap();
+        let unresolved: Vec<_> = targets.unresolved().collect();
+        assert_eq!(unresolved.len(), 1);
+        assert_eq!(unresolved[0].0, "http://no-such-host.invalid:8000");
+        assert!(targets.get(1).address(0).unwrap_err().contains("no-such-host.invalid"));
+    }
+
+    #[test]
+    fn every_address_is_tried_once_the_last_good_one_first() {
+        let mut target = Target::resolve("127.0.0.1:1").unwrap();
+        let other = SocketAddr::from(([127, 0, 0, 2], 1));
+        target.addresses.as_mut().unwrap().push(other);
+        target.prefer(other);
+        let tried: Vec<_> = (0..3).map(|attempt| target.address(attempt).unwrap()).collect();
+        assert_eq!(tried, [Some(other), Some(([127, 0, 0, 1], 1).into()), None]);
+    }
+}
