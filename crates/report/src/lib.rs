@@ -5,9 +5,13 @@
 
 mod civil;
 mod client;
+mod comparison;
 mod distribution;
+mod figures;
+mod format;
 mod metric;
 mod ordered;
+mod published;
 mod record;
 mod recorder;
 mod records;
@@ -20,9 +24,12 @@ mod vllm_bench;
 mod warning;
 
 pub use client::{client_json, client_lines};
+pub use comparison::{Compared, comparison_table};
 pub use distribution::{Distribution, EXACT_SAMPLES, LARGEST, Spread};
+pub use figures::PolicyFigures;
 pub use metric::{Distributions, MILLISECOND, Metric, SECOND, Unit};
 pub use ordered::Object;
+pub use published::{PUBLISHED_SOURCE, Published, published, published_figures};
 pub use record::{Chunk, Count, CountSource, Outcome, Record};
 pub use recorder::{MODELS, OTHER_MODELS, PhaseShape, Progress, Recorder, Report, RunShape, TARGET_METRICS};
 pub use records::{RecordReader, RecordWriter, RecordsError};

@@ -1,0 +1,135 @@
+//! Policies side by side, and beside what was published: the table at the end of the demo.
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+
+use crate::{
+    PolicyFigures,
+    format::{human, times},
+};
+
+/// A policy's figures, and those that were published for it.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// What was measured here.
+    pub measured: PolicyFigures,
+    /// What the page says, where it says anything of this policy and setting.
+    pub published: Option<PolicyFigures>,
+}
+
+/// A figure of the table: its name for people, its name in files, and what its unit is divided by.
+const FIGURES: [(&str, &str); 13] = [
+    ("Throughput (tokens/s)", "total_tokens_per_s"),
+    ("Duration (s)", "duration_s"),
+    ("Mean TTFT (ms)", "ttft_ms.mean"),
+    ("Median TTFT (ms)", "ttft_ms.median"),
+    ("P99 TTFT (ms)", "ttft_ms.p99"),
+    ("Mean TPOT (ms)", "tpot_ms.mean"),
+    ("Median TPOT (ms)", "tpot_ms.median"),
+    ("P99 TPOT (ms)", "tpot_ms.p99"),
+    ("Mean ITL (ms)", "itl_ms.mean"),
+    ("Median ITL (ms)", "itl_ms.median"),
+    ("P99 ITL (ms)", "itl_ms.p99"),
+    ("Prefix cache hits", "prefix_hit_ratio"),
+    ("P99 schedule lag (ms)", "schedule_lag_ms.p99"),
+];
+
+/// The table for a terminal: one row a figure, one column a policy; below each value, what was published and the
+/// ratio of ours to it. The last rows set the throughput and the mean TTFT in relation to the first policy.
+pub fn comparison_table(policies: &[Compared]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+    let names = policies.iter().map(|policy| right(policy.measured.policy.clone()));
+    table.set_header(std::iter::once(Cell::new("")).chain(names));
+    for (label, name) in FIGURES {
+        if policies.iter().any(|policy| figure(&policy.measured, name).is_some()) {
+            let cells = policies.iter().map(|policy| right(cell(policy, name)));
+            table.add_row(std::iter::once(Cell::new(label)).chain(cells));
+        }
+    }
+    if let [first, rest @ ..] = policies
+        && !rest.is_empty()
+    {
+        let gain = |name: &str, policy: &Compared| {
+            let (ours, base) = (figure(&policy.measured, name)?, figure(&first.measured, name)?);
+            Some(if name == "ttft_ms.mean" { base / ours } else { ours / base })
+        };
+        let first = &first.measured.policy;
+        for (label, name) in
+            [("Throughput against", "total_tokens_per_s"), ("Mean TTFT better than", "ttft_ms.mean")]
+        {
+            let cells =
+                policies.iter().map(|policy| right(gain(name, policy).map_or_else(String::new, times)));
+            table.add_row(std::iter::once(Cell::new(format!("{label} {first}"))).chain(cells));
+        }
+    }
+    table.to_string() + "\n"
+}
+
+fn figure(figures: &PolicyFigures, name: &str) -> Option<f64> {
+    figures.named().into_iter().find_map(|(known, value)| (known == name).then_some(value))
+}
+
+fn cell(policy: &Compared, name: &str) -> String {
+    let print = |value: f64| {
+        if name == "prefix_hit_ratio" { format!("{:.1} %", value * 100.0) } else { human(value) }
+    };
+    let Some(ours) = figure(&policy.measured, name) else { return String::new() };
+    let theirs = policy.published.as_ref().and_then(|published| figure(published, name));
+    match theirs {
+        Some(theirs) => format!("{}\npage {}, {}", print(ours), print(theirs), times(ours / theirs)),
+        None => print(ours),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Recorder, RunShape, published_figures,
+        sample::{ms, request},
+    };
+
+    fn compared(policy: &str, speed: f64) -> Compared {
+        let published = published_figures(policy, 800);
+        let mut measured = published.clone().unwrap();
+        measured.total_tokens_per_s *= speed;
+        measured.ttft_ms.mean /= speed;
+        measured.prefix_hit_ratio = Some(0.8125);
+        Compared { measured, published }
+    }
+
+    #[test]
+    fn the_table_shows_ours_beside_theirs() {
+        let text = comparison_table(&[compared("random", 1.0), compared("prefix_hash", 1.1)]);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        let has = |words: &str| lines.iter().any(|line| line.join(" ") == words);
+        assert!(has("random prefix_hash"), "{text}");
+        assert!(has("Throughput (tokens/s) 45,410 76,349"), "{text}");
+        assert!(has("page 45,410, 1.00x page 69,408, 1.10x"), "{text}");
+        assert!(has("Prefix cache hits 81.2 % 81.2 %"), "{text}");
+        assert!(has("Throughput against random 1.00x 1.68x"), "{text}");
+        assert!(has("Mean TTFT better than random 1.00x 5.18x"), "{text}");
+        assert!(!text.contains("schedule lag"), "not known of either");
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    }
+
+    #[test]
+    fn figures_of_a_sped_up_run_are_those_of_the_real_system() {
+        let mut recorder = Recorder::new(RunShape::default(), Vec::new());
+        (0..10).for_each(|index| {
+            let mut record = request(index * 10, 20, 5, 3);
+            record.scheduled = record.scheduled.saturating_sub(ms(1));
+            recorder.push(&record);
+        });
+        let figures = PolicyFigures::new("random", &recorder.report().total, 10.0);
+        assert_eq!((figures.duration_s, figures.ttft_ms.mean, figures.itl_ms.p99), (1.2, 200.0, 50.0));
+        assert_eq!(figures.total_tokens_per_s, 1030.0 / 1.2);
+        assert_eq!(figures.schedule_lag_ms.unwrap().median, 10.0);
+        let json = serde_json::to_value(&figures).unwrap();
+        assert_eq!(json["ttft_ms"]["mean"], 200.0);
+        assert_eq!(json["prefix_hit_ratio"], serde_json::Value::Null);
+        let back: PolicyFigures = serde_json::from_value(json).unwrap();
+        assert_eq!(back, figures);
+    }
+}
