@@ -186,14 +186,18 @@ impl EngineMetrics {
     }
 }
 
-/// Whether a page's `name` is the metric `known`, in any of its spellings.
+/// Whether a page's `name` is the metric `known`, in any of its spellings. Lengths differ for nearly all.
 fn is_name(name: &str, known: &str) -> bool {
-    let bare = |name| str::strip_suffix(name, "_total").unwrap_or(name);
-    let (name, known) = (bare(name), bare(known));
-    name == known
-        || known.split_once(':').is_some_and(|(engine, rest)| {
-            name.strip_prefix(engine).and_then(|name| name.strip_prefix('_')) == Some(rest)
+    let (name, known) = (without_total(name), without_total(known));
+    name.len() == known.len()
+        && known.split_once(':').is_some_and(|(engine, rest)| {
+            let separator = name.strip_prefix(engine).and_then(|name| name.strip_suffix(rest));
+            matches!(separator, Some(":" | "_"))
         })
+}
+
+fn without_total(name: &str) -> &str {
+    name.strip_suffix("_total").unwrap_or(name)
 }
 
 fn add(sum: &mut Option<f64>, value: f64) {

@@ -24,6 +24,15 @@ pub struct SseEvent<'a> {
 }
 
 /// Cuts a stream into events. See the module's text for its promises.
+///
+/// ```
+/// let mut splitter = protocol::SseSplitter::new();
+/// let mut tokens = Vec::new();
+/// for read in ["data: one\n\nda", "ta: two\r\n", "\r\n"] {
+///     splitter.feed(read.as_bytes(), |event| tokens.push(event.data.to_vec()));
+/// }
+/// assert_eq!(tokens, [b"one", b"two"]);
+/// ```
 #[derive(Debug)]
 pub struct SseSplitter {
     cap_bytes: usize,
