@@ -255,3 +255,115 @@ fn shorten(message: &str) -> String {
     }
     words
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads a stream of events, one read an event, a second apart.
+    fn stream(endpoint: Endpoint, events: &[&str]) -> (Outcome, Measured) {
+        let mut answer = Answer::new(endpoint, true, Some(8), true);
+        answer.begin(ResponseHead { status: 200, content: Content::Events });
+        for (second, event) in (1..).zip(events) {
+            answer.set_now(Duration::from_secs(second));
+            if let Err(outcome) = answer.receive(format!("{event}\n\n").as_bytes()) {
+                return (outcome, answer.into_measured());
+            }
+        }
+        (answer.finish(), answer.into_measured())
+    }
+
+    fn document(endpoint: Endpoint, body: &str) -> (Outcome, Measured) {
+        let mut answer = Answer::new(endpoint, false, None, true);
+        answer.begin(ResponseHead { status: 200, content: Content::Json });
+        answer.set_now(Duration::from_secs(3));
+        answer.receive(body.as_bytes()).unwrap();
+        (answer.finish(), answer.into_measured())
+    }
+
+    fn seconds(measured: &Measured) -> Vec<u64> {
+        measured.chunks.iter().map(|chunk| chunk.at.as_secs()).collect()
+    }
+
+    #[test]
+    fn only_output_events_are_chunks() {
+        let (outcome, measured) = stream(
+            Endpoint::ChatCompletions,
+            &[
+                r#"data: {"choices":[{"delta":{"role":"assistant","content":""}}]}"#,
+                ": keep-alive",
+                "data:",
+                r#"data: {"choices":[{"delta":{"reasoning_content":"hm"}}]}"#,
+                r#"data:{"choices":[{"delta":{"tool_calls":[{"function":{"arguments":"{"}}]}}]}"#,
+                r#"data: {"choices":[{"delta":{"content":"x"}}]}"#,
+                r#"data: {"choices":[{"delta":{},"finish_reason":"stop"}]}"#,
+                r#"data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":12,"prompt_tokens_details":{"cached_tokens":8}}}"#,
+                "data: [DONE]",
+            ],
+        );
+        assert_eq!(outcome, Outcome::Success);
+        assert_eq!(seconds(&measured), [4, 5, 6]);
+        assert_eq!(measured.first_answer, Some(Duration::from_secs(5)));
+        assert_eq!(measured.output_tokens, Count { tokens: 12, source: CountSource::Usage });
+        assert_eq!(measured.usage.unwrap().cached_tokens, Some(8));
+        assert_eq!(measured.text, AnswerText { text: "x".to_owned(), reasoning: "hm".to_owned() });
+    }
+
+    #[test]
+    fn tokens_of_a_chunk_come_from_continuous_usage_only() {
+        let event = |text: &str, usage: &str| format!("data: {{\"choices\":[{{\"text\":\"{text}\"}}]{usage}}}");
+        let counted = |tokens: u32| format!(",\"usage\":{{\"prompt_tokens\":1,\"completion_tokens\":{tokens}}}");
+        let tokens = |events: &[String]| {
+            let mut events: Vec<&str> = events.iter().map(String::as_str).collect();
+            events.push("data: [DONE]");
+            let (outcome, measured) = stream(Endpoint::Completions, &events);
+            assert_eq!(outcome, Outcome::Success);
+            let tokens: Vec<u32> = measured.chunks.iter().map(|chunk| chunk.tokens).collect();
+            (tokens, measured.output_tokens.tokens, measured.output_tokens.source)
+        };
+        let continuous = [event("a", &counted(3)), event("b", &counted(4)), event("c", &counted(6))];
+        assert_eq!(tokens(&continuous), (vec![3, 1, 2], 6, CountSource::Usage));
+        let at_the_end = [event("a", ""), event("b", &counted(9))];
+        assert_eq!(tokens(&at_the_end), (vec![1, 1], 9, CountSource::Usage));
+        let uncounted = [event("a", ""), event("b", "")];
+        assert_eq!(tokens(&uncounted), (vec![1, 1], 2, CountSource::Chunks));
+    }
+
+    #[test]
+    fn failures_inside_a_stream_are_told_apart() {
+        let chat = |events: &[&str]| stream(Endpoint::ChatCompletions, events).0;
+        let first = r#"data: {"choices":[{"delta":{"content":"x"}}]}"#;
+        let failed = Outcome::StreamError("out of memory".to_owned());
+        assert_eq!(chat(&[first, r#"data: {"error":{"message":"out of memory"}}"#]), failed);
+        assert_eq!(chat(&[first, "event: error\ndata: out of   memory"]), failed);
+        assert!(matches!(chat(&[first, "data: {nonsense"]), Outcome::Malformed(_)));
+        assert!(matches!(chat(&[": only comments"]), Outcome::Malformed(_)));
+        assert!(matches!(chat(&[first]), Outcome::Broken(_)));
+        assert_eq!(chat(&["data: [DONE]"]), Outcome::Success, "an empty answer is an answer");
+    }
+
+    #[test]
+    fn whole_answers_are_one_chunk() {
+        let (outcome, measured) = document(
+            Endpoint::Completions,
+            r#"{"choices":[{"text":"abcdefgh","finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":7}}"#,
+        );
+        assert_eq!(outcome, Outcome::Success);
+        assert_eq!(measured.chunks, [Chunk { at: Duration::from_secs(3), tokens: 7 }]);
+        let (_, measured) = document(Endpoint::Completions, r#"{"choices":[{"text":"abcdefgh"}]}"#);
+        assert_eq!(measured.output_tokens, Count { tokens: 2, source: CountSource::Estimate });
+        let (outcome, measured) =
+            document(Endpoint::Embeddings, r#"{"data":[{"embedding":[1.0]}],"usage":{"prompt_tokens":5}}"#);
+        assert_eq!((outcome, measured.chunks.len(), measured.output_tokens.tokens), (Outcome::Success, 1, 0));
+        assert!(matches!(document(Endpoint::Completions, "<html>").0, Outcome::Malformed(_)));
+        let (outcome, _) = document(Endpoint::Completions, r#"{"error":{"message":"no"}}"#);
+        assert_eq!(outcome, Outcome::StreamError("no".to_owned()));
+    }
+
+    #[test]
+    fn messages_are_cut_to_a_line() {
+        assert_eq!(shorten(" a\n\tb "), "a b");
+        let long = shorten(&"ä".repeat(1000));
+        assert_eq!(long.chars().count(), MESSAGE_CHARS + 4);
+    }
+}
