@@ -23,7 +23,7 @@ pub struct SseEvent<'a> {
     pub data: &'a [u8],
 }
 
-/// Cuts a stream into events. See the module's text for its promises.
+/// Cuts a stream into events. Which events come out does not depend on how the stream was cut into reads.
 ///
 /// ```
 /// let mut splitter = protocol::SseSplitter::new();
