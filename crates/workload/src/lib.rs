@@ -13,6 +13,7 @@ mod python_random;
 mod random;
 mod rate;
 mod seed_prompt;
+mod sharegpt;
 mod template;
 mod tokenizer;
 mod words;
@@ -25,6 +26,10 @@ pub use plan::{Arrival, Limits, Message, Phase, PhaseKind, Plan, Prompt, Request
 pub use python_random::PythonRandom;
 pub use rate::Rate;
 pub use seed_prompt::{SeedPrompt, read_seed_prompts, seed_sessions};
+pub use sharegpt::{
+    Conversation, Conversations, Cut, Said, ShareGpt, ShareGptRule, ShareGptSettings, TextPrompt,
+    read_sharegpt, sharegpt_sessions,
+};
 pub use template::RequestTemplate;
 pub use tokenizer::{TokenSource, Tokenizer};
 pub use words::{MAX_PROMPT_TOKENS, render_blocks};

@@ -7,25 +7,33 @@ use rand_mt::Mt;
 
 /// The state of Python's `random`.
 #[derive(Clone, Debug)]
-pub struct PythonRandom(Mt);
+pub struct PythonRandom {
+    seed: u64,
+    state: Mt,
+}
 
 impl PythonRandom {
     /// `random.seed(seed)`.
     pub fn new(seed: u64) -> Self {
         let (low, high) = (seed as u32, (seed >> 32) as u32);
         let key = if high == 0 { vec![low] } else { vec![low, high] };
-        Self(Mt::new_with_key(key))
+        Self { seed, state: Mt::new_with_key(key) }
+    }
+
+    /// `random.seed` with the same seed again.
+    pub fn restart(&mut self) {
+        *self = Self::new(self.seed);
     }
 
     /// `random.random()`: from 0 to below 1, 53 bits.
     pub fn random(&mut self) -> f64 {
-        let (high, low) = (self.0.next_u32() >> 5, self.0.next_u32() >> 6);
+        let (high, low) = (self.state.next_u32() >> 5, self.state.next_u32() >> 6);
         (f64::from(high) * 67_108_864.0 + f64::from(low)) / 9_007_199_254_740_992.0
     }
 
     /// `random.getrandbits(bits)`, up to 64 bits.
     pub fn bits(&mut self, bits: u32) -> u64 {
-        let mut word = |bits: u32| u64::from(self.0.next_u32() >> (32 - bits));
+        let mut word = |bits: u32| u64::from(self.state.next_u32() >> (32 - bits));
         match bits {
             0 => 0,
             1..=32 => word(bits),
@@ -106,7 +114,7 @@ mod tests {
         assert_eq!(items, [16, 18, 3, 8, 19, 10, 7, 14, 12, 1, 5, 2, 15, 17, 4, 6, 11, 9, 0, 13]);
         assert_eq!(random.choice(b"abcdefg"), Some(&b'e'));
 
-        let mut random = PythonRandom::new(12_345);
+        random.restart();
         let mut items: Vec<u32> = (0..800).collect();
         random.shuffle(&mut items);
         assert_eq!(items[..8], [533, 488, 521, 674, 577, 185, 21, 478]);
