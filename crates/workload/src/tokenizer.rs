@@ -154,18 +154,18 @@ fn byte_level_model(
 ) -> Result<tokenizers::Tokenizer, tokenizers::Error> {
     let letters = byte_letters();
     let spell = |token: &[u8]| token.iter().map(|&byte| letters[usize::from(byte)]).collect::<String>();
-    let mut merges: Vec<(u32, u32, u32, &[u8], &[u8])> = Vec::new();
+    let mut merges: Vec<([u32; 3], [&[u8]; 2])> = Vec::new();
     for (token, &rank) in ranks {
         for cut in 1..token.len() {
             let (left, right) = token.split_at(cut);
             if let (Some(&left_rank), Some(&right_rank)) = (ranks.get(left), ranks.get(right)) {
-                merges.push((rank, left_rank, right_rank, left, right));
+                merges.push(([rank, left_rank, right_rank], [left, right]));
             }
         }
     }
     merges.sort_unstable();
     let merges: Vec<(String, String)> =
-        merges.into_iter().map(|(_, _, _, left, right)| (spell(left), spell(right))).collect();
+        merges.into_iter().map(|(_, [left, right])| (spell(left), spell(right))).collect();
     let vocabulary: Vocab = ranks.iter().map(|(token, &rank)| (spell(token), rank)).collect();
     let model = BPE::builder().vocab_and_merges(vocabulary, merges).ignore_merges(true).build()?;
     let words = Split::new(SplitPattern::Regex(split.to_owned()), SplitDelimiterBehavior::Isolated, false)?;
