@@ -26,7 +26,7 @@ use std::sync::Arc;
 use crate::{
     PickReason, Replica,
     candidates::{Candidate, Candidates, Choice, requests_per_weight},
-    ring::Ring,
+    ring::{Ring, best_suited},
 };
 
 /// How full a replica may be.
@@ -55,23 +55,19 @@ pub(crate) fn choose(ring: &Ring, bound: Bound, key: u64, candidates: &Candidate
     };
     let home = ring.walk(key).next().and_then(|place| candidates.at(place));
     let choice =
-        |index: usize, reason| Choice { index, reason, score: requests_per_weight(&candidates.list[index]) };
+        |index: usize, reason| Choice::new(index, reason, requests_per_weight(&candidates.list[index]));
     if let Some(home) = home
         && has_room(&candidates.list[home])
     {
         return choice(home, PickReason::Home);
     }
-    // Weighted rendezvous: the largest w / -ln(u) wins, in proportion to w.
-    let suits = |candidate: &Candidate<'_>| candidate.weight / -ring.affinity(key, candidate.place).ln();
-    let all = || candidates.list.iter().enumerate();
     let best = |only_with_room: bool| {
-        all()
-            .filter(|(_, candidate)| !only_with_room || has_room(candidate))
-            .map(|(index, candidate)| (index, suits(candidate)))
-            .max_by(|left, right| left.1.total_cmp(&right.1))
+        let all = candidates.list.iter().enumerate();
+        let fitting = all.filter(|(_, candidate)| !only_with_room || has_room(candidate));
+        best_suited(key, fitting.map(|(index, candidate)| (index, &**candidate.replica, candidate.weight)))
     };
     // Loads may have grown since they were summed; then nobody has room, and any order will do.
-    let index = best(true).or_else(|| best(false)).map_or(0, |(index, _)| index);
+    let index = best(true).or_else(|| best(false)).unwrap_or_default();
     choice(index, if home.is_some() { PickReason::Overflow } else { PickReason::HomeAway })
 }
 
@@ -93,9 +89,9 @@ pub(crate) fn walk_as_kubeai(
         let home = *first.get_or_insert(index);
         if total == 0 || load as f64 <= threshold {
             let reason = if index == home { PickReason::Home } else { PickReason::Overflow };
-            return Choice { index, reason, score: requests_per_weight(&candidates.list[index]) };
+            return Choice::new(index, reason, requests_per_weight(&candidates.list[index]));
         }
     }
     let index = first.unwrap_or_default();
-    Choice { index, reason: PickReason::Default, score: requests_per_weight(&candidates.list[index]) }
+    Choice::new(index, PickReason::Default, requests_per_weight(&candidates.list[index]))
 }

@@ -43,6 +43,14 @@ pub(crate) struct Choice {
     pub(crate) index: usize,
     pub(crate) reason: PickReason,
     pub(crate) score: f64,
+    pub(crate) cached_tokens: Option<u32>,
+}
+
+impl Choice {
+    /// By a policy that knows nothing of caches.
+    pub(crate) fn new(index: usize, reason: PickReason, score: f64) -> Self {
+        Self { index, reason, score, cached_tokens: None }
+    }
 }
 
 impl<'a> Candidates<'a> {
@@ -135,7 +143,7 @@ impl<'a> Candidates<'a> {
                 }
             }
         }
-        Choice { index, reason: PickReason::LeastLoad, score: best.0 }
+        Choice::new(index, PickReason::LeastLoad, best.0)
     }
 
     pub(crate) fn random(&self, random: &mut dyn Rng) -> Choice {
@@ -144,7 +152,7 @@ impl<'a> Candidates<'a> {
             left -= candidate.weight;
             left < 0.0
         });
-        Choice { index: index.unwrap_or(self.list.len() - 1), reason: PickReason::Random, score: 0.0 }
+        Choice::new(index.unwrap_or(self.list.len() - 1), PickReason::Random, 0.0)
     }
 
     /// Smooth weighted round robin as in nginx: everyone earns its weight, the richest is picked and pays for
@@ -165,7 +173,7 @@ impl<'a> Candidates<'a> {
         if take {
             self.list[best.1].replica.load.turn.fetch_sub(total, Relaxed);
         }
-        Choice { index: best.1, reason: PickReason::Turn, score: 0.0 }
+        Choice::new(best.1, PickReason::Turn, 0.0)
     }
 }
 

@@ -6,28 +6,82 @@
 //! a lease dropped without one counts as [`Outcome::Abandoned`].
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use crate::Replica;
-
-/// Output length assumed where neither the request nor experience says more, in tokens.
-pub(crate) const ASSUMED_OUTPUT_TOKENS: u32 = 128;
+use crate::{
+    Coefficients, Query, Replica, coefficients::Observation, outputs::Expected, prefix_index::Renewed,
+};
 
 /// One request's share of a replica's load. Dropping it gives the load back.
 #[derive(Debug)]
 pub struct Lease {
     replica: Arc<Replica>,
-    prompt_tokens: u64,
-    /// Prompt tokens still waiting to be prefilled; zero after the first token.
-    waiting_tokens: u64,
-    /// Output tokens still expected.
-    output_tokens: u64,
+    share: Share,
+    /// Without a first token.
     waiting: bool,
     /// It probes an ejected replica, and must say when that is over.
     probe: bool,
+    prompt_tokens: u32,
+    uncached_tokens: u32,
+    expected: Expected,
+    /// Nanoseconds of work for the prefill, and for an output token.
+    prefill_work: u64,
+    output_work: u64,
+    /// What the history had of the prompt before.
+    pub(crate) renewed: Option<Renewed>,
+    predicted_tokens: Option<u32>,
+    opened: Duration,
+    progress: Progress,
 }
+
+/// What a lease has added to the counters of its replica, and must take off.
+#[derive(Debug, Default)]
+struct Share {
+    prompt_tokens: u64,
+    waiting_tokens: u64,
+    output_tokens: u64,
+    context_tokens: u64,
+    outstanding: u64,
+}
+
+/// What was seen of the answer.
+#[derive(Debug, Default)]
+struct Progress {
+    produced: u32,
+    /// Tokens in the first piece.
+    first: u32,
+    first_at: Duration,
+    last_at: Duration,
+    /// Requests that ran beside it, at the first token and summed over the others.
+    beside_at_first: f64,
+    beside: f64,
+    prefilled_before: u64,
+    /// Nobody waited when it came.
+    unhindered: bool,
+}
+
+/// What the router knows when it opens a lease.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening<'a> {
+    pub(crate) query: &'a Query<'a>,
+    /// The engine's numbers, for this replica's speed.
+    pub(crate) engine: &'a Coefficients,
+    pub(crate) cached_tokens: Option<u32>,
+    pub(crate) probe: bool,
+    pub(crate) now: Duration,
+}
+
+/// A history is younger than this where an engine may not have got to it yet.
+const GRACE: Duration = Duration::from_secs(1);
+/// Fewest tokens that say something about the speed of a replica.
+const TELLING_TOKENS: u32 = 8;
+/// Shortest uncached prompt that says something about the speed of prefills.
+const TELLING_PROMPT: u32 = 64;
 
 /// How a request ended, as far as its replica is concerned.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -75,31 +129,75 @@ impl Outcome {
     }
 }
 
+/// Changes what a lease has in a counter.
+fn change(counter: &AtomicU64, held: &mut u64, wanted: u64) {
+    if *held != wanted {
+        counter.fetch_add(wanted.wrapping_sub(*held), Relaxed);
+        *held = wanted;
+    }
+}
+
+fn nanoseconds(seconds: f64) -> u64 {
+    (seconds * 1e9) as u64
+}
+
 impl Lease {
-    /// Opens a lease on `replica`. `cached_tokens` is the part of the prompt that its cache is expected to hold.
-    pub(crate) fn open(
-        replica: Arc<Replica>,
-        prompt_tokens: u32,
-        cached_tokens: u32,
-        output_tokens: Option<u32>,
-        probe: bool,
-    ) -> Self {
-        let lease = Self {
-            prompt_tokens: prompt_tokens.into(),
-            waiting_tokens: prompt_tokens.saturating_sub(cached_tokens).into(),
-            output_tokens: output_tokens.unwrap_or(ASSUMED_OUTPUT_TOKENS).into(),
-            waiting: true,
-            probe,
-            replica,
+    pub(crate) fn open(replica: Arc<Replica>, opening: Opening<'_>) -> Self {
+        let Opening { query, engine, cached_tokens, probe, now } = opening;
+        let experience = &replica.experience;
+        let load = &replica.load;
+        let uncached_tokens = query.prompt_tokens.saturating_sub(cached_tokens.unwrap_or_default());
+        let expected = experience.outputs.expect(query.output_tokens);
+        let output = experience.outputs.left(expected, 0);
+        let together = experience.together(engine, replica.cache_tokens().unwrap_or(engine.cache_tokens));
+        let output_s = engine.output_token_s(query.prompt_tokens.into(), together);
+        let prefill_s = engine.prefill_token_s * f64::from(uncached_tokens);
+        experience.requested(
+            f64::from(query.prompt_tokens) + f64::from(output),
+            prefill_s + f64::from(output) * output_s,
+        );
+        let beside = load.requests();
+        let progress = Progress {
+            beside_at_first: beside as f64,
+            unhindered: load.waiting() == 0,
+            ..Progress::default()
         };
-        let load = &lease.replica.load;
         load.requests.fetch_add(1, Relaxed);
         load.waiting.fetch_add(1, Relaxed);
         load.picked.fetch_add(1, Relaxed);
-        load.prompt_tokens.fetch_add(lease.prompt_tokens, Relaxed);
-        load.waiting_tokens.fetch_add(lease.waiting_tokens, Relaxed);
-        load.output_tokens.fetch_add(lease.output_tokens, Relaxed);
+        let mut lease = Self {
+            share: Share::default(),
+            waiting: true,
+            probe,
+            prompt_tokens: query.prompt_tokens,
+            uncached_tokens,
+            expected,
+            prefill_work: nanoseconds(prefill_s),
+            output_work: nanoseconds(output_s),
+            renewed: None,
+            predicted_tokens: cached_tokens,
+            opened: now,
+            progress,
+            replica,
+        };
+        lease.update();
         lease
+    }
+
+    /// Brings the counters in line with what is left to do.
+    fn update(&mut self) {
+        let Self { share, replica, .. } = self;
+        let load = &replica.load;
+        let left = u64::from(replica.experience.outputs.left(self.expected, self.progress.produced));
+        let output = u64::from(self.progress.produced) + left;
+        let context = (u64::from(self.prompt_tokens) + output) * left / output.max(1);
+        let prefill = if self.waiting { self.prefill_work } else { 0 };
+        let uncached = if self.waiting { self.uncached_tokens.into() } else { 0 };
+        change(&load.prompt_tokens, &mut share.prompt_tokens, self.prompt_tokens.into());
+        change(&load.waiting_tokens, &mut share.waiting_tokens, uncached);
+        change(&load.output_tokens, &mut share.output_tokens, left);
+        change(&load.context_tokens, &mut share.context_tokens, context);
+        change(&load.outstanding, &mut share.outstanding, prefill + left * self.output_work);
     }
 
     /// The replica that serves the request.
@@ -107,36 +205,110 @@ impl Lease {
         &self.replica
     }
 
-    /// `tokens` more output tokens arrived at `now`. The first call ends the wait for the first token.
+    /// `tokens` more output tokens arrived at `now`. The first call ends the wait for the first token. An answer
+    /// that is not streamed arrives in one piece.
     pub fn produced(&mut self, tokens: u32, now: Duration) {
         let load = &self.replica.load;
+        let running = load.requests().saturating_sub(load.waiting()) as f64;
+        load.produced_at.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Relaxed);
         if self.waiting {
             self.waiting = false;
             load.waiting.fetch_sub(1, Relaxed);
-            load.waiting_tokens.fetch_sub(std::mem::take(&mut self.waiting_tokens), Relaxed);
+            let prefilled = load.prefilled_tokens.fetch_add(self.uncached_tokens.into(), Relaxed);
+            self.progress.prefilled_before = prefilled + u64::from(self.uncached_tokens);
+            self.progress.first = tokens;
+            self.progress.first_at = now;
+            self.learn_prefill(now);
+        } else {
+            self.progress.beside += running * f64::from(tokens);
         }
-        let done = u64::from(tokens).min(self.output_tokens);
-        self.output_tokens -= done;
-        load.output_tokens.fetch_sub(done, Relaxed);
-        load.produced_at.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        self.progress.last_at = now;
+        self.progress.produced = self.progress.produced.saturating_add(tokens);
+        self.update();
+    }
+
+    /// The answer said how many prompt tokens were cached.
+    pub fn observed_cached(&mut self, cached_tokens: u32) {
+        let Some(expected) = self.predicted_tokens.take() else { return };
+        let prediction = &self.replica.load.prediction;
+        let missing = expected.saturating_sub(cached_tokens);
+        prediction.answers.fetch_add(1, Relaxed);
+        prediction.expected_tokens.fetch_add(expected.into(), Relaxed);
+        prediction.cached_tokens.fetch_add(cached_tokens.into(), Relaxed);
+        prediction.missing_tokens.fetch_add(missing.into(), Relaxed);
+        prediction.surprising_tokens.fetch_add(cached_tokens.saturating_sub(expected).into(), Relaxed);
+        // Engines compute the last block of a known prompt again, and may round down.
+        if let Some(renewed) = self.renewed.take()
+            && missing > (expected / 4).max(64)
+        {
+            let settled = self.opened.saturating_sub(GRACE);
+            self.replica.experience.index.fell_short(&self.replica.history, renewed, settled);
+        }
     }
 
     /// Ends the lease and tells the replica's health how.
     pub fn settle(self, outcome: Outcome, now: Duration) {
+        if outcome == Outcome::Answered && self.progress.produced > 0 {
+            self.replica.experience.outputs.ended(self.expected, self.progress.produced);
+        }
         self.replica.health.record_outcome(outcome, self.probe, now);
+    }
+
+    /// The time to the first token of a request that found nobody waiting tells how fast prompts are read.
+    fn learn_prefill(&self, now: Duration) {
+        let basis = self.replica.experience.basis.load();
+        let streamed = self.progress.first < TELLING_TOKENS;
+        if basis.learn && streamed && self.progress.unhindered && self.uncached_tokens >= TELLING_PROMPT {
+            let seconds = now.saturating_sub(self.opened).as_secs_f64();
+            let beside = self.progress.beside_at_first;
+            let uncached = self.uncached_tokens.into();
+            let observation =
+                Observation::of(&basis.engine, seconds, beside, beside * self.mean_prompt(), uncached);
+            self.replica.experience.learner.learn(observation, self.replica.slowness());
+        }
+    }
+
+    /// The mean time between tokens tells how fast they are made, beside what else went on.
+    fn learn_decode(&self) {
+        let basis = self.replica.experience.basis.load();
+        let Progress { produced, first, first_at, last_at, beside, prefilled_before, .. } = self.progress;
+        let tokens = produced.saturating_sub(first);
+        if !basis.learn || tokens < TELLING_TOKENS || last_at <= first_at {
+            return;
+        }
+        let load = &self.replica.load;
+        let tokens = f64::from(tokens);
+        let seconds = (last_at - first_at).as_secs_f64() / tokens;
+        let beside = beside / tokens;
+        let prefilled = load.prefilled_tokens.load(Relaxed).saturating_sub(prefilled_before) as f64 / tokens;
+        let context = beside * self.mean_prompt();
+        let observation = Observation::of(&basis.engine, seconds, beside, context, prefilled);
+        let slowness = &load.slowness;
+        let ratio = self.replica.experience.learner.learn(observation, slowness.get());
+        slowness.observe(ratio, tokens);
+    }
+
+    /// Prompt tokens of a request at the replica, on average.
+    fn mean_prompt(&self) -> f64 {
+        let load = &self.replica.load;
+        load.prompt_tokens.load(Relaxed) as f64 / load.requests().max(1) as f64
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.learn_decode();
         let load = &self.replica.load;
+        let share = &mut self.share;
         load.requests.fetch_sub(1, Relaxed);
-        load.prompt_tokens.fetch_sub(self.prompt_tokens, Relaxed);
-        load.output_tokens.fetch_sub(self.output_tokens, Relaxed);
         if self.waiting {
             load.waiting.fetch_sub(1, Relaxed);
-            load.waiting_tokens.fetch_sub(self.waiting_tokens, Relaxed);
         }
+        change(&load.prompt_tokens, &mut share.prompt_tokens, 0);
+        change(&load.waiting_tokens, &mut share.waiting_tokens, 0);
+        change(&load.output_tokens, &mut share.output_tokens, 0);
+        change(&load.context_tokens, &mut share.context_tokens, 0);
+        change(&load.outstanding, &mut share.outstanding, 0);
         if self.probe {
             self.replica.health.release_probe();
         }

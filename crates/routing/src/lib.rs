@@ -11,10 +11,15 @@
 
 mod bounded_hash;
 mod candidates;
+mod coefficients;
+mod experience;
 mod health;
 mod lease;
+mod outputs;
 mod pick;
 mod policy;
+mod prefix_aware;
+mod prefix_index;
 mod query;
 mod replica;
 mod reported;
@@ -24,16 +29,19 @@ mod router;
 mod seconds;
 mod settings;
 
+pub use coefficients::Coefficients;
 pub use health::{Health, HealthState};
 pub use lease::{Lease, Outcome};
 pub use pick::{Considered, Exclusion, Explanation, NoReplica, Pick, PickReason};
 pub use policy::{Needs, PolicyName, PolicySettings, PrefixNeed};
+pub use prefix_aware::Cost;
 pub use query::Query;
-pub use replica::{Load, LoadSnapshot, Replica, ReplicaSpec};
+pub use replica::{Load, LoadSnapshot, PredictionSnapshot, Replica, ReplicaSpec};
 pub use reported::{EngineReport, Reported};
 pub use retry::{ActiveRequest, Attempt, NoRetry, Retry, RetryBudget, RetrySettings, may_retry};
 pub use ring::{prefix_key, session_key};
 pub use router::Router;
 pub use settings::{
-    HealthSettings, LeastQueueSettings, PrefixHashSettings, PrefixKey, SessionSettings, SettingsError,
+    HealthSettings, LeastQueueSettings, PrefixAwareSettings, PrefixHashSettings, PrefixKey, SessionSettings,
+    SettingsError,
 };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::{HealthState, Lease, LoadSnapshot, PolicyName};
+use crate::{Cost, HealthState, Lease, LoadSnapshot, PolicyName};
 
 /// A replica was found.
 #[derive(Debug)]
@@ -13,8 +13,11 @@ pub struct Pick {
     pub lease: Lease,
     /// Why this one.
     pub reason: PickReason,
-    /// What the policy compared; the lowest won. Requests or tokens per weight, or 0 where nothing is compared.
+    /// What the policy compared; the lowest won. Requests or tokens per weight, seconds for `prefix_aware`, or 0
+    /// where nothing is compared.
     pub score: f64,
+    /// Prompt tokens that the replica's cache is expected to hold, where the policy knows.
+    pub cached_tokens: Option<u32>,
 }
 
 /// Why a replica was picked; the label of the metric of picks.
@@ -27,9 +30,13 @@ pub enum PickReason {
     Random,
     /// Least load.
     LeastLoad,
+    /// Least cost, with more of the prompt in its cache than others have.
+    Prefix,
+    /// Least cost, with no more of the prompt in its cache than all have.
+    LeastCost,
     /// The home of the key.
     Home,
-    /// The home of the key has no room.
+    /// The home of the key has no room, or no replica has.
     Overflow,
     /// The home of the key cannot serve the request now.
     HomeAway,
@@ -45,10 +52,12 @@ pub enum PickReason {
 
 impl PickReason {
     /// All of them, for the metric's label set.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Turn,
         Self::Random,
         Self::LeastLoad,
+        Self::Prefix,
+        Self::LeastCost,
         Self::Home,
         Self::Overflow,
         Self::HomeAway,
@@ -64,6 +73,8 @@ impl PickReason {
             Self::Turn => "turn",
             Self::Random => "random",
             Self::LeastLoad => "least_load",
+            Self::Prefix => "prefix",
+            Self::LeastCost => "least_cost",
             Self::Home => "home",
             Self::Overflow => "overflow",
             Self::HomeAway => "home_away",
@@ -124,6 +135,8 @@ pub struct Considered {
     pub name: Arc<str>,
     /// Why it was no candidate.
     pub excluded: Option<Exclusion>,
+    /// What `prefix_aware` weighed.
+    pub cost: Option<Cost>,
     /// Its weight, slow start included.
     pub weight: f64,
     /// Its health.

@@ -11,12 +11,12 @@ use serde::{
 };
 
 use crate::{
-    LeastQueueSettings, PrefixHashSettings, PrefixKey, SessionSettings, SettingsError,
+    LeastQueueSettings, PrefixAwareSettings, PrefixHashSettings, PrefixKey, SessionSettings, SettingsError,
     ring::{kubeai_key, prefix_key},
 };
 
 /// The name of a policy, in configuration, flags and metrics.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum PolicyName {
     /// In turn, in proportion to weights, smoothly.
     RoundRobin,
@@ -32,11 +32,14 @@ pub enum PolicyName {
     PrefixHash,
     /// A home by the hash of a header, within a bound.
     Session,
+    /// The least cost in seconds, of which a prompt's uncached part is one. The default.
+    #[default]
+    PrefixAware,
 }
 
 impl PolicyName {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::RoundRobin,
         Self::Random,
         Self::LeastRequests,
@@ -44,6 +47,7 @@ impl PolicyName {
         Self::LeastQueue,
         Self::PrefixHash,
         Self::Session,
+        Self::PrefixAware,
     ];
 
     /// As it is written.
@@ -56,6 +60,7 @@ impl PolicyName {
             Self::LeastQueue => "least_queue",
             Self::PrefixHash => "prefix_hash",
             Self::Session => "session",
+            Self::PrefixAware => "prefix_aware",
         }
     }
 }
@@ -96,6 +101,8 @@ pub enum PolicySettings {
     PrefixHash(PrefixHashSettings),
     /// See [`PolicyName::Session`].
     Session(SessionSettings),
+    /// See [`PolicyName::PrefixAware`].
+    PrefixAware(PrefixAwareSettings),
 }
 
 /// What a policy reads of a query. The caller computes this much and no more.
@@ -150,6 +157,7 @@ impl PolicySettings {
             Self::LeastQueue(_) => PolicyName::LeastQueue,
             Self::PrefixHash(_) => PolicyName::PrefixHash,
             Self::Session(_) => PolicyName::Session,
+            Self::PrefixAware(_) => PolicyName::PrefixAware,
         }
     }
 
@@ -165,6 +173,7 @@ impl PolicySettings {
                 });
             }
             Self::Session(settings) => needs.session_headers = &settings.headers,
+            Self::PrefixAware(_) => needs.blocks = true,
             Self::RoundRobin
             | Self::Random
             | Self::LeastRequests
@@ -179,12 +188,19 @@ impl PolicySettings {
         match self {
             Self::PrefixHash(settings) => settings.validate(),
             Self::Session(settings) => settings.validate(),
+            Self::PrefixAware(settings) => settings.validate(),
             Self::RoundRobin
             | Self::Random
             | Self::LeastRequests
             | Self::LeastTokens
             | Self::LeastQueue(_) => Ok(()),
         }
+    }
+}
+
+impl Default for PolicySettings {
+    fn default() -> Self {
+        PolicyName::default().into()
     }
 }
 
@@ -199,6 +215,7 @@ impl From<PolicyName> for PolicySettings {
             PolicyName::LeastQueue => Self::LeastQueue(LeastQueueSettings::default()),
             PolicyName::PrefixHash => Self::PrefixHash(PrefixHashSettings::default()),
             PolicyName::Session => Self::Session(SessionSettings::default()),
+            PolicyName::PrefixAware => Self::PrefixAware(PrefixAwareSettings::default()),
         }
     }
 }
@@ -254,6 +271,7 @@ impl<'de> Visitor<'de> for PolicyVisitor {
             PolicyName::LeastQueue => PolicySettings::LeastQueue(map.next_value()?),
             PolicyName::PrefixHash => PolicySettings::PrefixHash(map.next_value()?),
             PolicyName::Session => PolicySettings::Session(map.next_value()?),
+            PolicyName::PrefixAware => PolicySettings::PrefixAware(map.next_value()?),
             PolicyName::RoundRobin
             | PolicyName::Random
             | PolicyName::LeastRequests

@@ -14,7 +14,9 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{EngineReport, Health, Reported};
+use crate::{
+    EngineReport, Health, Reported, coefficients::Slowness, experience::Experience, prefix_index::History,
+};
 
 /// What the operator says about a replica.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -53,6 +55,9 @@ pub struct Replica {
     pub health: Arc<Health>,
     /// What its engine says about its queue.
     pub reported: Arc<Reported>,
+    pub(crate) history: Arc<History>,
+    pub(crate) experience: Arc<Experience>,
+    pub(crate) name_hash: u64,
 }
 
 impl Replica {
@@ -64,12 +69,35 @@ impl Replica {
             load: Arc::clone(&self.load),
             health: Arc::clone(&self.health),
             reported: Arc::clone(&self.reported),
+            history: Arc::clone(&self.history),
+            experience: Arc::clone(&self.experience),
+            name_hash: self.name_hash,
         }
     }
 
     /// Keeps what its engine reported at `now`.
     pub fn report(&self, report: EngineReport, now: Duration) {
         self.reported.store(report, self.load.requests(), now);
+    }
+
+    /// Says how many tokens its engine's KV cache holds, in place of the pool's setting.
+    pub fn set_cache_tokens(&self, tokens: u64) {
+        self.load.cache_tokens.store(tokens, Relaxed);
+    }
+
+    /// What its engine's KV cache holds, if it said so.
+    pub(crate) fn cache_tokens(&self) -> Option<u64> {
+        Some(self.load.cache_tokens.load(Relaxed)).filter(|tokens| *tokens > 0)
+    }
+
+    /// How long its tokens take compared with the pool's, as learned; 1 where the difference may be noise.
+    pub fn slowness(&self) -> f64 {
+        self.load.slowness.get()
+    }
+
+    /// Prompt blocks that its history holds, for `prefix_aware`.
+    pub fn history_blocks(&self) -> usize {
+        self.history.blocks()
     }
 }
 
@@ -83,10 +111,44 @@ pub struct Load {
     pub(crate) prompt_tokens: AtomicU64,
     pub(crate) output_tokens: AtomicU64,
     pub(crate) picked: AtomicU64,
+    /// Prompt and output tokens of each open lease, in proportion to the output that is left.
+    pub(crate) context_tokens: AtomicU64,
+    /// Work left, in nanoseconds.
+    pub(crate) outstanding: AtomicU64,
+    /// Uncached prompt tokens of all leases that ever got their first token.
+    pub(crate) prefilled_tokens: AtomicU64,
+    pub(crate) cache_tokens: AtomicU64,
+    pub(crate) slowness: Slowness,
+    pub(crate) prediction: Prediction,
     /// When a token last arrived, in nanoseconds; 0 before the first.
     pub(crate) produced_at: AtomicU64,
     /// Credit of the smooth weighted round robin.
     pub(crate) turn: AtomicI64,
+}
+
+/// What caches held, and what was expected of them.
+#[derive(Debug, Default)]
+pub(crate) struct Prediction {
+    pub(crate) answers: AtomicU64,
+    pub(crate) expected_tokens: AtomicU64,
+    pub(crate) cached_tokens: AtomicU64,
+    pub(crate) missing_tokens: AtomicU64,
+    pub(crate) surprising_tokens: AtomicU64,
+}
+
+/// How well the cached parts of prompts were predicted, over all answers that said.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct PredictionSnapshot {
+    /// Answers that said how many prompt tokens were cached.
+    pub answers: u64,
+    /// What was expected of them.
+    pub expected_tokens: u64,
+    /// What they said.
+    pub cached_tokens: u64,
+    /// Expected and not there.
+    pub missing_tokens: u64,
+    /// There and not expected.
+    pub surprising_tokens: u64,
 }
 
 /// Loads read together. Each is exact; the set may straddle a pick in another thread.
@@ -134,6 +196,37 @@ impl Load {
     /// Prompt tokens not yet prefilled plus output tokens still expected.
     pub fn pending_tokens(&self) -> u64 {
         self.waiting_tokens.load(Relaxed) + self.output_tokens.load(Relaxed)
+    }
+
+    /// Open leases without a first token yet.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Prompt tokens of the waiting leases that no cache is expected to hold.
+    pub(crate) fn waiting_tokens(&self) -> u64 {
+        self.waiting_tokens.load(Relaxed)
+    }
+
+    /// Prompt and output tokens of open leases, in proportion to the output that is left.
+    pub(crate) fn context_tokens(&self) -> u64 {
+        self.context_tokens.load(Relaxed)
+    }
+
+    /// Seconds that the engine would take for all open leases.
+    pub fn outstanding_s(&self) -> f64 {
+        self.outstanding.load(Relaxed) as f64 * 1e-9
+    }
+
+    /// How well the cached parts of prompts were predicted.
+    pub fn prediction(&self) -> PredictionSnapshot {
+        PredictionSnapshot {
+            answers: self.prediction.answers.load(Relaxed),
+            expected_tokens: self.prediction.expected_tokens.load(Relaxed),
+            cached_tokens: self.prediction.cached_tokens.load(Relaxed),
+            missing_tokens: self.prediction.missing_tokens.load(Relaxed),
+            surprising_tokens: self.prediction.surprising_tokens.load(Relaxed),
+        }
     }
 
     /// When a token last arrived; `None` before the first. A replica that delivers tokens is alive, even if it

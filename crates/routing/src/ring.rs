@@ -27,6 +27,11 @@ pub fn prefix_key(adapter: Option<&str>, prefix: &[u8]) -> u64 {
     hash.digest()
 }
 
+/// The hash of a replica's name.
+pub(crate) fn name_hash(name: &str) -> u64 {
+    xxh3_64(name.as_bytes())
+}
+
 /// The key of a session, by its name, for `session`.
 pub fn session_key(name: &[u8]) -> u64 {
     xxh3_64(name)
@@ -45,8 +50,6 @@ pub(crate) fn kubeai_key(adapter: Option<&str>, prefix: &[u8]) -> u64 {
 pub(crate) struct Ring {
     /// Hash, and the place of the replica in the list that the ring was made from.
     points: Vec<(u64, u32)>,
-    /// One hash for each replica, by its name.
-    names: Vec<u64>,
 }
 
 impl Ring {
@@ -66,8 +69,7 @@ impl Ring {
             }
         }
         points.sort_unstable();
-        let names = replicas.iter().map(|replica| xxh3_64(replica.spec.name.as_bytes())).collect();
-        Self { points, names }
+        Self { points }
     }
 
     /// KubeAI's ring: name and decimal index without a separator. Where two points collide, the later replica
@@ -88,7 +90,7 @@ impl Ring {
             }
             same
         });
-        Self { points, names: Vec::new() }
+        Self { points }
     }
 
     /// Places of replicas in ring order from `key` on, once around, a place for each of its points.
@@ -97,15 +99,24 @@ impl Ring {
         let (before, after) = self.points.split_at(start);
         after.iter().chain(before).map(|point| point.1)
     }
+}
 
-    /// How well the replica at `place` suits `key`, from 0 to 1, independent of every other key: the order of a
-    /// key's second choices.
-    pub(crate) fn affinity(&self, key: u64, place: u32) -> f64 {
+/// Who suits `key` best among replicas with these names and weights, by rendezvous hashing: an order of its own
+/// for each key, in which each replica comes first in proportion to its weight.
+pub(crate) fn best_suited<'a>(
+    key: u64,
+    replicas: impl Iterator<Item = (usize, &'a Replica, f64)>,
+) -> Option<usize> {
+    let suits = |replica: &Replica, weight: f64| {
         let mut hash = [0; 16];
         hash[..8].copy_from_slice(&key.to_le_bytes());
-        hash[8..].copy_from_slice(&self.names[place as usize].to_le_bytes());
-        unit(xxh3_64(&hash))
-    }
+        hash[8..].copy_from_slice(&replica.name_hash.to_le_bytes());
+        weight / -unit(xxh3_64(&hash)).ln()
+    };
+    replicas
+        .map(|(index, replica, weight)| (index, suits(replica, weight)))
+        .max_by(|left, right| left.1.total_cmp(&right.1))
+        .map(|(index, _)| index)
 }
 
 /// A number in `[0, 1)` from the upper bits of `bits`.

@@ -5,6 +5,7 @@
 //! belong to the replicas.
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -17,12 +18,16 @@ use parking_lot::Mutex;
 use rand::Rng;
 
 use crate::{
-    Considered, Exclusion, Explanation, Health, HealthSettings, Lease, NoReplica, Pick, PickReason,
-    PolicySettings, Query, Replica, ReplicaSpec, SettingsError,
+    Coefficients, Considered, Cost, Exclusion, Explanation, Health, HealthSettings, Lease, NoReplica, Pick,
+    PickReason, PolicySettings, PrefixAwareSettings, Query, Replica, ReplicaSpec, SettingsError,
     bounded_hash::{self, Bound},
-    candidates::{Candidates, Choice},
+    candidates::{Candidate, Candidates, Choice},
+    experience::Experience,
     health::Availability,
-    ring::Ring,
+    lease::Opening,
+    prefix_aware::Weighing,
+    prefix_index::{History, Limits, Renewed},
+    ring::{Ring, name_hash},
 };
 
 /// Picks replicas for requests.
@@ -30,6 +35,7 @@ use crate::{
 pub struct Router {
     snapshot: ArcSwap<Snapshot>,
     health: Arc<ArcSwap<HealthSettings>>,
+    experience: Arc<Experience>,
     /// Held by those who change something.
     changing: Mutex<()>,
 }
@@ -38,12 +44,15 @@ pub struct Router {
 struct Snapshot {
     replicas: Arc<[Arc<Replica>]>,
     policy: Arc<PolicySettings>,
+    experience: Arc<Experience>,
     /// Empty unless the policy hashes.
     ring: Ring,
+    /// One more than the highest slot of a replica's history.
+    slots: usize,
 }
 
 impl Snapshot {
-    fn new(replicas: Arc<[Arc<Replica>]>, policy: Arc<PolicySettings>) -> Self {
+    fn new(replicas: Arc<[Arc<Replica>]>, policy: Arc<PolicySettings>, experience: Arc<Experience>) -> Self {
         let ring = match &*policy {
             PolicySettings::PrefixHash(settings) if settings.exact_kubeai => {
                 Ring::kubeai(&replicas, settings.virtual_nodes)
@@ -52,39 +61,49 @@ impl Snapshot {
             PolicySettings::Session(settings) => Ring::new(&replicas, settings.virtual_nodes),
             _ => Ring::default(),
         };
-        Self { replicas, policy, ring }
+        let slots = replicas.iter().map(|replica| replica.history.slot as usize + 1).max();
+        Self { replicas, policy, experience, ring, slots: slots.unwrap_or_default() }
     }
 
     /// The policy's choice; `take` says that it will be followed.
-    fn choose(&self, candidates: &Candidates<'_>, call: &mut Call<'_, '_>, take: bool) -> Choice {
+    fn choose(
+        &self,
+        candidates: &Candidates<'_>,
+        call: Call<'_>,
+        random: &mut dyn Rng,
+        take: bool,
+    ) -> Choice {
         let only = candidates.list.len() == 1;
         let mut choice = match &*self.policy {
             PolicySettings::RoundRobin => candidates.turn(take),
-            PolicySettings::Random => candidates.random(call.random),
-            PolicySettings::LeastRequests => candidates.least_requests(call.random),
-            PolicySettings::LeastTokens => candidates.least_tokens(call.random),
-            PolicySettings::LeastQueue(settings) => candidates.least_queue(settings, call.now, call.random),
+            PolicySettings::Random => candidates.random(random),
+            PolicySettings::LeastRequests => candidates.least_requests(random),
+            PolicySettings::LeastTokens => candidates.least_tokens(random),
+            PolicySettings::LeastQueue(settings) => candidates.least_queue(settings, call.now, random),
             PolicySettings::PrefixHash(settings) if settings.exact_kubeai => match call.query.prefix_key {
                 Some(key) => {
                     let factor = settings.load_factor_percent;
                     let pool = call.healthy(&self.replicas);
                     bounded_hash::walk_as_kubeai(&self.ring, factor, key, candidates, &pool)
                 }
-                None => no_key(candidates, call.random),
+                None => no_key(candidates, random),
             },
             PolicySettings::PrefixHash(settings) => {
                 let bound = Bound {
                     load_factor_percent: settings.load_factor_percent,
                     minimum_load: settings.minimum_load,
                 };
-                self.by_key(call.query.prefix_key, bound, candidates, call.random)
+                self.by_key(call.query.prefix_key, bound, candidates, random)
+            }
+            PolicySettings::PrefixAware(settings) => {
+                self.weighing(settings, call).choose(candidates, random, |_, _| {})
             }
             PolicySettings::Session(settings) => {
                 let bound = Bound {
                     load_factor_percent: settings.load_factor_percent,
                     minimum_load: settings.minimum_load,
                 };
-                self.by_key(call.query.session_key, bound, candidates, call.random)
+                self.by_key(call.query.session_key, bound, candidates, random)
             }
         };
         if candidates.fallback {
@@ -93,6 +112,16 @@ impl Snapshot {
             choice.reason = PickReason::OnlyCandidate;
         }
         choice
+    }
+
+    fn weighing<'a>(&'a self, settings: &'a PrefixAwareSettings, call: Call<'a>) -> Weighing<'a> {
+        Weighing {
+            settings,
+            experience: &self.experience,
+            query: call.query,
+            replicas: self.replicas.len(),
+            slots: self.slots,
+        }
     }
 
     fn by_key(
@@ -114,14 +143,14 @@ fn no_key(candidates: &Candidates<'_>, random: &mut dyn Rng) -> Choice {
 }
 
 /// The arguments of a pick.
-struct Call<'a, 'q> {
-    query: &'a Query<'q>,
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    query: &'a Query<'a>,
     settings: &'a HealthSettings,
     now: Duration,
-    random: &'a mut dyn Rng,
 }
 
-impl Call<'_, '_> {
+impl Call<'_> {
     fn healthy<'r>(&self, replicas: &'r [Arc<Replica>]) -> Vec<&'r Arc<Replica>> {
         let healthy = |replica: &&Arc<Replica>| {
             replica.health.availability(self.now, self.settings) != Availability::Never
@@ -135,20 +164,29 @@ impl Router {
     pub fn new(policy: PolicySettings, specs: Vec<ReplicaSpec>) -> Result<Self, SettingsError> {
         policy.validate()?;
         let health = Arc::new(ArcSwap::from_pointee(HealthSettings::default()));
-        let replicas = merge(&[], specs, &health, false);
-        Ok(Self {
-            snapshot: ArcSwap::from_pointee(Snapshot::new(replicas, Arc::new(policy))),
+        let experience = Arc::new(Experience::new());
+        experience.follow(&policy);
+        let router = Self {
+            snapshot: ArcSwap::from_pointee(Snapshot::new(
+                Arc::new([]),
+                Arc::new(policy),
+                Arc::clone(&experience),
+            )),
             health,
+            experience,
             changing: Mutex::new(()),
-        })
+        };
+        router.change_replicas(specs, false);
+        Ok(router)
     }
 
     /// Changes the policy from the next pick on.
     pub fn set_policy(&self, policy: PolicySettings) -> Result<(), SettingsError> {
         policy.validate()?;
         let _changing = self.changing.lock();
+        self.experience.follow(&policy);
         let replicas = Arc::clone(&self.snapshot.load().replicas);
-        self.snapshot.store(Arc::new(Snapshot::new(replicas, Arc::new(policy))));
+        self.store(replicas, Arc::new(policy));
         Ok(())
     }
 
@@ -162,10 +200,67 @@ impl Router {
     /// Changes the pool. A name that stays keeps its load and health, whatever else changes about it; one that
     /// left and returns is a new replica.
     pub fn set_replicas(&self, specs: Vec<ReplicaSpec>) {
+        self.change_replicas(specs, true);
+    }
+
+    fn change_replicas(&self, specs: Vec<ReplicaSpec>, joins_late: bool) {
         let _changing = self.changing.lock();
         let old = self.snapshot.load_full();
-        let replicas = merge(&old.replicas, specs, &self.health, true);
-        self.snapshot.store(Arc::new(Snapshot::new(replicas, Arc::clone(&old.policy))));
+        let replicas = self.merge(&old.replicas, specs, joins_late);
+        self.store(Arc::clone(&replicas), Arc::clone(&old.policy));
+        for replica in &*old.replicas {
+            if !replicas.iter().any(|kept| kept.id == replica.id) {
+                self.experience.index.close(&replica.history);
+            }
+        }
+    }
+
+    fn store(&self, replicas: Arc<[Arc<Replica>]>, policy: Arc<PolicySettings>) {
+        self.snapshot.store(Arc::new(Snapshot::new(replicas, policy, Arc::clone(&self.experience))));
+    }
+
+    /// The replicas for `specs`: those of `old` that are named again, and new ones.
+    fn merge(&self, old: &[Arc<Replica>], specs: Vec<ReplicaSpec>, joins_late: bool) -> Arc<[Arc<Replica>]> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        // Slots of those who leave are free again once their histories are closed: not for this change.
+        let taken: HashSet<u32> = old.iter().map(|replica| replica.history.slot).collect();
+        let mut free = (0..).filter(|slot| !taken.contains(slot));
+        let mut replicas: Vec<Arc<Replica>> = Vec::with_capacity(specs.len());
+        let mut names = HashSet::new();
+        for spec in specs {
+            if !names.insert(Arc::clone(&spec.name)) {
+                continue;
+            }
+            let known = old.iter().find(|replica| replica.spec.name == spec.name);
+            replicas.push(match known {
+                Some(known) if known.spec == spec => Arc::clone(known),
+                Some(known) => Arc::new(known.with_spec(spec)),
+                None => {
+                    let id = NEXT_ID.fetch_add(1, Relaxed);
+                    Arc::new(Replica {
+                        id,
+                        name_hash: name_hash(&spec.name),
+                        spec,
+                        load: Arc::default(),
+                        health: Arc::new(Health::new(id, Arc::clone(&self.health), joins_late)),
+                        reported: Arc::default(),
+                        history: Arc::new(History::new(free.next().unwrap_or_default())),
+                        experience: Arc::clone(&self.experience),
+                    })
+                }
+            });
+        }
+        replicas.into()
+    }
+
+    /// Memory of the prefix histories, in bytes.
+    pub fn index_bytes(&self) -> usize {
+        self.experience.index.bytes()
+    }
+
+    /// What an engine's step costs, as configured and learned.
+    pub fn engine(&self) -> Coefficients {
+        self.experience.engine()
     }
 
     /// The policy in force.
@@ -188,9 +283,9 @@ impl Router {
         let snapshot = self.snapshot.load();
         let settings = self.health.load();
         let mut candidates = Candidates::collect(&snapshot.replicas, query, &settings, now)?;
-        let mut call = Call { query, settings: &settings, now, random };
+        let call = Call { query, settings: &settings, now };
         loop {
-            let choice = snapshot.choose(&candidates, &mut call, true);
+            let choice = snapshot.choose(&candidates, call, random, true);
             let candidate = candidates.list[choice.index];
             if candidate.probe && !candidate.replica.health.claim() {
                 // Another pick took the probe in the meantime.
@@ -200,10 +295,44 @@ impl Router {
                 }
                 continue;
             }
-            let replica = Arc::clone(candidate.replica);
-            let lease = Lease::open(replica, query.prompt_tokens, 0, query.output_tokens, candidate.probe);
-            return Ok(Pick { lease, reason: choice.reason, score: choice.score });
+            let mut lease = self.open(candidate, &choice, query, now);
+            if let PolicySettings::PrefixAware(settings) = &*snapshot.policy {
+                lease.renewed =
+                    self.remember(settings, candidate.replica, snapshot.replicas.len(), query, now);
+            }
+            let Choice { reason, score, cached_tokens, .. } = choice;
+            return Ok(Pick { lease, reason, score, cached_tokens });
         }
+    }
+
+    fn open(&self, candidate: Candidate<'_>, choice: &Choice, query: &Query<'_>, now: Duration) -> Lease {
+        let replica = Arc::clone(candidate.replica);
+        let engine = self.experience.engine().slowed(replica.slowness());
+        Lease::open(
+            replica,
+            Opening {
+                query,
+                engine: &engine,
+                cached_tokens: choice.cached_tokens,
+                probe: candidate.probe,
+                now,
+            },
+        )
+    }
+
+    /// Keeps in the history that the replica gets this prompt.
+    fn remember(
+        &self,
+        settings: &PrefixAwareSettings,
+        replica: &Replica,
+        replicas: usize,
+        query: &Query<'_>,
+        now: Duration,
+    ) -> Option<Renewed> {
+        let cache_tokens = replica.cache_tokens().unwrap_or(settings.engine.cache_tokens);
+        let blocks = settings.history_factor * cache_tokens as f64 / f64::from(query.block_tokens.max(1));
+        let limits = Limits { blocks: blocks as usize, bytes: settings.index_bytes / replicas.max(1) };
+        self.experience.index.insert(&replica.history, query.blocks, limits, now)
     }
 
     /// Lays a decision open without taking it.
@@ -211,8 +340,17 @@ impl Router {
         let snapshot = self.snapshot.load();
         let settings = self.health.load();
         let found = Candidates::collect(&snapshot.replicas, query, &settings, now);
-        let mut call = Call { query, settings: &settings, now, random };
-        let choice = found.as_ref().map(|found| (found, snapshot.choose(found, &mut call, false)));
+        let call = Call { query, settings: &settings, now };
+        let mut costs: HashMap<usize, Cost> = HashMap::new();
+        let choice = found.as_ref().map(|found| {
+            if let PolicySettings::PrefixAware(settings) = &*snapshot.policy {
+                let weighing = snapshot.weighing(settings, call);
+                weighing.choose(found, random, |index, cost| {
+                    costs.insert(index, cost);
+                });
+            }
+            (found, snapshot.choose(found, call, random, false))
+        });
         let (chosen, reason) = match &choice {
             Ok((found, choice)) => {
                 let name = &found.list[choice.index].replica.spec.name;
@@ -231,6 +369,7 @@ impl Router {
                         Some(_) => None,
                         None => Some(exclusion(replica, query, &settings, now)),
                     },
+                    cost: index.and_then(|index| costs.get(&index).copied()),
                     weight: f64::from(replica.spec.weight.max(1)) * ramp,
                     health: replica.health.state(now),
                     load: replica.load.snapshot(),
@@ -251,36 +390,4 @@ fn exclusion(replica: &Replica, query: &Query<'_>, settings: &HealthSettings, no
     } else {
         Exclusion::Avoided
     }
-}
-
-/// The replicas for `specs`: those of `old` that are named again, and new ones.
-fn merge(
-    old: &[Arc<Replica>],
-    specs: Vec<ReplicaSpec>,
-    health: &Arc<ArcSwap<HealthSettings>>,
-    joins_late: bool,
-) -> Arc<[Arc<Replica>]> {
-    static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-    let mut replicas: Vec<Arc<Replica>> = Vec::with_capacity(specs.len());
-    for spec in specs {
-        if replicas.iter().any(|replica| replica.spec.name == spec.name) {
-            continue;
-        }
-        let known = old.iter().find(|replica| replica.spec.name == spec.name);
-        replicas.push(match known {
-            Some(known) if known.spec == spec => Arc::clone(known),
-            Some(known) => Arc::new(known.with_spec(spec)),
-            None => {
-                let id = NEXT_ID.fetch_add(1, Relaxed);
-                Arc::new(Replica {
-                    id,
-                    spec,
-                    load: Arc::default(),
-                    health: Arc::new(Health::new(id, Arc::clone(health), joins_late)),
-                    reported: Arc::default(),
-                })
-            }
-        });
-    }
-    replicas.into()
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Coefficients;
+
 /// A setting that cannot be used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SettingsError {
@@ -156,6 +158,95 @@ pub struct LeastQueueSettings {
 impl Default for LeastQueueSettings {
     fn default() -> Self {
         Self { stale_after: Duration::from_secs(5) }
+    }
+}
+
+/// `prefix_aware`. The formula is in the head of its module; every weight is a plain number.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrefixAwareSettings {
+    /// What an engine's step costs, before anything is learned.
+    pub engine: Coefficients,
+    /// Learn it from the times of answers.
+    pub learn: bool,
+    /// Balancers that share the replicas without talking to one another, this one included.
+    pub balancers: u32,
+    /// How much a prefill costs each sequence that it delays, as a share of what it costs its own request.
+    pub interference: f64,
+    /// Weight of the prefills that wait ahead.
+    pub queue_weight: f64,
+    /// Weight of what the request and the sequences beside it slow one another.
+    pub decode_weight: f64,
+    /// Weight of the work that waits ahead.
+    pub wait_weight: f64,
+    /// What the home of an unknown prefix is worth, as a share of its prefill; by default 0.3, more for more
+    /// balancers.
+    pub home_weight: Option<f64>,
+    /// A prompt of which more than this share is known somewhere has no home; by default 0.2, more for more
+    /// balancers.
+    pub home_threshold: Option<f64>,
+    /// Safety net: a replica may have this times its share of the outstanding work ...
+    pub work_factor: f64,
+    /// ... and this many mean requests on top,
+    pub work_slack: f64,
+    /// this times its share of the requests ...
+    pub request_factor: f64,
+    /// ... and this many on top.
+    pub request_slack: f64,
+    /// A prefix that so many different ones follow is taken to be everywhere; by default as many as there are
+    /// replicas, from 4 to 64.
+    pub common_followers: Option<u32>,
+    /// Length of a replica's history, as a multiple of its engine's cache.
+    pub history_factor: f64,
+    /// Memory for all histories.
+    pub index_bytes: usize,
+}
+
+impl Default for PrefixAwareSettings {
+    fn default() -> Self {
+        Self {
+            engine: Coefficients::default(),
+            learn: true,
+            balancers: 1,
+            interference: 1.7,
+            queue_weight: 1.2,
+            decode_weight: 2.5,
+            wait_weight: 3.0,
+            home_weight: None,
+            home_threshold: None,
+            work_factor: 1.5,
+            work_slack: 16.0,
+            request_factor: 3.0,
+            request_slack: 16.0,
+            common_followers: None,
+            history_factor: 2.0,
+            index_bytes: 256 << 20,
+        }
+    }
+}
+
+impl PrefixAwareSettings {
+    pub(crate) fn validate(&self) -> Result<(), SettingsError> {
+        self.engine.validate()?;
+        check((1..=4096).contains(&self.balancers), "balancers", self.balancers, "from 1 to 4096")?;
+        for (key, value) in [
+            ("interference", self.interference),
+            ("queue_weight", self.queue_weight),
+            ("decode_weight", self.decode_weight),
+            ("wait_weight", self.wait_weight),
+            ("home_weight", self.home_weight.unwrap_or_default()),
+            ("home_threshold", self.home_threshold.unwrap_or_default()),
+            ("work_slack", self.work_slack),
+            ("request_slack", self.request_slack),
+            ("history_factor", self.history_factor),
+        ] {
+            check(value >= 0.0 && value.is_finite(), key, value, "0 or more")?;
+        }
+        for (key, value) in [("work_factor", self.work_factor), ("request_factor", self.request_factor)] {
+            check(value >= 1.0 && value.is_finite(), key, value, "at least 1")?;
+        }
+        check(self.common_followers != Some(0), "common_followers", 0, "at least 1")?;
+        check(self.index_bytes >= 1 << 20, "index_bytes", self.index_bytes, "at least 1048576")
     }
 }
 

@@ -1,0 +1,77 @@
+//! What a pool has learned from its traffic: engine speeds, answer lengths, and who was sent which prompts.
+//!
+//! It belongs to the router and outlives changes of policy and replicas.
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    Coefficients, PolicySettings,
+    coefficients::{Learner, Number},
+    outputs::Outputs,
+    prefix_index::PrefixIndex,
+};
+
+#[derive(Debug)]
+pub(crate) struct Experience {
+    pub(crate) basis: ArcSwap<Basis>,
+    pub(crate) learner: Learner,
+    pub(crate) outputs: Outputs,
+    pub(crate) index: PrefixIndex,
+    /// Prompt and output tokens of a request; 0 before the first.
+    pub(crate) mean_tokens: Number,
+    /// Seconds of work of a request; 0 before the first.
+    pub(crate) mean_work: Number,
+}
+
+/// What the learned factors apply to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Basis {
+    pub(crate) engine: Coefficients,
+    pub(crate) learn: bool,
+}
+
+/// A request moves the means by this share.
+const SHARE_OF_A_REQUEST: f64 = 1.0 / 256.0;
+
+impl Experience {
+    pub(crate) fn new() -> Self {
+        Self {
+            basis: ArcSwap::from_pointee(Basis { engine: Coefficients::default(), learn: true }),
+            learner: Learner::new(),
+            outputs: Outputs::new(),
+            index: PrefixIndex::new(),
+            mean_tokens: Number::new(0.0),
+            mean_work: Number::new(0.0),
+        }
+    }
+
+    /// Takes over the engine numbers of a policy that has some.
+    pub(crate) fn follow(&self, policy: &PolicySettings) {
+        if let PolicySettings::PrefixAware(settings) = policy {
+            let basis = Basis { engine: settings.engine, learn: settings.learn };
+            if **self.basis.load() != basis {
+                self.learner.reset();
+                self.basis.store(basis.into());
+            }
+        }
+    }
+
+    /// What an engine's step costs, as far as is known.
+    pub(crate) fn engine(&self) -> Coefficients {
+        self.learner.apply(&self.basis.load().engine)
+    }
+
+    /// How many requests of the usual length an engine works on at a time.
+    pub(crate) fn together(&self, engine: &Coefficients, cache_tokens: u64) -> f64 {
+        let fitting = cache_tokens as f64 / self.mean_tokens.get().max(1.0);
+        fitting.clamp(1.0, engine.max_sequences.into())
+    }
+
+    /// Takes a request into the means.
+    pub(crate) fn requested(&self, tokens: f64, work: f64) {
+        for (mean, value) in [(&self.mean_tokens, tokens), (&self.mean_work, work)] {
+            let first = mean.get() == 0.0;
+            mean.approach(value, if first { 1.0 } else { SHARE_OF_A_REQUEST });
+        }
+    }
+}
