@@ -1,13 +1,180 @@
-//! `evenload engine`.
+//! `evenload engine`: simulated vLLM servers.
 
-use std::process::ExitCode;
+use std::{
+    fmt::Write,
+    net::{IpAddr, Ipv4Addr},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use engine::{Adapter, Config, Profile};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Flags of `evenload engine`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {}
+pub(crate) struct Arguments {
+    /// Hardware, model and engine to simulate; the flags under "Profile" change single numbers of it.
+    #[arg(long, value_name = "NAME", default_value = Profile::NAMES[0], value_parser = Profile::NAMES)]
+    profile: String,
+    /// Engines to run, each on a port of its own.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    replicas: u16,
+    /// Address to listen on.
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    host: IpAddr,
+    /// Port of the first replica; the others follow. 0 lets the system choose one for each.
+    #[arg(long, value_name = "PORT", default_value_t = 8000)]
+    port: u16,
+    /// Threads that share the replicas.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    threads: usize,
+    /// Divides the time of every step: the engine of a machine so many times faster.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    speedup: f64,
+    /// Name of the model; may be given several times. [default: the profile's]
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    served_model_name: Vec<String>,
+    /// LoRA adapters that are there from the start, as NAME=PATH; nothing is read from the path.
+    #[arg(long, value_name = "NAME=PATH", num_args = 1.., value_parser = adapter)]
+    lora_modules: Vec<Adapter>,
+    /// Adapters whose requests may run at the same time.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    max_loras: u32,
+    /// The model ends its answers by itself after about so many tokens. Without it answers run to their
+    /// max_tokens, and chat answers without one end after 256 tokens.
+    #[arg(long, value_name = "TOKENS")]
+    output_tokens: Option<u32>,
+    /// Answer 503 for so many seconds after the start.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    startup_delay: f64,
+    /// Refuse larger request bodies.
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    max_body_mib: usize,
+    #[command(flatten)]
+    numbers: Numbers,
+}
+
+/// Numbers of the profile, where they are to differ from it.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Profile")]
+struct Numbers {
+    /// Time of every step, whatever is in it.
+    #[arg(long, value_name = "MS")]
+    step_base_ms: Option<f64>,
+    /// Time for each sequence in a step.
+    #[arg(long, value_name = "MS")]
+    per_sequence_ms: Option<f64>,
+    /// Time for each token of context that a step reads.
+    #[arg(long, value_name = "NS")]
+    per_context_token_ns: Option<f64>,
+    /// Time for each prompt token that a step computes.
+    #[arg(long, value_name = "US")]
+    per_prefill_token_us: Option<f64>,
+    /// KV memory, in blocks.
+    #[arg(long, value_name = "N", alias = "num-gpu-blocks-override")]
+    kv_blocks: Option<u32>,
+    /// Tokens in a block.
+    #[arg(long, value_name = "TOKENS")]
+    block_size: Option<u32>,
+    /// Sequences that run at the same time.
+    #[arg(long, value_name = "N")]
+    max_num_seqs: Option<u32>,
+    /// Tokens computed in one step.
+    #[arg(long, value_name = "TOKENS")]
+    max_num_batched_tokens: Option<u32>,
+    /// Prompt and output of one request together.
+    #[arg(long, value_name = "TOKENS")]
+    max_model_len: Option<u32>,
+    /// Keep nothing of a prompt for later ones.
+    #[arg(long)]
+    no_enable_prefix_caching: bool,
+    /// Blocks taken beyond the need whenever a sequence grows.
+    #[arg(long, value_name = "N")]
+    preallocated_blocks: Option<u32>,
+    /// Admit a prompt only when all of it fits into the memory, not only its first chunk.
+    #[arg(long, value_name = "BOOL")]
+    reserve_prompt: Option<bool>,
+}
 
 impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
+        let config = self.config()?;
+        let names = config.model_names.join(", ");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let fleet = engine::serve(config)?;
+        let mut listening = String::new();
+        for address in fleet.addresses() {
+            writeln!(listening, "http://{address}")?;
+        }
+        print!("{listening}");
+        eprintln!("{} engine(s) ready, model {names}; Ctrl-C stops", fleet.addresses().len());
+        runtime.block_on(told_to_stop()).context("cannot wait for signals")?;
+        fleet.shutdown();
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn config(self) -> anyhow::Result<Config> {
+        let Some(profile) = Profile::built_in(&self.profile) else {
+            bail!("unknown profile {:?}: use one of {}", self.profile, Profile::NAMES.join(", "));
+        };
+        let defaults = Config::new(self.numbers.over(profile));
+        let startup_delay = Duration::try_from_secs_f64(self.startup_delay)
+            .with_context(|| format!("--startup-delay {} is no time", self.startup_delay))?;
+        let named = !self.served_model_name.is_empty();
+        Ok(Config {
+            replicas: self.replicas,
+            host: self.host,
+            port: self.port,
+            threads: self.threads,
+            speedup: self.speedup,
+            model_names: if named { self.served_model_name } else { defaults.model_names },
+            adapters: self.lora_modules,
+            max_adapters: self.max_loras,
+            output_tokens: self.output_tokens,
+            startup_delay,
+            max_body_bytes: self.max_body_mib.saturating_mul(1 << 20),
+            profile: defaults.profile,
+        })
+    }
+}
+
+impl Numbers {
+    fn over(&self, profile: Profile) -> Profile {
+        let seconds =
+            |value: Option<f64>, unit: f64, default: f64| value.map_or(default, |value| value * unit);
+        Profile {
+            step_base_s: seconds(self.step_base_ms, 1e-3, profile.step_base_s),
+            per_sequence_s: seconds(self.per_sequence_ms, 1e-3, profile.per_sequence_s),
+            per_context_token_s: seconds(self.per_context_token_ns, 1e-9, profile.per_context_token_s),
+            per_prefill_token_s: seconds(self.per_prefill_token_us, 1e-6, profile.per_prefill_token_s),
+            kv_blocks: self.kv_blocks.unwrap_or(profile.kv_blocks),
+            block_tokens: self.block_size.unwrap_or(profile.block_tokens),
+            max_num_seqs: self.max_num_seqs.unwrap_or(profile.max_num_seqs),
+            max_num_batched_tokens: self.max_num_batched_tokens.unwrap_or(profile.max_num_batched_tokens),
+            max_model_len: self.max_model_len.unwrap_or(profile.max_model_len),
+            prefix_caching: profile.prefix_caching && !self.no_enable_prefix_caching,
+            preallocated_blocks: self.preallocated_blocks.unwrap_or(profile.preallocated_blocks),
+            reserve_prompt: self.reserve_prompt.unwrap_or(profile.reserve_prompt),
+            name: profile.name,
+        }
+    }
+}
+
+fn adapter(text: &str) -> Result<Adapter, String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok(Adapter { name: name.to_owned(), path: path.to_owned() })
+        }
+        _ => Err("an adapter is given as NAME=PATH".to_owned()),
+    }
+}
+
+async fn told_to_stop() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
     }
 }

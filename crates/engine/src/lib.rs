@@ -4,10 +4,12 @@
 //! the hardware with a handful of numbers, the [`Profile`]. It reads no clock: the simulator drives it in
 //! virtual time, the HTTP face in real time.
 
+mod face;
 mod pool;
 mod profile;
 mod scheduler;
 mod sequence;
 
+pub use face::{Adapter, Config, Fleet, InvalidConfig, ServeError, serve};
 pub use profile::{InvalidProfile, Profile};
 pub use scheduler::{Counters, Event, Rejected, Scheduler, Snapshot, Step, Submission};

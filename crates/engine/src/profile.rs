@@ -186,6 +186,18 @@ impl Profile {
         Ok(())
     }
 
+    /// The same engine on hardware that is `factor` times faster.
+    #[must_use]
+    pub fn sped_up(&self, factor: f64) -> Self {
+        Self {
+            step_base_s: self.step_base_s / factor,
+            per_sequence_s: self.per_sequence_s / factor,
+            per_context_token_s: self.per_context_token_s / factor,
+            per_prefill_token_s: self.per_prefill_token_s / factor,
+            ..self.clone()
+        }
+    }
+
     /// Tokens that the KV memory holds.
     pub fn kv_tokens(&self) -> u64 {
         u64::from(self.kv_blocks) * u64::from(self.block_tokens)

@@ -1,0 +1,115 @@
+//! What to serve, and how.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use super::Adapter;
+use crate::{InvalidProfile, Profile};
+
+/// Settings of a fleet of simulated engines.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The engine.
+    pub profile: Profile,
+    /// How many of them.
+    pub replicas: u16,
+    /// Where to listen.
+    pub host: IpAddr,
+    /// Port of the first replica; the others follow. With 0 the system chooses one for each.
+    pub port: u16,
+    /// Threads that share the replicas.
+    pub threads: usize,
+    /// Every step takes this many times less than the profile says.
+    pub speedup: f64,
+    /// Names of the model. The first is the one in metrics.
+    pub model_names: Vec<String>,
+    /// Adapters that are loaded from the start.
+    pub adapters: Vec<Adapter>,
+    /// Adapters whose requests may run at the same time.
+    pub max_adapters: u32,
+    /// Where the model ends its answers by itself, unless told to ignore the end: about after so many tokens,
+    /// half as many to half as many again, by the prompt. Without it, answers run to their `max_tokens`, and
+    /// chat answers without one end after 256 tokens.
+    pub output_tokens: Option<u32>,
+    /// Not ready until this long after the start.
+    pub startup_delay: Duration,
+    /// Larger request bodies are refused.
+    pub max_body_bytes: usize,
+}
+
+/// What is wrong with a [`Config`].
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum InvalidConfig {
+    /// The profile's numbers.
+    #[error(transparent)]
+    Profile(#[from] InvalidProfile),
+    /// A speed-up that is none.
+    #[error("speedup must be a number above 0, not {0}")]
+    Speedup(f64),
+    /// Nothing to serve.
+    #[error("{0} must be at least 1")]
+    Zero(&'static str),
+    /// No name to call the model by.
+    #[error("the model needs a name that is not empty")]
+    NoName,
+    /// Consecutive ports run out.
+    #[error("{replicas} consecutive ports from {port} on go beyond 65535: choose a lower port, or port 0")]
+    Ports {
+        /// The first.
+        port: u16,
+        /// How many.
+        replicas: u16,
+    },
+}
+
+impl Config {
+    /// One replica of `profile` on a port of 127.0.0.1 that the system chooses.
+    pub fn new(profile: Profile) -> Self {
+        let model = match profile.name.as_str() {
+            "l4-llama-3.1-8b-fp8" => "llama-3.1-8b-instruct-fp8-l4",
+            _ => "llama-3.1-8b-instruct",
+        };
+        Self {
+            profile,
+            replicas: 1,
+            host: Ipv4Addr::LOCALHOST.into(),
+            port: 0,
+            threads: 1,
+            speedup: 1.0,
+            model_names: vec![model.to_owned()],
+            adapters: Vec::new(),
+            max_adapters: 1,
+            output_tokens: None,
+            startup_delay: Duration::ZERO,
+            max_body_bytes: 64 << 20,
+        }
+    }
+
+    /// Says what is wrong with the settings.
+    pub fn check(&self) -> Result<(), InvalidConfig> {
+        self.profile.check()?;
+        if !(self.speedup > 0.0 && self.speedup.is_finite()) {
+            return Err(InvalidConfig::Speedup(self.speedup));
+        }
+        for (name, count) in [
+            ("replicas", self.replicas.into()),
+            ("threads", self.threads),
+            ("max_body_bytes", self.max_body_bytes),
+            ("output_tokens", self.output_tokens.map_or(1, |tokens| tokens as usize)),
+            ("max_adapters", self.max_adapters as usize),
+        ] {
+            if count == 0 {
+                return Err(InvalidConfig::Zero(name));
+            }
+        }
+        if self.model_names.is_empty() || self.model_names.iter().any(String::is_empty) {
+            return Err(InvalidConfig::NoName);
+        }
+        if self.port != 0 && self.port.checked_add(self.replicas - 1).is_none() {
+            return Err(InvalidConfig::Ports { port: self.port, replicas: self.replicas });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,436 @@
+//! One engine in real time: its scheduler, the requests in it, and the task that makes its steps.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use protocol::Usage;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use super::{
+    Config,
+    adapters::{Catalogue, Served},
+    fault::{Fault, Faults, Lasting, Midway},
+    feed::{Feed, FeedState, Ticket},
+    metrics::{Finished, Metrics, Page},
+    reply::Script,
+    timer::Timer,
+    tokens::mix,
+};
+use crate::{Event, Rejected, Scheduler, Submission};
+
+/// A machine that is later than this does not catch up: what it lost is called `slipped`.
+const MOST_LAG: Duration = Duration::from_secs(1);
+
+/// What vLLM sends when its engine dies in the middle of a stream.
+const ERROR_EVENT: &[u8] = b"data: {\"error\":{\"message\":\"EngineCore encountered an issue.\",\
+    \"type\":\"InternalServerError\",\"param\":null,\"code\":500}}\n\ndata: [DONE]\n\n";
+const MALFORMED_EVENT: &[u8] = b"data: {\"id\":\n\n";
+
+/// One simulated engine. It lives on one thread.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) config: Arc<Config>,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) faults: Faults,
+    /// What `/health` says.
+    pub(crate) healthy: Cell<bool>,
+    started: Instant,
+    /// Unix time.
+    created: Duration,
+    requests: Cell<u64>,
+    refusal: Refusal,
+    state: RefCell<State>,
+    work: Notify,
+}
+
+/// A time without accepting connections, handed to the listener's task.
+#[derive(Debug, Default)]
+struct Refusal {
+    time: Cell<Duration>,
+    asked: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    scheduler: Scheduler,
+    /// Requests by their number in the scheduler.
+    active: Vec<Option<Active>>,
+    vacant: Vec<u32>,
+    events: Vec<Event>,
+    metrics: Metrics,
+    lag: Lag,
+    slowdown: f64,
+}
+
+/// What is asked of the engine.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) served: Served,
+    pub(crate) block_hashes: Arc<[u64]>,
+    pub(crate) prompt_tokens: u32,
+    pub(crate) max_tokens: u32,
+    pub(crate) script: Script,
+    pub(crate) fault: Option<Fault>,
+}
+
+#[derive(Debug)]
+struct Active {
+    job: Job,
+    feed: Rc<Feed>,
+    arrived: Duration,
+    admitted: Duration,
+    first_token: Duration,
+    last_token: Duration,
+    cached_tokens: u32,
+    tokens: u32,
+}
+
+/// How late steps ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lag {
+    steps: u64,
+    last: Duration,
+    sum: Duration,
+    most: Duration,
+    slipped: Duration,
+}
+
+impl Replica {
+    pub(crate) fn new(config: Arc<Config>) -> Rc<Self> {
+        let profile = config.profile.sped_up(config.speedup);
+        Rc::new(Self {
+            catalogue: Catalogue::new(&config.model_names, &config.adapters),
+            faults: Faults::default(),
+            healthy: Cell::new(true),
+            started: Instant::now(),
+            created: unix_time(),
+            requests: Cell::new(0),
+            refusal: Refusal::default(),
+            state: RefCell::new(State {
+                metrics: Metrics::new(profile.max_model_len),
+                scheduler: Scheduler::new(profile),
+                active: Vec::new(),
+                vacant: Vec::new(),
+                events: Vec::new(),
+                lag: Lag::default(),
+                slowdown: 1.0,
+            }),
+            work: Notify::new(),
+            config,
+        })
+    }
+
+    /// Makes steps for ever, one after the other, whenever there is something to do.
+    pub(crate) async fn run(self: Rc<Self>, mut timer: Timer) -> io::Result<()> {
+        loop {
+            let mut due = Instant::now();
+            while let Some(lasts) = self.start_step(due) {
+                due += lasts;
+                timer.wait_until(due).await?;
+                let late = self.finish_step(due);
+                if late > MOST_LAG {
+                    due += late;
+                }
+                // Lets the connections write before the next step, which may be due already.
+                tokio::task::yield_now().await;
+            }
+            self.work.notified().await;
+        }
+    }
+
+    /// Whether the start-up delay is over.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.started.elapsed() >= self.config.startup_delay
+    }
+
+    /// Hands a request to the scheduler.
+    pub(crate) fn submit(self: &Rc<Self>, job: Job) -> Result<Ticket, Rejected> {
+        let now = self.started.elapsed();
+        let mut state = self.state.borrow_mut();
+        let id = match state.vacant.pop() {
+            Some(id) => id,
+            None => {
+                state.active.push(None);
+                (state.active.len() - 1) as u32
+            }
+        };
+        let submission = Submission {
+            id: id.into(),
+            block_hashes: job.block_hashes.clone(),
+            prompt_tokens: job.prompt_tokens,
+            output_tokens: job.script.answer.tokens,
+        };
+        if let Err(rejected) = state.scheduler.submit(submission, now) {
+            state.vacant.push(id);
+            return Err(rejected);
+        }
+        let feed = Feed::new();
+        state.active[id as usize] = Some(Active::new(job, feed.clone(), now));
+        self.work.notify_one();
+        Ok(Ticket::new(self.clone(), id, feed))
+    }
+
+    /// Drops a request that nobody waits for any more. Its blocks are free when the step in flight ends.
+    pub(crate) fn abort(&self, id: u32) {
+        let mut state = self.state.borrow_mut();
+        if state.active.get_mut(id as usize).and_then(Option::take).is_some() {
+            state.scheduler.abort(id.into());
+            state.vacant.push(id);
+        }
+    }
+
+    /// False while sequences hold blocks.
+    pub(crate) fn reset_prefix_cache(&self) -> bool {
+        self.state.borrow_mut().scheduler.reset_prefix_cache()
+    }
+
+    /// Lets something befall the replica.
+    pub(crate) fn suffer(&self, lasting: Lasting) {
+        match lasting {
+            Lasting::Nothing => {
+                self.faults.set(None);
+                self.healthy.set(true);
+                self.state.borrow_mut().slowdown = 1.0;
+            }
+            Lasting::HealthDown => self.healthy.set(false),
+            Lasting::Slow(factor) => self.state.borrow_mut().slowdown = factor,
+            Lasting::Refuse(time) => {
+                self.refusal.time.set(time);
+                self.refusal.asked.notify_one();
+            }
+        }
+    }
+
+    /// Waits until no connection is to be accepted, and says for how long.
+    pub(crate) async fn refusal(&self) -> Duration {
+        self.refusal.asked.notified().await;
+        self.refusal.time.get()
+    }
+
+    /// A name for a request, unlike all others.
+    pub(crate) fn next_id(&self) -> String {
+        let number = self.requests.get();
+        self.requests.set(number + 1);
+        let seed = self.created.as_nanos() as u64;
+        format!("{:016x}{:016x}", mix(seed, number), mix(!seed, number))
+    }
+
+    /// Unix time of the start, in seconds.
+    pub(crate) fn created(&self) -> u64 {
+        self.created.as_secs()
+    }
+
+    /// Requests in the engine.
+    pub(crate) fn load(&self) -> usize {
+        let state = self.state.borrow();
+        state.active.len() - state.vacant.len()
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        let state = self.state.borrow();
+        let adapters = |running: bool| {
+            let active = state.active.iter().flatten().filter(|active| (active.tokens > 0) == running);
+            let names: BTreeSet<_> = active.filter_map(|active| active.job.served.adapter()).collect();
+            names.into_iter().collect::<Vec<_>>().join(",")
+        };
+        state.metrics.render(&Page {
+            model: self.catalogue.base(),
+            profile: state.scheduler.profile(),
+            snapshot: state.scheduler.snapshot(),
+            counters: state.scheduler.counters(),
+            max_adapters: self.config.max_adapters,
+            running_adapters: adapters(true),
+            waiting_adapters: adapters(false),
+            unix_time_s: unix_time().as_secs_f64(),
+        })
+    }
+
+    /// Everything a test or a demonstration may want to know.
+    pub(crate) fn to_json(&self) -> Value {
+        let state = self.state.borrow();
+        let snapshot = state.scheduler.snapshot();
+        let counters = state.scheduler.counters();
+        let step = state.scheduler.last_step();
+        json!({
+            "profile": self.config.profile.name,
+            "speedup": self.config.speedup,
+            "slowdown": state.slowdown,
+            "requests": state.active.len() - state.vacant.len(),
+            "running": snapshot.running,
+            "waiting": snapshot.waiting,
+            "total_blocks": snapshot.total_blocks,
+            "free_blocks": snapshot.free_blocks,
+            "used_blocks": snapshot.total_blocks - snapshot.free_blocks,
+            "last_step": step,
+            "steps": counters.steps,
+            "busy_s": counters.busy.as_secs_f64(),
+            "prefix_query_tokens": counters.prefix_query_tokens,
+            "prefix_hit_tokens": counters.prefix_hit_tokens,
+            "prefill_tokens": counters.prefill_tokens,
+            "output_tokens": counters.output_tokens,
+            "finished": counters.finished,
+            "aborted": counters.aborted,
+            "preemptions": counters.preemptions,
+            "evictions": counters.evictions,
+            "step_lag": state.lag.to_json(),
+        })
+    }
+
+    fn start_step(&self, due: Instant) -> Option<Duration> {
+        let mut state = self.state.borrow_mut();
+        let lasts = state.scheduler.start_step(due.saturating_duration_since(self.started))?;
+        Some(lasts.mul_f64(state.slowdown))
+    }
+
+    /// Ends the step that was due at `due`, and says how late that was.
+    fn finish_step(&self, due: Instant) -> Duration {
+        let now = self.started.elapsed();
+        let late = now.saturating_sub(due.saturating_duration_since(self.started));
+        let state = &mut *self.state.borrow_mut();
+        state.lag.record(late);
+        let mut events = std::mem::take(&mut state.events);
+        state.scheduler.finish_step(&mut events);
+        for event in events.drain(..) {
+            state.take(event, now);
+        }
+        state.events = events;
+        state.metrics.step(state.scheduler.last_step());
+        late
+    }
+}
+
+impl State {
+    fn take(&mut self, event: Event, now: Duration) {
+        let (Event::FirstToken { id, .. } | Event::Token { id } | Event::Finished { id }) = event;
+        let Some(slot) = self.active.get_mut(id as usize) else { return };
+        let Some(active) = slot else { return };
+        match event {
+            Event::FirstToken { cached_tokens, waited, .. } => {
+                (active.cached_tokens, active.admitted) = (cached_tokens, waited);
+                active.first_token = now;
+                self.metrics.first_token(active.job.prompt_tokens, now.saturating_sub(active.arrived));
+                active.token(now);
+            }
+            Event::Token { .. } => {
+                self.metrics.next_token(now.saturating_sub(active.last_token));
+                active.token(now);
+            }
+            Event::Finished { .. } => {
+                active.finish();
+                if active.tokens > 0 {
+                    self.metrics.finished(&active.finished());
+                }
+                *slot = None;
+                self.vacant.push(id as u32);
+            }
+        }
+    }
+}
+
+impl Active {
+    fn new(job: Job, feed: Rc<Feed>, now: Duration) -> Self {
+        Self {
+            job,
+            feed,
+            arrived: now,
+            admitted: Duration::ZERO,
+            first_token: now,
+            last_token: now,
+            cached_tokens: 0,
+            tokens: 0,
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: self.job.prompt_tokens,
+            completion_tokens: self.tokens,
+            cached_tokens: Some(self.cached_tokens),
+            reasoning_tokens: None,
+        }
+    }
+
+    fn token(&mut self, now: Duration) {
+        let index = self.tokens;
+        self.last_token = now;
+        self.fail(index);
+        self.tokens += 1;
+        if self.job.script.streams() {
+            let usage = self.usage();
+            self.feed.append(|out| self.job.script.write_token(index, usage, out));
+        }
+    }
+
+    /// Lets the answer go wrong if it is to do so after `tokens` tokens.
+    fn fail(&self, tokens: u32) {
+        let Some(Fault::After(when, midway)) = self.job.fault else { return };
+        if when != tokens {
+            return;
+        }
+        match midway {
+            Midway::Reset | Midway::Truncate => self.feed.end(FeedState::Broken),
+            Midway::Stall => self.feed.end(FeedState::Stalled),
+            Midway::End => self.feed.end(FeedState::Complete),
+            Midway::Error => {
+                self.feed.append(|out| out.extend_from_slice(ERROR_EVENT));
+                self.feed.end(FeedState::Complete);
+            }
+            Midway::Malformed => self.feed.append(|out| out.extend_from_slice(MALFORMED_EVENT)),
+        }
+    }
+
+    fn finish(&self) {
+        if !self.job.script.streams() {
+            let usage = self.usage();
+            self.feed.append(|out| self.job.script.write_whole(usage, out));
+        }
+        self.feed.end(FeedState::Complete);
+        self.feed.release();
+    }
+
+    fn finished(&self) -> Finished {
+        Finished {
+            stopped: self.job.script.answer.stopped,
+            prompt_tokens: self.job.prompt_tokens,
+            output_tokens: self.tokens,
+            max_tokens: self.job.max_tokens,
+            admitted: self.admitted,
+            first_token: self.first_token.saturating_sub(self.arrived),
+            last_token: self.last_token.saturating_sub(self.arrived),
+        }
+    }
+}
+
+impl Lag {
+    fn record(&mut self, late: Duration) {
+        self.steps += 1;
+        self.last = late;
+        self.sum += late;
+        self.most = self.most.max(late);
+        if late > MOST_LAG {
+            self.slipped += late;
+        }
+    }
+
+    fn to_json(self) -> Value {
+        let mean = self.sum.as_secs_f64() / self.steps.max(1) as f64;
+        json!({
+            "last_ms": self.last.as_secs_f64() * 1e3,
+            "mean_ms": mean * 1e3,
+            "max_ms": self.most.as_secs_f64() * 1e3,
+            "slipped_ms": self.slipped.as_secs_f64() * 1e3,
+        })
+    }
+}
+
+/// Since 1970.
+pub(crate) fn unix_time() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
