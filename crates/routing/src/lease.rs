@@ -76,6 +76,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) now: Duration,
 }
 
+/// Longer prompts and answers count as this long; no engine takes them.
+const MOST_TOKENS: u32 = 1 << 22;
 /// A history is younger than this where an engine may not have got to it yet.
 const GRACE: Duration = Duration::from_secs(1);
 /// Fewest tokens that say something about the speed of a replica.
@@ -146,14 +148,15 @@ impl Lease {
         let Opening { query, engine, cached_tokens, probe, now } = opening;
         let experience = &replica.experience;
         let load = &replica.load;
-        let uncached_tokens = query.prompt_tokens.saturating_sub(cached_tokens.unwrap_or_default());
-        let expected = experience.outputs.expect(query.output_tokens);
+        let prompt_tokens = query.prompt_tokens.min(MOST_TOKENS);
+        let uncached_tokens = prompt_tokens.saturating_sub(cached_tokens.unwrap_or_default());
+        let expected = experience.outputs.expect(query.output_tokens.map(|tokens| tokens.min(MOST_TOKENS)));
         let output = experience.outputs.left(expected, 0);
         let together = experience.together(engine, replica.cache_tokens().unwrap_or(engine.cache_tokens));
-        let output_s = engine.output_token_s(query.prompt_tokens.into(), together);
+        let output_s = engine.output_token_s(prompt_tokens.into(), together);
         let prefill_s = engine.prefill_token_s * f64::from(uncached_tokens);
         experience.requested(
-            f64::from(query.prompt_tokens) + f64::from(output),
+            f64::from(prompt_tokens) + f64::from(output),
             prefill_s + f64::from(output) * output_s,
         );
         let beside = load.requests();
@@ -169,7 +172,7 @@ impl Lease {
             share: Share::default(),
             waiting: true,
             probe,
-            prompt_tokens: query.prompt_tokens,
+            prompt_tokens,
             uncached_tokens,
             expected,
             prefill_work: nanoseconds(prefill_s),
@@ -223,7 +226,7 @@ impl Lease {
             self.progress.beside += running * f64::from(tokens);
         }
         self.progress.last_at = now;
-        self.progress.produced = self.progress.produced.saturating_add(tokens);
+        self.progress.produced = self.progress.produced.saturating_add(tokens).min(MOST_TOKENS);
         self.update();
     }
 

@@ -2,7 +2,8 @@
 
 use crate::Replica;
 
-/// What a pick may depend on. Absent parts make a policy fall back to load; they never fail a pick.
+/// What a pick may depend on. Absent parts make a policy fall back to load; they never fail a pick. Lengths above
+/// four million tokens (2^22) count as that.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Query<'a> {
     /// The adapter, if the request names one. Only replicas that have it are candidates.

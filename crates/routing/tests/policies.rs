@@ -258,7 +258,7 @@ proptest! {
                     match pool.pick(&query, NOW, &mut random) {
                         Ok(pick) => {
                             prop_assert!(!tried.contains(&pick.lease.replica().id));
-                            held.push((pick.lease, prompt.into()));
+                            held.push((pick.lease, prompt.min(1 << 22).into()));
                         }
                         Err(none) => prop_assert_eq!((none, replicas.len()), (NoReplica::AllTried, 1)),
                     }
