@@ -1,6 +1,6 @@
 //! Policies side by side, and beside what was published: the table at the end of the demo.
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 use crate::{
     PolicyFigures,
@@ -16,7 +16,7 @@ pub struct Compared {
     pub published: Option<PolicyFigures>,
 }
 
-/// A figure of the table: its name for people, its name in files, and what its unit is divided by.
+/// The rows of the table: the name for people, and the name in files.
 const FIGURES: [(&str, &str); 13] = [
     ("Throughput (tokens/s)", "total_tokens_per_s"),
     ("Duration (s)", "duration_s"),
@@ -33,36 +33,51 @@ const FIGURES: [(&str, &str); 13] = [
     ("P99 schedule lag (ms)", "schedule_lag_ms.p99"),
 ];
 
-/// The table for a terminal: one row a figure, one column a policy; below each value, what was published and the
-/// ratio of ours to it. The last rows set the throughput and the mean TTFT in relation to the first policy.
+/// Like `UTF8_HORIZONTAL_ONLY`, without lines between rows: here rows come in pairs.
+const STYLE: TableStyle = TableStyle::new()
+    .top_border(LineStyle::none().fill('─').junction('─'))
+    .header_separator(LineStyle::none().fill('─').junction('─'))
+    .bottom_border(LineStyle::none().fill('─').junction('─'));
+
+/// The table for a terminal: one column a policy, and for each figure a row with what was measured, and a row with
+/// what was published and the ratio of ours to it. The last rows set the throughput and the mean TTFT in relation
+/// to the first policy.
 pub fn comparison_table(policies: &[Compared]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
-    let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
-    let names = policies.iter().map(|policy| right(policy.measured.policy.clone()));
-    table.set_header(std::iter::once(Cell::new("")).chain(names));
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Disabled);
+    let mut row = |label: String, cells: Vec<String>| {
+        let cells = cells.into_iter().map(|text| Cell::new(text).set_alignment(CellAlignment::Right));
+        table.add_row(std::iter::once(Cell::new(label)).chain(cells));
+    };
     for (label, name) in FIGURES {
-        if policies.iter().any(|policy| figure(&policy.measured, name).is_some()) {
-            let cells = policies.iter().map(|policy| right(cell(policy, name)));
-            table.add_row(std::iter::once(Cell::new(label)).chain(cells));
+        let cells = |cell: fn(&Compared, &str) -> Option<String>| -> Option<Vec<String>> {
+            let cells: Vec<_> = policies.iter().map(|policy| cell(policy, name)).collect();
+            let any = cells.iter().any(Option::is_some);
+            any.then(|| cells.into_iter().map(Option::unwrap_or_default).collect())
+        };
+        if let Some(ours) = cells(measured) {
+            row(label.to_owned(), ours);
+            if let Some(theirs) = cells(published) {
+                row("  published, ratio".to_owned(), theirs);
+            }
         }
     }
-    if let [first, rest @ ..] = policies
-        && !rest.is_empty()
-    {
+    if let [first, _, ..] = policies {
         let gain = |name: &str, policy: &Compared| {
             let (ours, base) = (figure(&policy.measured, name)?, figure(&first.measured, name)?);
-            Some(if name == "ttft_ms.mean" { base / ours } else { ours / base })
+            Some(times(if name == "ttft_ms.mean" { base / ours } else { ours / base }))
         };
-        let first = &first.measured.policy;
         for (label, name) in
             [("Throughput against", "total_tokens_per_s"), ("Mean TTFT better than", "ttft_ms.mean")]
         {
-            let cells =
-                policies.iter().map(|policy| right(gain(name, policy).map_or_else(String::new, times)));
-            table.add_row(std::iter::once(Cell::new(format!("{label} {first}"))).chain(cells));
+            let cells = policies.iter().map(|policy| gain(name, policy).unwrap_or_default()).collect();
+            row(format!("{label} {}", first.measured.policy), cells);
         }
     }
+    let names = policies.iter().map(|policy| policy.measured.policy.as_str());
+    let header =
+        std::iter::once("").chain(names).map(|name| Cell::new(name).set_alignment(CellAlignment::Right));
+    table.set_header(header);
     table.to_string() + "\n"
 }
 
@@ -70,16 +85,18 @@ fn figure(figures: &PolicyFigures, name: &str) -> Option<f64> {
     figures.named().into_iter().find_map(|(known, value)| (known == name).then_some(value))
 }
 
-fn cell(policy: &Compared, name: &str) -> String {
-    let print = |value: f64| {
-        if name == "prefix_hit_ratio" { format!("{:.1} %", value * 100.0) } else { human(value) }
-    };
-    let Some(ours) = figure(&policy.measured, name) else { return String::new() };
-    let theirs = policy.published.as_ref().and_then(|published| figure(published, name));
-    match theirs {
-        Some(theirs) => format!("{}\npage {}, {}", print(ours), print(theirs), times(ours / theirs)),
-        None => print(ours),
-    }
+fn measured(policy: &Compared, name: &str) -> Option<String> {
+    figure(&policy.measured, name).map(|value| print(name, value))
+}
+
+fn published(policy: &Compared, name: &str) -> Option<String> {
+    let theirs = figure(policy.published.as_ref()?, name)?;
+    let ratio = figure(&policy.measured, name)? / theirs;
+    Some(format!("{}  {}", print(name, theirs), times(ratio)))
+}
+
+fn print(name: &str, value: f64) -> String {
+    if name == "prefix_hit_ratio" { format!("{:.1} %", value * 100.0) } else { human(value) }
 }
 
 #[cfg(test)]
@@ -106,12 +123,12 @@ mod tests {
         let has = |words: &str| lines.iter().any(|line| line.join(" ") == words);
         assert!(has("random prefix_hash"), "{text}");
         assert!(has("Throughput (tokens/s) 45,410 76,349"), "{text}");
-        assert!(has("page 45,410, 1.00x page 69,408, 1.10x"), "{text}");
+        assert!(has("published, ratio 45,410 1.00x 69,408 1.10x"), "{text}");
         assert!(has("Prefix cache hits 81.2 % 81.2 %"), "{text}");
         assert!(has("Throughput against random 1.00x 1.68x"), "{text}");
         assert!(has("Mean TTFT better than random 1.00x 5.18x"), "{text}");
         assert!(!text.contains("schedule lag"), "not known of either");
-        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     }
 
     #[test]

@@ -2,30 +2,31 @@
 
 /// `value` with about three significant digits, thousands set apart by a comma: `69,408`, `1,320`, `86.6`, `0.25`.
 pub(crate) fn human(value: f64) -> String {
-    let size = value.abs();
-    let decimals = match size {
+    let decimals = match value.abs() {
         size if !size.is_finite() || size >= 100.0 || size == 0.0 => 0,
         size if size >= 10.0 => 1,
         size if size >= 0.1 => 2,
         _ => 3,
     };
+    thousands(value, decimals)
+}
+
+/// `value` with `decimals` decimals, thousands set apart by a comma.
+pub(crate) fn thousands(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
-    let whole = text.split('.').next().unwrap_or(&text).trim_start_matches('-').len();
-    let mut grouped = String::with_capacity(text.len() + whole / 3);
-    let sign = usize::from(text.starts_with('-'));
-    for (index, letter) in text.chars().enumerate() {
-        let place = index.saturating_sub(sign);
-        if value.is_finite()
-            && place > 0
-            && index > sign
-            && place < whole
-            && (whole - place).is_multiple_of(3)
-        {
+    let digits = text.trim_start_matches('-');
+    let (whole, fraction) = digits.split_at(digits.find('.').unwrap_or(digits.len()));
+    if !value.is_finite() {
+        return text;
+    }
+    let mut grouped = text[..text.len() - digits.len()].to_owned();
+    for (index, digit) in whole.chars().enumerate() {
+        if index > 0 && (whole.len() - index).is_multiple_of(3) {
             grouped.push(',');
         }
-        grouped.push(letter);
+        grouped.push(digit);
     }
-    grouped
+    grouped + fraction
 }
 
 /// `1.41x`, or `12x` above ten.
@@ -43,6 +44,7 @@ mod tests {
             (69_407.79, "69,408"),
             (1_234_567.0, "1,234,567"),
             (-1234.5, "-1,234"),
+            (-123.0, "-123"),
             (999.6, "1,000"),
             (100.0, "100"),
             (86.55, "86.5"),
@@ -54,6 +56,7 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(human(value), text);
         }
+        assert_eq!(thousands(-1_129.768, 2), "-1,129.77");
         assert_eq!((times(1.409), times(164.2)), ("1.41x".to_owned(), "164x".to_owned()));
     }
 }

@@ -3,12 +3,14 @@
 //! A load generator or the simulator writes one [`Record`] a request; everything else here is derived from
 //! records: statistics, the verdict, tables, exports, charts. No I/O but the exporters' files, no clock.
 
+mod chart;
 mod civil;
 mod client;
 mod comparison;
 mod distribution;
 mod figures;
 mod format;
+mod html;
 mod metric;
 mod ordered;
 mod published;
@@ -23,10 +25,12 @@ mod verdict;
 mod vllm_bench;
 mod warning;
 
+pub use chart::{BarChart, HeatChart, LineChart, MAX_POINTS, MAX_ROWS, MAX_SERIES};
 pub use client::{client_json, client_lines};
 pub use comparison::{Compared, comparison_table};
 pub use distribution::{Distribution, EXACT_SAMPLES, LARGEST, Spread};
 pub use figures::PolicyFigures;
+pub use html::{Page, TextTable};
 pub use metric::{Distributions, MILLISECOND, Metric, SECOND, Unit};
 pub use ordered::Object;
 pub use published::{PUBLISHED_SOURCE, Published, published, published_figures};
