@@ -58,6 +58,11 @@ impl Arrivals {
         Ok(Self { gaps, rate, random, count })
     }
 
+    /// The rate over time.
+    pub fn rate(&self) -> &Rate {
+        &self.rate
+    }
+
     /// Moves all counts so that the first arrival is at time 0.
     #[must_use]
     pub fn from_zero(mut self) -> Self {

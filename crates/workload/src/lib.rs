@@ -8,23 +8,28 @@ mod body;
 mod error;
 mod kubeai_seed;
 mod lines;
+mod phases;
 mod plan;
 mod python_random;
 mod random;
 mod rate;
+mod sampling;
 mod seed_prompt;
 mod sharegpt;
 mod template;
 mod tokenizer;
+mod users;
 mod words;
 
 pub use arrival::{Arrivals, Pattern};
 pub use body::{BodyOptions, MaxTokensField, write_body};
 pub use error::{Error, Place};
 pub use kubeai_seed::{kubeai_seed, kubeai_seed_requests};
+pub use phases::single_turns;
 pub use plan::{Arrival, Limits, Message, Phase, PhaseKind, Plan, Prompt, Request, Session, Turn};
 pub use python_random::PythonRandom;
 pub use rate::Rate;
+pub use sampling::{Sampling, sample};
 pub use seed_prompt::{SeedPrompt, read_seed_prompts, seed_sessions};
 pub use sharegpt::{
     Conversation, Conversations, Cut, Said, ShareGpt, ShareGptRule, ShareGptSettings, TextPrompt,
@@ -32,4 +37,5 @@ pub use sharegpt::{
 };
 pub use template::RequestTemplate;
 pub use tokenizer::{TokenSource, Tokenizer};
+pub use users::user_arrivals;
 pub use words::{MAX_PROMPT_TOKENS, render_blocks};
