@@ -43,17 +43,18 @@ impl Worker<'_> {
         self.next_due = None;
         let phase = self.phase();
         let (Some(start), false) = (phase.start(), self.feed_ended) else { return Ok(false) };
-        let (at, position) = match self.mail.items.front() {
+        let (at, ordinal) = match self.mail.items.front() {
             None => return Ok(false),
             Some(Item::PhaseEnd) => {
                 self.mail.items.pop_front();
                 self.feed_ended = true;
                 return Ok(false);
             }
-            Some(Item::Session(session)) => (session.at, session.position),
+            Some(Item::Session(session)) => (session.at, session.ordinal),
         };
         let now = self.shared.clock.now();
-        let due = start + at;
+        let planned = start + at;
+        let due = planned + phase.drift();
         let closed_loop = phase.closed_loop && at.is_zero();
         let over = phase.over(now);
         if phase.is_exhausted() || over.is_some_and(|over| closed_loop || due > over) {
@@ -66,28 +67,34 @@ impl Worker<'_> {
         }
         if self.blocked_at_end {
             self.give_up_head_slot(now)?;
-            return self.skip_head(due, now);
+            return self.skip_head(planned, now);
         }
         if due > now {
             self.next_due = Some(due);
             return Ok(false);
         }
+        if self.head_slot == HeadSlot::None {
+            // What fell due behind a head that waited for its slot is not late.
+            phase.add_lateness(now - due.max(self.last_admission.min(now)));
+        }
         let admitted = match (&phase.sessions, self.head_slot) {
-            (None, _) => due,
-            (Some(_), HeadSlot::Granted(granted)) => granted.max(due),
+            (None, _) => planned,
+            (Some(_), HeadSlot::Granted(granted)) => granted.max(planned),
             (Some(_), HeadSlot::Waiting(_)) => return Ok(false),
             (Some(slots), HeadSlot::None) => {
-                let key = (at, position);
-                if !slots.acquire(key, self.thread, now.saturating_sub(start)) {
+                let key = (at, ordinal);
+                let Some(free_since) = slots.acquire(key, self.thread, now - start) else {
                     self.head_slot = HeadSlot::Waiting(key);
                     return Ok(false);
-                }
-                due
+                };
+                self.hand_out(Limit::Sessions, now)?;
+                planned.max(start + free_since)
             }
         };
         self.head_slot = HeadSlot::None;
         let Some(mut session) = self.take_head() else { return Ok(false) };
-        session.due = if closed_loop { admitted } else { due };
+        self.last_admission = now;
+        session.due = if closed_loop { admitted } else { planned };
         session.admitted = admitted;
         self.live_sessions += 1;
         if phase.claim() {
@@ -143,11 +150,24 @@ impl Worker<'_> {
         let phase = self.phase();
         let Some(slots) = &phase.prefill else { return self.send(session, false) };
         let key: Key = (session.due, session.index());
-        if slots.acquire(key, self.thread, phase.elapsed(self.shared.clock.now())) {
-            return self.send(session, true);
+        match slots.acquire(key, self.thread, phase.elapsed(self.shared.clock.now())) {
+            Some(free_since) => {
+                self.send_with_prefill_slot(session, phase.start().unwrap_or_default() + free_since)
+            }
+            None => {
+                self.waiting_for_prefill.insert(key, session);
+                Ok(())
+            }
         }
-        self.waiting_for_prefill.insert(key, session);
-        Ok(())
+    }
+
+    fn send_with_prefill_slot(
+        &mut self,
+        mut session: Box<Session>,
+        free_since: Duration,
+    ) -> Result<(), Error> {
+        session.admitted = session.admitted.max(free_since);
+        self.send(session, true)
     }
 
     fn slot_granted(&mut self, granted: Granted) -> Result<(), Error> {
@@ -156,35 +176,37 @@ impl Worker<'_> {
         }
         match granted.limit {
             Limit::Sessions if self.head_slot == HeadSlot::Waiting(granted.key) => {
-                self.head_slot = HeadSlot::Granted(granted.at);
+                self.head_slot = HeadSlot::Granted(granted.free_since);
                 self.next_due = None;
                 Ok(())
             }
             Limit::Prefill if self.waiting_for_prefill.contains_key(&granted.key) => {
-                let Some(mut session) = self.waiting_for_prefill.remove(&granted.key) else { return Ok(()) };
-                session.admitted = granted.at.max(session.due);
-                self.send(session, true)
+                match self.waiting_for_prefill.remove(&granted.key) {
+                    Some(session) => self.send_with_prefill_slot(session, granted.free_since),
+                    None => Ok(()),
+                }
             }
             // Who waited for it has given up.
             limit => self.release(limit, self.shared.clock.now()),
         }
     }
 
-    /// Gives a slot back, to whoever waits for it.
+    /// Gives a slot back.
     pub(crate) fn release(&mut self, limit: Limit, now: Duration) -> Result<(), Error> {
-        let elapsed = self.phase().elapsed(now);
-        match self.slots(limit).and_then(|slots| slots.release(elapsed)) {
+        match self.slots(limit) {
             None => Ok(()),
-            Some(grant) => self.pass_on(limit, grant, now),
+            Some(slots) => {
+                slots.release(self.phase().elapsed(now));
+                self.hand_out(limit, now)
+            }
         }
     }
 
-    pub(crate) fn grow_limits(&mut self, now: Duration) -> Result<(), Error> {
+    /// Passes free slots to those who wait for them.
+    pub(crate) fn hand_out(&mut self, limit: Limit, now: Duration) -> Result<(), Error> {
         let elapsed = self.phase().elapsed(now);
-        for limit in [Limit::Sessions, Limit::Prefill] {
-            while let Some(grant) = self.slots(limit).and_then(|slots| slots.grow(elapsed)) {
-                self.pass_on(limit, grant, now)?;
-            }
+        while let Some(grant) = self.slots(limit).and_then(|slots| slots.grant(elapsed)) {
+            self.pass_on(limit, grant)?;
         }
         Ok(())
     }
@@ -196,8 +218,10 @@ impl Worker<'_> {
         }
     }
 
-    fn pass_on(&mut self, limit: Limit, grant: Grant, now: Duration) -> Result<(), Error> {
-        let granted = Granted { phase: self.phase().index, limit, key: grant.key, at: now };
+    fn pass_on(&mut self, limit: Limit, grant: Grant) -> Result<(), Error> {
+        let phase = self.phase();
+        let free_since = phase.start().unwrap_or_default() + grant.free_since;
+        let granted = Granted { phase: phase.index, limit, key: grant.key, free_since };
         if grant.thread == self.thread {
             self.grants.push_back(granted);
             return Ok(());

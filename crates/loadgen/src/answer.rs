@@ -311,8 +311,10 @@ mod tests {
 
     #[test]
     fn tokens_of_a_chunk_come_from_continuous_usage_only() {
-        let event = |text: &str, usage: &str| format!("data: {{\"choices\":[{{\"text\":\"{text}\"}}]{usage}}}");
-        let counted = |tokens: u32| format!(",\"usage\":{{\"prompt_tokens\":1,\"completion_tokens\":{tokens}}}");
+        let event =
+            |text: &str, usage: &str| format!("data: {{\"choices\":[{{\"text\":\"{text}\"}}]{usage}}}");
+        let counted =
+            |tokens: u32| format!(",\"usage\":{{\"prompt_tokens\":1,\"completion_tokens\":{tokens}}}");
         let tokens = |events: &[String]| {
             let mut events: Vec<&str> = events.iter().map(String::as_str).collect();
             events.push("data: [DONE]");

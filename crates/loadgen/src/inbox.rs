@@ -44,7 +44,8 @@ pub(crate) struct Granted {
     pub(crate) phase: u16,
     pub(crate) limit: Limit,
     pub(crate) key: Key,
-    pub(crate) at: Duration,
+    /// Since when the slot has been free, since the start of the run.
+    pub(crate) free_since: Duration,
 }
 
 /// What a thread receives.
@@ -186,10 +187,12 @@ mod tests {
     use mio::{Poll, Token};
 
     use super::*;
+    use crate::session::Place;
 
     fn session(body: usize) -> Box<Session> {
         let session = workload::Session { id: 0, turns: Vec::new(), target: None };
-        let mut session = Session::new(0, 0, 0, Duration::ZERO, session);
+        let arrival = workload::Arrival { at: Duration::ZERO, session };
+        let mut session = Session::new(Place::default(), 0, arrival);
         session.body = vec![0; body];
         Box::new(session)
     }

@@ -47,6 +47,8 @@ pub(crate) struct PhaseRun {
     /// The latest due time, and the latest start of sending, since the start of the run.
     last_due_ns: AtomicU64,
     last_dispatch_ns: AtomicU64,
+    /// Lateness so far, which delays everything after it where the plan drifts.
+    drift_ns: AtomicU64,
     ended: AtomicU64,
     failed: AtomicU64,
     too_many_failed: AtomicBool,
@@ -56,12 +58,14 @@ impl PhaseRun {
     /// `pending` is how often [`ready`](Self::ready) will be called before the phase can start.
     pub(crate) fn new(index: u16, phase: &Phase, pending: usize) -> Self {
         let limits = phase.limits.clone();
-        let slots = |limit: Option<u32>| limit.map(|limit| Slots::new(limit, limits.concurrency_ramp));
+        let closed_loop = limits.concurrency.is_some() && phase.target_rate.is_none();
+        let sessions =
+            limits.concurrency.map(|limit| Slots::new(limit, limits.concurrency_ramp, closed_loop));
         Self {
             index,
-            closed_loop: limits.concurrency.is_some() && phase.target_rate.is_none(),
-            sessions: slots(limits.concurrency),
-            prefill: slots(limits.prefill_concurrency),
+            closed_loop,
+            sessions,
+            prefill: limits.prefill_concurrency.map(|limit| Slots::new(limit, None, false)),
             limits,
             pending: AtomicUsize::new(pending),
             start: OnceLock::new(),
@@ -72,6 +76,7 @@ impl PhaseRun {
             not_sent: AtomicU64::new(0),
             last_due_ns: AtomicU64::new(0),
             last_dispatch_ns: AtomicU64::new(0),
+            drift_ns: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             too_many_failed: AtomicBool::new(false),
@@ -139,6 +144,18 @@ impl PhaseRun {
         self.dispatched.fetch_add(1, Relaxed);
         self.last_due_ns.fetch_max(nanoseconds(due), Relaxed);
         self.last_dispatch_ns.fetch_max(nanoseconds(now), Relaxed);
+    }
+
+    /// How much later than planned arrivals are due.
+    pub(crate) fn drift(&self) -> Duration {
+        Duration::from_nanos(self.drift_ns.load(Relaxed))
+    }
+
+    /// An arrival was dealt with `late`.
+    pub(crate) fn add_lateness(&self, late: Duration) {
+        if self.limits.drifting {
+            self.drift_ns.fetch_add(nanoseconds(late), Relaxed);
+        }
     }
 
     /// Counts a request that was due but not sent.

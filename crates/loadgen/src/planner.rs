@@ -8,7 +8,13 @@ use std::{iter::Peekable, time::Duration};
 
 use workload::Arrival;
 
-use crate::{Error, inbox::Item, phase::PhaseRun, run::Shared, session::Session};
+use crate::{
+    Error,
+    inbox::Item,
+    phase::PhaseRun,
+    run::Shared,
+    session::{Place, Session},
+};
 
 /// A phase starts when this many sessions are ready, or after [`PRIME_TIME`].
 const PRIME_SESSIONS: u64 = 64;
@@ -56,12 +62,12 @@ impl Planner<'_> {
     fn feed(&mut self, phase: &PhaseRun, mut arrivals: Peekable<Arrivals>) -> Result<bool, Error> {
         let shared = self.shared;
         let began = shared.clock.now();
-        let (mut sessions, mut first_index, mut primed) = (0, 0, false);
+        let (mut ordinal, mut first_index, mut primed) = (0, 0, false);
         loop {
             if !self.serve_desk()? {
                 return Ok(false);
             }
-            let more = phase.limits.requests.is_none_or(|limit| sessions < limit) && !phase.is_exhausted();
+            let more = phase.limits.requests.is_none_or(|limit| ordinal < limit) && !phase.is_exhausted();
             let next = if more { arrivals.peek() } else { None };
             let now = shared.clock.now();
             let Some(arrival) = next.filter(|arrival| !is_past(phase, arrival.at, now)) else {
@@ -73,7 +79,7 @@ impl Planner<'_> {
             }
             let thread = (self.position % shared.inboxes.len() as u64) as usize;
             let inbox = &shared.inboxes[thread];
-            if !inbox.has_room() || sessions >= PRIME_SESSIONS || now > began + PRIME_TIME {
+            if !inbox.has_room() || ordinal >= PRIME_SESSIONS || now > began + PRIME_TIME {
                 if !std::mem::replace(&mut primed, true) {
                     ready(shared, phase)?;
                 }
@@ -82,15 +88,16 @@ impl Planner<'_> {
                     continue;
                 }
             }
-            let Some(Arrival { at, session }) = arrivals.next() else { break };
-            let turns = session.turns.len() as u64;
-            let mut session = Session::new(self.position, first_index, thread, at, session);
+            let Some(arrival) = arrivals.next() else { break };
+            let turns = arrival.session.turns.len() as u64;
+            let place = Place { position: self.position, ordinal, first_index };
+            let mut session = Session::new(place, thread, arrival);
             if !phase.is_stopped() {
                 session.render(shared.options);
             }
             self.position += 1;
             first_index += turns;
-            sessions += 1;
+            ordinal += 1;
             self.push(thread, Item::Session(Box::new(session)))?;
         }
         for thread in 0..shared.inboxes.len() {

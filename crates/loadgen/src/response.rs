@@ -282,7 +282,11 @@ mod tests {
             (format!("{head}Transfer-Encoding: chunked\r\n\r\n{coded}"), false, true),
             (format!("{head}transfer-encoding: Chunked\r\nConnection: close\r\n\r\n{coded}"), false, false),
             (format!("{head}\r\n{crlf}"), true, false),
-            (format!("HTTP/1.1 100 Continue\r\n\r\n{head}Transfer-Encoding: chunked\r\n\r\n{coded}"), false, true),
+            (
+                format!("HTTP/1.1 100 Continue\r\n\r\n{head}Transfer-Encoding: chunked\r\n\r\n{coded}"),
+                false,
+                true,
+            ),
             (format!("HTTP/1.0 200 OK\r\n\r\n{SSE}"), true, false),
         ] {
             for cut in 0..=text.len() {

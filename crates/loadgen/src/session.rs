@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use protocol::estimate_tokens;
 use report::{Count, CountSource};
-use workload::{Message, Prompt, Request, Turn};
+use workload::{Arrival, Message, Prompt, Request, Turn};
 
 use crate::{Options, RouteKey};
 
@@ -17,6 +17,8 @@ use crate::{Options, RouteKey};
 pub(crate) struct Session {
     /// Position in the plan, over all phases.
     pub(crate) position: u64,
+    /// Position of the session in its phase.
+    pub(crate) ordinal: u64,
     /// Position in its phase of the session's first request.
     first_index: u64,
     /// The session's name in the plan.
@@ -51,17 +53,24 @@ pub(crate) struct ConnectionId {
     pub(crate) serial: u64,
 }
 
+/// Where in the plan a session stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Place {
+    /// Position of the session, over all phases.
+    pub(crate) position: u64,
+    /// Position of the session in its phase.
+    pub(crate) ordinal: u64,
+    /// Position of its first request in its phase.
+    pub(crate) first_index: u64,
+}
+
 impl Session {
-    pub(crate) fn new(
-        position: u64,
-        first_index: u64,
-        thread: usize,
-        at: Duration,
-        session: workload::Session,
-    ) -> Self {
+    pub(crate) fn new(place: Place, thread: usize, arrival: Arrival) -> Self {
+        let Arrival { at, session } = arrival;
         Self {
-            position,
-            first_index,
+            position: place.position,
+            ordinal: place.ordinal,
+            first_index: place.first_index,
             id: session.id,
             thread,
             at,
@@ -139,7 +148,9 @@ mod tests {
     use super::*;
 
     fn session(turns: Vec<Turn>) -> Session {
-        Session::new(3, 10, 0, Duration::ZERO, workload::Session { id: 7, turns, target: None })
+        let place = Place { position: 3, ordinal: 3, first_index: 10 };
+        let session = workload::Session { id: 7, turns, target: None };
+        Session::new(place, 0, Arrival { at: Duration::ZERO, session })
     }
 
     fn text(text: &str) -> Request {

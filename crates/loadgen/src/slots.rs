@@ -1,15 +1,22 @@
 //! A limit on how many may be in flight, shared by all threads, first come first served.
 //!
 //! Who came first is decided by the plan, not by the clock: waiters are served in the order of their [`Key`], due
-//! time first, then position in the plan. A slot that becomes free passes straight to the first waiter, so the
-//! limit is never exceeded, not even for a moment, and no thread hoards slots that another could use. The limit
-//! may grow linearly from one over a ramp.
+//! time first, then position in the plan. With strict order, nobody is served before everyone ahead of it in the
+//! plan, even if a slot is free; a closed loop needs this to start its sessions in order on several threads. The
+//! limit is never exceeded, and no thread hoards slots that another could use. It may grow linearly from one over
+//! a ramp.
+//!
+//! Each slot comes with the time since which it was free, so that a late thread cannot pass its own lateness off
+//! as waiting for a slot. Times are durations since the start of the phase.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 
-/// The order of waiters: due time, then position in the plan.
+/// The order of waiters: due time, then position in the phase.
 pub(crate) type Key = (Duration, u64);
 
 /// A slot that has passed to a waiter.
@@ -18,73 +25,89 @@ pub(crate) struct Grant {
     pub(crate) key: Key,
     /// The thread that waits under the key.
     pub(crate) thread: usize,
+    /// Since when the slot has been free.
+    pub(crate) free_since: Duration,
 }
 
-/// The slots of one phase. Times are durations since the start of the phase.
+/// The slots of one phase.
 #[derive(Debug)]
 pub(crate) struct Slots {
     limit: u32,
-    ramp: Option<Duration>,
+    ramp: Duration,
+    strict: bool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    used: u32,
+    /// Slots that have been used at least once.
+    used_once: u32,
+    /// Since when the free ones of them have been free.
+    free: VecDeque<Duration>,
     waiting: BTreeMap<Key, usize>,
+    /// With strict order, the position that is served next.
+    next: u64,
 }
 
 impl Slots {
-    pub(crate) fn new(limit: u32, ramp: Option<Duration>) -> Self {
-        Self { limit: limit.max(1), ramp, state: Mutex::default() }
+    pub(crate) fn new(limit: u32, ramp: Option<Duration>, strict: bool) -> Self {
+        Self { limit: limit.max(1), ramp: ramp.unwrap_or_default(), strict, state: Mutex::default() }
     }
 
-    /// Takes a slot, or waits for one under `key`.
-    pub(crate) fn acquire(&self, key: Key, thread: usize, elapsed: Duration) -> bool {
+    /// Takes a slot, and returns since when it has been free; or waits for one under `key`.
+    pub(crate) fn acquire(&self, key: Key, thread: usize, elapsed: Duration) -> Option<Duration> {
         let mut state = self.state.lock();
-        let first = state.waiting.first_key_value().is_none_or(|(waiting, _)| key < *waiting);
-        if first && state.used < self.limit_at(elapsed) {
-            state.used += 1;
-            return true;
+        let is_first = state.waiting.first_key_value().is_none_or(|(waiting, _)| key < *waiting);
+        if is_first && let Some(free_since) = self.take(&mut state, key, elapsed) {
+            return Some(free_since);
         }
         state.waiting.insert(key, thread);
-        false
+        None
     }
 
-    /// Gives a slot back. It belongs to the returned waiter, if there is one.
-    pub(crate) fn release(&self, elapsed: Duration) -> Option<Grant> {
+    /// Gives a slot back.
+    pub(crate) fn release(&self, elapsed: Duration) {
+        self.state.lock().free.push_back(elapsed);
+    }
+
+    /// Hands a free slot to the first waiter. To be called until there is nothing left to hand out, whenever a slot
+    /// was taken or given back, and now and then while the limit grows.
+    pub(crate) fn grant(&self, elapsed: Duration) -> Option<Grant> {
         let mut state = self.state.lock();
-        state.used = state.used.saturating_sub(1);
-        self.grant(&mut state, elapsed)
+        let (&key, &thread) = state.waiting.first_key_value()?;
+        let free_since = self.take(&mut state, key, elapsed)?;
+        state.waiting.remove(&key);
+        Some(Grant { key, thread, free_since })
     }
 
-    /// Hands out one slot that the ramp has added since the last call.
-    pub(crate) fn grow(&self, elapsed: Duration) -> Option<Grant> {
-        self.ramp?;
-        self.grant(&mut self.state.lock(), elapsed)
+    /// Stops waiting. If the slot has been granted already, the grant is under way and must be given back.
+    pub(crate) fn abandon(&self, key: Key) {
+        self.state.lock().waiting.remove(&key);
     }
 
-    /// Stops waiting. False if the slot has been granted already: the grant is under way and must be given back.
-    pub(crate) fn abandon(&self, key: Key) -> bool {
-        self.state.lock().waiting.remove(&key).is_some()
-    }
-
-    fn grant(&self, state: &mut State, elapsed: Duration) -> Option<Grant> {
-        if state.used >= self.limit_at(elapsed) {
+    fn take(&self, state: &mut State, key: Key, elapsed: Duration) -> Option<Duration> {
+        if self.strict && key.1 != state.next {
             return None;
         }
-        let (key, thread) = state.waiting.pop_first()?;
-        state.used += 1;
-        Some(Grant { key, thread })
+        let unused_since = (state.used_once < self.limit).then(|| self.grown_at(state.used_once));
+        let unused_since = unused_since.filter(|since| *since <= elapsed);
+        let taken = match (unused_since, state.free.front()) {
+            (Some(unused), free) if free.is_none_or(|free| unused <= *free) => {
+                state.used_once += 1;
+                unused
+            }
+            _ => state.free.pop_front()?,
+        };
+        state.next += 1;
+        Some(taken)
     }
 
-    fn limit_at(&self, elapsed: Duration) -> u32 {
-        match self.ramp {
-            Some(ramp) if elapsed < ramp => {
-                let grown = f64::from(self.limit - 1) * elapsed.as_secs_f64() / ramp.as_secs_f64();
-                1 + grown as u32
-            }
-            _ => self.limit,
+    /// When the limit grows beyond `slots`.
+    fn grown_at(&self, slots: u32) -> Duration {
+        if slots == 0 {
+            Duration::ZERO
+        } else {
+            self.ramp.mul_f64(f64::from(slots) / f64::from(self.limit - 1))
         }
     }
 }
@@ -93,52 +116,76 @@ impl Slots {
 mod tests {
     use super::*;
 
+    const ZERO: Duration = Duration::ZERO;
+
     fn key(order: u64) -> Key {
-        (Duration::ZERO, order)
+        (ZERO, order)
+    }
+
+    fn granted(slots: &Slots, elapsed: Duration) -> Vec<u64> {
+        std::iter::from_fn(|| slots.grant(elapsed)).map(|grant| grant.key.1).collect()
     }
 
     #[test]
     fn a_freed_slot_goes_to_the_first_in_the_plan() {
-        let slots = Slots::new(1, None);
-        assert!(slots.acquire(key(0), 0, Duration::ZERO));
-        assert!(!slots.acquire(key(2), 0, Duration::ZERO));
-        assert!(!slots.acquire(key(1), 1, Duration::ZERO));
-        assert_eq!(slots.release(Duration::ZERO), Some(Grant { key: key(1), thread: 1 }));
-        assert_eq!(slots.release(Duration::ZERO), Some(Grant { key: key(2), thread: 0 }));
-        assert_eq!(slots.release(Duration::ZERO), None);
-        assert!(slots.acquire(key(3), 0, Duration::ZERO));
+        let slots = Slots::new(1, None, false);
+        assert_eq!(slots.acquire(key(0), 0, ZERO), Some(ZERO));
+        assert_eq!(slots.acquire(key(2), 0, ZERO), None);
+        assert_eq!(slots.acquire(key(1), 1, ZERO), None);
+        assert_eq!(slots.grant(ZERO), None);
+        let second = Duration::from_secs(1);
+        slots.release(second);
+        assert_eq!(slots.grant(second), Some(Grant { key: key(1), thread: 1, free_since: second }));
+        slots.release(second);
+        assert_eq!(granted(&slots, second), [2]);
+        slots.release(2 * second);
+        assert_eq!(slots.acquire(key(3), 0, 5 * second), Some(2 * second), "free since the release");
     }
 
     #[test]
     fn an_earlier_due_time_goes_before_a_lower_position() {
-        let slots = Slots::new(1, None);
-        assert!(slots.acquire(key(0), 0, Duration::ZERO));
-        assert!(!slots.acquire((Duration::from_secs(2), 1), 0, Duration::ZERO));
-        assert!(!slots.acquire((Duration::from_secs(1), 9), 0, Duration::ZERO));
-        assert_eq!(slots.release(Duration::ZERO).unwrap().key.1, 9);
+        let slots = Slots::new(1, None, false);
+        slots.acquire(key(0), 0, ZERO);
+        slots.acquire((Duration::from_secs(2), 1), 0, ZERO);
+        slots.acquire((Duration::from_secs(1), 9), 0, ZERO);
+        slots.release(ZERO);
+        assert_eq!(granted(&slots, ZERO), [9]);
+    }
+
+    #[test]
+    fn strict_order_waits_for_those_ahead() {
+        let slots = Slots::new(3, None, true);
+        assert_eq!(slots.acquire(key(1), 1, ZERO), None);
+        assert_eq!(slots.acquire(key(3), 1, ZERO), None);
+        assert_eq!(granted(&slots, ZERO), [0; 0]);
+        assert_eq!(slots.acquire(key(0), 0, ZERO), Some(ZERO));
+        assert_eq!(granted(&slots, ZERO), [1]);
+        assert_eq!(slots.acquire(key(2), 0, ZERO), Some(ZERO));
+        assert_eq!(granted(&slots, ZERO), [0; 0], "the limit holds");
+        slots.release(ZERO);
+        assert_eq!(granted(&slots, ZERO), [3]);
     }
 
     #[test]
     fn who_stops_waiting_gets_nothing() {
-        let slots = Slots::new(1, None);
-        assert!(slots.acquire(key(0), 0, Duration::ZERO));
-        assert!(!slots.acquire(key(1), 0, Duration::ZERO));
-        assert!(slots.abandon(key(1)));
-        assert_eq!(slots.release(Duration::ZERO), None);
-        assert!(!slots.abandon(key(1)));
+        let slots = Slots::new(1, None, false);
+        slots.acquire(key(0), 0, ZERO);
+        slots.acquire(key(1), 0, ZERO);
+        slots.abandon(key(1));
+        slots.release(ZERO);
+        assert_eq!(slots.grant(ZERO), None);
     }
 
     #[test]
     fn a_ramp_adds_slots_one_by_one() {
-        let slots = Slots::new(5, Some(Duration::from_secs(4)));
+        let slots = Slots::new(5, Some(Duration::from_secs(4)), false);
         for order in 0..6 {
-            assert_eq!(slots.acquire(key(order), 0, Duration::ZERO), order == 0);
+            assert_eq!(slots.acquire(key(order), 0, ZERO).is_some(), order == 0);
         }
-        assert_eq!(slots.grow(Duration::from_millis(999)), None);
-        assert_eq!(slots.grow(Duration::from_millis(1001)).unwrap().key, key(1));
-        assert_eq!(slots.grow(Duration::from_millis(1001)), None);
-        let rest: Vec<u64> =
-            std::iter::from_fn(|| slots.grow(Duration::from_secs(9))).map(|g| g.key.1).collect();
-        assert_eq!(rest, [2, 3, 4], "never above the limit");
+        assert_eq!(granted(&slots, Duration::from_millis(999)), [0; 0]);
+        let first = slots.grant(Duration::from_millis(1500)).unwrap();
+        assert_eq!((first.key, first.free_since), (key(1), Duration::from_secs(1)));
+        assert_eq!(slots.grant(Duration::from_millis(1500)), None);
+        assert_eq!(granted(&slots, Duration::from_secs(9)), [2, 3, 4], "never above the limit");
     }
 }

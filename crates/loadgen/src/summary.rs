@@ -79,9 +79,10 @@ pub struct ClientSummary {
     pub reads: u64,
     /// Output events received.
     pub payload_events: u64,
-    /// Of the reads that completed an output event, the share that completed several: the server sends several
-    /// at once, or this side is late.
-    pub bunched_reads_share: f64,
+    /// Reads that completed an output event.
+    pub payload_reads: u64,
+    /// Those among them that completed several: the server sends several at once, or this side is late.
+    pub bunched_reads: u64,
     /// Time the sending threads waited for the record sink: it is too slow.
     pub sink_stall: Duration,
     /// One a thread.
@@ -114,9 +115,9 @@ pub enum ThreadRole {
 
 impl ClientSummary {
     pub(crate) fn new(measures: ThreadMeasures, peak_in_flight: u64, threads: Vec<ThreadSummary>) -> Self {
-        let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
         Self {
-            bunched_reads_share: share(measures.bunched_reads, measures.payload_reads),
+            payload_reads: measures.payload_reads,
+            bunched_reads: measures.bunched_reads,
             schedule_lag: measures.schedule_lag,
             dispatch_lag: measures.dispatch_lag,
             loop_stall: measures.loop_stall,

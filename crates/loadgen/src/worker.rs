@@ -17,7 +17,7 @@ use report::Record;
 use crate::{
     Error,
     answer::AnswerText,
-    inbox::{Granted, Mail},
+    inbox::{Granted, Limit, Mail},
     measure::{CpuUsage, ThreadMeasures},
     phase::PhaseRun,
     planner,
@@ -84,6 +84,8 @@ pub(crate) struct Worker<'a> {
     quiet_since: Option<Duration>,
     /// When the head of the queue is due; `None` while that depends on something else.
     pub(crate) next_due: Option<Duration>,
+    /// When a session was last admitted.
+    pub(crate) last_admission: Duration,
     /// Sessions that have started and not ended.
     pub(crate) live_sessions: usize,
     pub(crate) in_flight: usize,
@@ -121,6 +123,7 @@ impl<'a> Worker<'a> {
             is_cut_off: false,
             quiet_since: None,
             next_due: None,
+            last_admission: Duration::ZERO,
             live_sessions: 0,
             in_flight: 0,
             waiting_for_prefill: BTreeMap::new(),
@@ -166,6 +169,7 @@ impl<'a> Worker<'a> {
                 self.end_phase()?;
             }
         }
+        self.shared.control.produced(self.fresh_tokens);
         self.hand_on_records()?;
         if let (Some(before), Some(after)) = (cpu_before, CpuUsage::of_this_thread()) {
             self.measures.usage = after.since(before);
@@ -242,7 +246,7 @@ impl<'a> Worker<'a> {
         if phase.start().is_none() {
             return Ok(());
         }
-        self.grow_limits(now)?;
+        self.hand_out(Limit::Sessions, now)?;
         if let Some(over) = phase.over(now) {
             self.wind_down(over)?;
         }
