@@ -1,12 +1,12 @@
-//! Renders a page with every kind of chart from invented records, for a look at it:
-//! `cargo run -p report --example page -- /tmp/page.html`
+//! Renders both pages from invented records, for a look at them:
+//! `cargo run -p report --example page -- /tmp/pages`
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
 use report::{
-    BarChart, Chunk, ClientHealth, Compared, Count, CountSource, Flags, HeatChart, LineChart, MILLISECOND,
-    Metric, Outcome, Page, PhaseShape, PolicyFigures, Record, Recorder, Report, RunShape, TextTable,
-    comparison_table, judge, published, published_figures,
+    Chunk, ClientHealth, Compared, Count, CountSource, Flags, Outcome, PhaseShape, PolicyFigures, PolicyRun,
+    Record, Recorder, Report, RunShape, comparison_page, comparison_table, judge, published_figures,
+    run_page,
 };
 
 const REPLICAS: u64 = 8;
@@ -62,89 +62,27 @@ fn run(slow: f64, skew: u64) -> Report {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let path = std::env::args().nth(1).ok_or("which file?")?;
-    let runs = [("random", run(2.1, 2)), ("least_requests", run(1.9, 0)), ("prefix_hash", run(1.0, 1))];
-    let compared: Vec<Compared> = runs
-        .iter()
-        .map(|(policy, report)| Compared {
-            measured: PolicyFigures::new(*policy, &report.total, 1.0),
-            published: published_figures(policy, 800),
-        })
-        .collect();
+    let directory = std::env::args().nth(1).ok_or("which directory?")?;
+    std::fs::create_dir_all(&directory)?;
+    let mut runs = Vec::new();
+    for (policy, slow, skew, bunched) in
+        [("random", 2.1, 2, 0), ("least_requests", 1.9, 0, 70), ("prefix_hash", 1.0, 1, 140)]
+    {
+        let report = run(slow, skew);
+        let health =
+            ClientHealth { payload_reads: 1000, multi_event_reads: bunched, ..ClientHealth::default() };
+        let assessment = judge(&report, &health, &Flags::BENCH);
+        let page =
+            run_page("One run", "Invented figures, to look at the page.", &report, &assessment, &health);
+        std::fs::write(Path::new(&directory).join("run.html"), page.footer("evenload").render())?;
+        let measured = PolicyFigures::new(policy, &report.total, 1.0);
+        let compared = Compared { measured, published: published_figures(policy, 800) };
+        runs.push(PolicyRun { compared, report, assessment, speedup: 1.0 });
+    }
+    let compared: Vec<Compared> = runs.iter().map(|run| run.compared.clone()).collect();
     print!("{}", comparison_table(&compared));
-
-    let mut page = Page::new("Three routing policies, one fleet")
-        .subtitle("Invented figures, to look at the page: 8 replicas, 4,000 requests, 80 requests/s.");
-    for (index, (policy, report)) in runs.iter().enumerate() {
-        let mut health = ClientHealth::default();
-        (health.payload_reads, health.multi_event_reads) = (1000, 70 * index as u64);
-        page = page.verdict(policy, &judge(report, &health, &Flags::BENCH));
-    }
-    page = page
-        .headline("1.45x", "throughput of prefix_hash against random")
-        .headline("164x", "shorter mean time to first token at 8,000 in flight")
-        .headline("81 %", "of the prompt tokens from the prefix cache")
-        .headline("0.3 ms", "P99 schedule lag of this client")
-        .section(
-            "Policies",
-            "Solid bars were measured here, pale ones are those of the published comparison.",
-        );
-    let bars = |title: &str, unit: &str, value: fn(&PolicyFigures) -> f64| {
-        let chart = BarChart::new(title, unit).series(["measured", "published"]).colour_by_group();
-        compared.iter().fold(chart, |chart, policy| {
-            let values = [Some(value(&policy.measured)), policy.published.as_ref().map(value)];
-            chart.group(policy.measured.policy.clone(), values)
-        })
-    };
-    page = page
-        .bars(&bars("Mean time to first token", "milliseconds", |figures| figures.ttft_ms.mean))
-        .bars(&bars("Throughput", "tokens a second", |figures| figures.total_tokens_per_s));
-    let mut over_time = LineChart::new(
-        "Time to first token",
-        "seconds, mean of the requests sent then",
-        "seconds since the start",
-    )
-    .logarithmic();
-    let mut flying = LineChart::new("Requests in flight", "", "seconds since the start");
-    for (policy, report) in &runs {
-        let series = report.series.coarsened(Duration::from_secs(1));
-        let step = series.width().as_secs_f64();
-        over_time = over_time.line(*policy, step, series.buckets().iter().map(|bucket| bucket.mean_ttft()));
-        flying = flying.line(*policy, step, series.in_flight().map(|count| Some(count as f64)));
-    }
-    page = page.section("Over time", "").lines(&over_time).lines(&flying);
-    page = page.section("Replicas", "Requests in flight at each replica: an even fleet has even rows.");
-    for (policy, report) in &runs[..2] {
-        let step = report.target_series[0].width().as_secs_f64();
-        let mut heat =
-            HeatChart::new(format!("In flight under {policy}"), "requests", "seconds since the start", step)
-                .darkest(80.0);
-        for (name, series) in report.shape.targets.iter().zip(&report.target_series) {
-            heat = heat.row(name.trim_start_matches("http://"), series.in_flight().map(|count| count as f64));
-        }
-        page = page.heat(&heat);
-    }
-    let mut settings = BarChart::new("Mean time to first token as published", "milliseconds, by concurrency")
-        .series(runs.iter().map(|(policy, _)| *policy));
-    for concurrency in [800, 1600, 3200, 8000] {
-        let of = published().into_iter().filter(|run| run.concurrency == concurrency);
-        settings = settings.group(concurrency.to_string(), of.map(|run| Some(run.figures.ttft_ms.mean)));
-    }
-    let mut table =
-        TextTable::new("Milliseconds.", ["policy", "mean TTFT", "P99 TTFT", "mean TPOT", "P99 stall"]);
-    for (policy, report) in &runs {
-        let ms = |metric, percent| {
-            format!("{:.1}", report.total.of(metric).percentile(percent).unwrap_or_default() / MILLISECOND)
-        };
-        table = table.row([
-            (*policy).to_owned(),
-            ms(Metric::Ttft, 50.0),
-            ms(Metric::Ttft, 99.0),
-            ms(Metric::Tpot, 50.0),
-            ms(Metric::MaxStall, 99.0),
-        ]);
-    }
-    page = page.bars(&settings.wide()).section("Figures", "").table(&table).footer("evenload, example page");
-    std::fs::write(path, page.render())?;
+    let subtitle = "Invented figures, to look at the page: 8 replicas, 4,000 requests, 80 requests/s.";
+    let page = comparison_page("Three routing policies, one fleet", subtitle, &runs).footer("evenload");
+    std::fs::write(Path::new(&directory).join("comparison.html"), page.render())?;
     Ok(())
 }

@@ -2,8 +2,15 @@
 
 use crate::{ClientHealth, MILLISECOND, Metric, Report, SECOND, summary::ratio};
 
-/// Labels and values in the columns of vLLM's block. Rows without a value are left out.
+/// Labels and values in the columns of vLLM's block.
 pub fn client_lines(report: &Report, health: &ClientHealth) -> String {
+    let rows = client_rows(report, health).into_iter();
+    let rows = rows.map(|(label, value)| format!("{label:<40} {value:<10.2}\n"));
+    format!("{:-^50}\n", "Client") + &rows.collect::<String>()
+}
+
+/// Labels and values; what is not known is left out.
+pub(crate) fn client_rows(report: &Report, health: &ClientHealth) -> Vec<(&'static str, f64)> {
     let total = &report.total;
     let percentile = |metric, percent| total.of(metric).percentile(percent).map(|time| time / MILLISECOND);
     let asked = report.measured().find_map(|(shape, _)| shape.target_rate);
@@ -29,11 +36,7 @@ pub fn client_lines(report: &Report, health: &ClientHealth) -> String {
         ("Reads with several events (%):", bunched.map(|share| share * 100.0)),
         ("P99 read lag (ms):", health.read_lag.percentile(99.0).map(|time| time / MILLISECOND)),
     ];
-    let mut text = format!("{:-^50}\n", "Client");
-    for (label, value) in rows {
-        text += &value.map_or_else(String::new, |value| format!("{label:<40} {value:<10.2}\n"));
-    }
-    text
+    rows.into_iter().filter_map(|(label, value)| Some((label, value?))).collect()
 }
 
 /// The same for files: times in milliseconds, rates per second.

@@ -45,40 +45,42 @@ const STYLE: TableStyle = TableStyle::new()
 pub fn comparison_table(policies: &[Compared]) -> String {
     let mut table = Table::new();
     table.load_style(STYLE).set_content_arrangement(ContentArrangement::Disabled);
-    let mut row = |label: String, cells: Vec<String>| {
-        let cells = cells.into_iter().map(|text| Cell::new(text).set_alignment(CellAlignment::Right));
-        table.add_row(std::iter::once(Cell::new(label)).chain(cells));
+    let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+    let names = policies.iter().map(|policy| right(policy.measured.policy.clone()));
+    table.set_header(std::iter::once(Cell::new("")).chain(names));
+    for (label, cells) in comparison_rows(policies) {
+        table.add_row(std::iter::once(Cell::new(label)).chain(cells.into_iter().map(right)));
+    }
+    table.to_string() + "\n"
+}
+
+/// The rows of the table: label, and one cell a policy.
+pub(crate) fn comparison_rows(policies: &[Compared]) -> Vec<(String, Vec<String>)> {
+    let cells = |cell: &dyn Fn(&Compared) -> Option<String>| -> Option<Vec<String>> {
+        let cells: Vec<_> = policies.iter().map(cell).collect();
+        let any = cells.iter().any(Option::is_some);
+        any.then(|| cells.into_iter().map(Option::unwrap_or_default).collect())
     };
+    let mut rows = Vec::new();
     for (label, name) in FIGURES {
-        let cells = |cell: fn(&Compared, &str) -> Option<String>| -> Option<Vec<String>> {
-            let cells: Vec<_> = policies.iter().map(|policy| cell(policy, name)).collect();
-            let any = cells.iter().any(Option::is_some);
-            any.then(|| cells.into_iter().map(Option::unwrap_or_default).collect())
-        };
-        if let Some(ours) = cells(measured) {
-            row(label.to_owned(), ours);
-            if let Some(theirs) = cells(published) {
-                row("  published, ratio".to_owned(), theirs);
-            }
+        if let Some(ours) = cells(&|policy| measured(policy, name)) {
+            rows.push((label.to_owned(), ours));
+            rows.extend(
+                cells(&|policy| published(policy, name)).map(|row| ("  published, ratio".to_owned(), row)),
+            );
         }
     }
     if let [first, _, ..] = policies {
-        let gain = |name: &str, policy: &Compared| {
-            let (ours, base) = (figure(&policy.measured, name)?, figure(&first.measured, name)?);
-            Some(times(if name == "ttft_ms.mean" { base / ours } else { ours / base }))
+        let against = |name: &str, policy: &Compared| {
+            Some(figure(&policy.measured, name)? / figure(&first.measured, name)?)
         };
-        for (label, name) in
-            [("Throughput against", "total_tokens_per_s"), ("Mean TTFT better than", "ttft_ms.mean")]
-        {
-            let cells = policies.iter().map(|policy| gain(name, policy).unwrap_or_default()).collect();
-            row(format!("{label} {}", first.measured.policy), cells);
-        }
+        let base = &first.measured.policy;
+        let throughput = cells(&|policy| against("total_tokens_per_s", policy).map(times));
+        rows.extend(throughput.map(|row| (format!("Throughput against {base}"), row)));
+        let ttft = cells(&|policy| against("ttft_ms.mean", policy).map(|ratio| times(1.0 / ratio)));
+        rows.extend(ttft.map(|row| (format!("Mean TTFT better than {base}"), row)));
     }
-    let names = policies.iter().map(|policy| policy.measured.policy.as_str());
-    let header =
-        std::iter::once("").chain(names).map(|name| Cell::new(name).set_alignment(CellAlignment::Right));
-    table.set_header(header);
-    table.to_string() + "\n"
+    rows
 }
 
 fn figure(figures: &PolicyFigures, name: &str) -> Option<f64> {

@@ -9,6 +9,8 @@ use crate::{
 };
 
 const STYLE: &str = include_str!("html.css");
+/// Tables with so few columns do not take the whole width: the eye would lose the line.
+const NARROW_COLUMNS: usize = 3;
 
 /// A report under construction.
 #[derive(Clone, Debug, Default)]
@@ -166,7 +168,7 @@ impl Page {
         };
         self.body +=
             &format!("<figure{class}>\n<figcaption><b>{}</b>{unit}</figcaption>\n", escape(&drawing.title));
-        if !drawing.legend.is_empty() {
+        if drawing.legend.iter().any(|(_, name)| !name.is_empty()) {
             let entry = |(class, name): &(String, String)| {
                 format!("<li><i class=\"{class}\"></i>{}</li>", escape(name))
             };
@@ -211,10 +213,14 @@ impl TextTable {
             cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect()
         };
         let rows: String = self.rows.iter().map(|row| format!("<tr>{}</tr>\n", cells("td", row))).collect();
+        let caption = match self.caption.as_str() {
+            "" => String::new(),
+            caption => format!("<caption>{}</caption>\n", escape(caption)),
+        };
+        let class = if self.columns.len() <= NARROW_COLUMNS { "table narrow" } else { "table" };
         format!(
-            "<div class=\"table\"><table>\n<caption>{}</caption>\n<thead><tr>{}</tr></thead>\n<tbody>\n{rows}</tbody>\n\
+            "<div class=\"{class}\"><table>\n{caption}<thead><tr>{}</tr></thead>\n<tbody>\n{rows}</tbody>\n\
              </table></div>\n",
-            escape(&self.caption),
             cells("th", &self.columns),
         )
     }
