@@ -1,5 +1,6 @@
 //! One file a subcommand: each maps its flags to a library's settings, runs it and prints. No logic of its own.
 
+mod bench;
 mod engine;
 mod serve;
 mod simulate;
@@ -11,6 +12,8 @@ use clap::Subcommand;
 /// What evenload can do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run KubeAI's or vLLM's serving benchmark, by its own flags.
+    Bench(bench::Arguments),
     /// Run simulated vLLM servers.
     Engine(engine::Arguments),
     /// Balance requests over inference servers.
@@ -23,6 +26,7 @@ impl Command {
     /// Runs the command to its end. An error is one line for the user and exit status 1.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Bench(arguments) => arguments.run(),
             Self::Engine(arguments) => arguments.run(),
             Self::Serve(arguments) => arguments.run(),
             Self::Simulate(arguments) => arguments.run(),

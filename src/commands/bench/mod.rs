@@ -1,0 +1,39 @@
+//! `evenload bench`: the serving benchmark of KubeAI and of vLLM, by their flags, with their output.
+//!
+//! The block and the JSON hold those scripts' figures by their definitions. What they do not say (how late requests
+//! left, how many were in flight, whether the numbers may be quoted) follows after the block.
+
+mod flags;
+mod load;
+mod output;
+mod send;
+mod unsupported;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+pub(crate) use flags::Arguments;
+use load::Load;
+use send::Sender;
+
+/// Exit status for flags that cannot be used together, as for wrong ones.
+const USAGE: u8 = 2;
+
+impl Arguments {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        if let Err(problem) = self.check() {
+            eprintln!("evenload: {problem}");
+            return Ok(ExitCode::from(USAGE));
+        }
+        let load = Load::read(&self)?;
+        let sender = Sender::new(&self)?;
+        output::print(&load.describe(&self))?;
+        sender.warm_up(load.warm_up(&self))?;
+        let run = self.bench_run();
+        let control = send::control_by_signals().context("cannot wait for signals")?;
+        output::print(&run.preamble())?;
+        let measured = sender.measure(&self, &load, &control)?;
+        output::conclude(&self, run, &load, &measured)
+    }
+}
