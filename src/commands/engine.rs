@@ -38,9 +38,6 @@ pub(crate) struct Arguments {
     /// LoRA adapters that are there from the start, as NAME=PATH; nothing is read from the path.
     #[arg(long, value_name = "NAME=PATH", num_args = 1.., value_parser = adapter)]
     lora_modules: Vec<Adapter>,
-    /// Adapters whose requests may run at the same time.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    max_loras: u32,
     /// The model ends its answers by itself after about so many tokens. Without it answers run to their
     /// max_tokens, and chat answers without one end after 256 tokens.
     #[arg(long, value_name = "TOKENS")]
@@ -86,6 +83,9 @@ struct Numbers {
     /// Prompt and output of one request together.
     #[arg(long, value_name = "TOKENS")]
     max_model_len: Option<u32>,
+    /// LoRA adapters whose requests run at the same time.
+    #[arg(long, value_name = "N")]
+    max_loras: Option<u32>,
     /// Keep nothing of a prompt for later ones.
     #[arg(long)]
     no_enable_prefix_caching: bool,
@@ -131,7 +131,6 @@ impl Arguments {
             speedup: self.speedup,
             model_names: if named { self.served_model_name } else { defaults.model_names },
             adapters: self.lora_modules,
-            max_adapters: self.max_loras,
             output_tokens: self.output_tokens,
             startup_delay,
             max_body_bytes: self.max_body_mib.saturating_mul(1 << 20),
@@ -154,6 +153,7 @@ impl Numbers {
             max_num_seqs: self.max_num_seqs.unwrap_or(profile.max_num_seqs),
             max_num_batched_tokens: self.max_num_batched_tokens.unwrap_or(profile.max_num_batched_tokens),
             max_model_len: self.max_model_len.unwrap_or(profile.max_model_len),
+            max_adapters: self.max_loras.unwrap_or(profile.max_adapters),
             prefix_caching: profile.prefix_caching && !self.no_enable_prefix_caching,
             preallocated_blocks: self.preallocated_blocks.unwrap_or(profile.preallocated_blocks),
             reserve_prompt: self.reserve_prompt.unwrap_or(profile.reserve_prompt),

@@ -34,6 +34,8 @@ pub struct Profile {
     pub max_num_batched_tokens: u32,
     /// Prompt and output of one request together, in tokens.
     pub max_model_len: u32,
+    /// LoRA adapters whose requests run at the same time.
+    pub max_adapters: u32,
     /// Whether blocks of ended or running sequences serve later prompts with the same prefix.
     pub prefix_caching: bool,
     /// Blocks taken beyond the need of the moment whenever a sequence grows. vLLM had 4 until 0.8, 0 since.
@@ -101,6 +103,7 @@ impl Profile {
             max_num_seqs: 256,
             max_num_batched_tokens: 16_384,
             max_model_len: 16_384,
+            max_adapters: 1,
             prefix_caching: true,
             preallocated_blocks: 4,
             reserve_prompt: false,
@@ -125,6 +128,7 @@ impl Profile {
             max_num_seqs: 256,
             max_num_batched_tokens: 2_048,
             max_model_len: 32_768,
+            max_adapters: 1,
             prefix_caching: true,
             preallocated_blocks: 0,
             reserve_prompt: true,
@@ -149,6 +153,7 @@ impl Profile {
             max_num_seqs: 128,
             max_num_batched_tokens: 2_048,
             max_model_len: 131_072,
+            max_adapters: 1,
             prefix_caching: true,
             preallocated_blocks: 0,
             reserve_prompt: true,
@@ -175,6 +180,7 @@ impl Profile {
             ("max_num_seqs", self.max_num_seqs),
             ("max_num_batched_tokens", self.max_num_batched_tokens),
             ("max_model_len", self.max_model_len),
+            ("max_adapters", self.max_adapters),
         ];
         if let Some((name, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err(InvalidProfile::Zero(name));

@@ -7,8 +7,8 @@
 //! its prompt, within `max_num_batched_tokens`. Where no block is left, the last running sequence is preempted:
 //! it gives up its blocks, goes to the head of the queue and will compute its tokens again. Then, unless one was
 //! preempted in this step, waiting sequences are admitted first come, first served, within the same budget and
-//! `max_num_seqs`, until one does not fit. A prompt's prefix is looked up when it is admitted; its last token is
-//! always computed.
+//! `max_num_seqs`, until one does not fit; those whose adapter would be one too many are passed over. A prompt's
+//! prefix is looked up when it is admitted; its last token is always computed.
 //!
 //! Not modelled: priorities, speculative decoding, partial blocks in the cache, hits of a sequence's own earlier
 //! blocks in the hit counters after a preemption.
@@ -38,6 +38,8 @@ pub struct Scheduler {
     vacant: Vec<Slot>,
     running: Vec<Slot>,
     waiting: VecDeque<Slot>,
+    /// Adapters in the batch, and how many sequences use each.
+    adapters: Vec<(u32, u32)>,
     step: Option<Step>,
     last_step: Step,
     counters: Counters,
@@ -57,6 +59,8 @@ pub struct Submission {
     pub prompt_tokens: u32,
     /// It will generate exactly as many; with 0 it ends when its prompt has been computed.
     pub output_tokens: u32,
+    /// Number of its LoRA adapter; 0 is the base model.
+    pub adapter: u32,
 }
 
 /// What came of a step.
@@ -163,6 +167,7 @@ impl Scheduler {
             vacant: Vec::new(),
             running: Vec::new(),
             waiting: VecDeque::new(),
+            adapters: Vec::new(),
             step: None,
             last_step: Step::default(),
             counters: Counters::default(),
@@ -204,6 +209,7 @@ impl Scheduler {
                 self.sequences[slot as usize].aborted = true;
             } else {
                 self.running.remove(place);
+                self.leave_batch(slot);
                 self.vacate(slot);
             }
         } else if let Some(slot) =
@@ -264,6 +270,7 @@ impl Scheduler {
                 }
             }
             if ended {
+                self.leave_batch(slot);
                 self.vacate(slot);
             } else {
                 self.running[kept] = slot;
@@ -324,6 +331,7 @@ impl Scheduler {
             } else {
                 preempted = true;
                 if let Some(victim) = self.running.pop() {
+                    self.leave_batch(victim);
                     self.sequences[victim as usize].release(&mut self.pool);
                     self.waiting.push_front(victim);
                     self.counters.preemptions += 1;
@@ -335,9 +343,14 @@ impl Scheduler {
 
     fn admit_waiting(&mut self, step: &mut Step, now: Duration) {
         let most = self.profile.max_num_seqs.max(1) as usize;
+        let mut place = 0;
         while self.running.len() < most {
             let budget = self.budget(step);
-            let Some(&slot) = self.waiting.front().filter(|_| budget > 0) else { break };
+            let Some(&slot) = self.waiting.get(place).filter(|_| budget > 0) else { break };
+            if !self.has_room_for_adapter(self.sequences[slot as usize].adapter) {
+                place += 1;
+                continue;
+            }
             let sequence = &mut self.sequences[slot as usize];
             let Some(hit_tokens) = sequence.admit(&mut self.pool, &self.rules, budget) else { break };
             if sequence.waited.is_none() {
@@ -347,8 +360,36 @@ impl Scheduler {
                 self.counters.prefix_hit_tokens += u64::from(hit_tokens);
             }
             step.add(sequence, hit_tokens + budget.min(sequence.tokens() - hit_tokens));
-            self.waiting.pop_front();
-            self.running.push(slot);
+            self.waiting.remove(place);
+            self.enter_batch(slot);
+        }
+    }
+
+    fn has_room_for_adapter(&self, adapter: u32) -> bool {
+        adapter == 0
+            || self.adapters.len() < self.profile.max_adapters.max(1) as usize
+            || self.adapters.iter().any(|(used, _)| *used == adapter)
+    }
+
+    fn enter_batch(&mut self, slot: Slot) {
+        self.running.push(slot);
+        let adapter = self.sequences[slot as usize].adapter;
+        if adapter != 0 {
+            match self.adapters.iter_mut().find(|(used, _)| *used == adapter) {
+                Some((_, sequences)) => *sequences += 1,
+                None => self.adapters.push((adapter, 1)),
+            }
+        }
+    }
+
+    /// Gives up a sequence's part of its adapter; the caller takes it off the batch.
+    fn leave_batch(&mut self, slot: Slot) {
+        let adapter = self.sequences[slot as usize].adapter;
+        if let Some(place) = self.adapters.iter().position(|(used, _)| *used == adapter) {
+            self.adapters[place].1 -= 1;
+            if self.adapters[place].1 == 0 {
+                self.adapters.swap_remove(place);
+            }
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct Sequence {
     cached_blocks: u32,
     pub(crate) prompt_tokens: u32,
     pub(crate) output_tokens: u32,
+    /// 0 is the base model.
+    pub(crate) adapter: u32,
     /// Output tokens so far. They stay when the sequence is preempted.
     pub(crate) generated: u32,
     /// Tokens whose keys and values are in the blocks.
@@ -42,6 +44,7 @@ impl Sequence {
             blocks: std::mem::take(&mut self.blocks),
             prompt_tokens: submission.prompt_tokens.max(1),
             output_tokens: submission.output_tokens,
+            adapter: submission.adapter,
             submitted: now,
             ..Self::default()
         };

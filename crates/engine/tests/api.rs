@@ -329,12 +329,12 @@ fn metrics_have_vllms_names_and_count_right() {
 #[test]
 fn adapters_in_use_are_in_the_metrics() {
     let adapters = vec![Adapter { name: "sql".into(), path: "/sql".into() }];
-    let (_fleet, address) = start(Config { adapters, max_adapters: 4, ..slow() });
+    let (_fleet, address) = start(Config { adapters, ..slow() });
     let body = json!({"model": "sql", "prompt": "select", "stream": true, "max_tokens": 9}).to_string();
     let _client = send(address, "POST", "/v1/completions", "", &body);
     until(address, "a request", |state| state["requests"] == json!(1));
     let page = get(address, "/metrics").text();
-    let info = r#"vllm:lora_requests_info{max_lora="4",running_lora_adapters="","#;
+    let info = r#"vllm:lora_requests_info{max_lora="1",running_lora_adapters="","#;
     assert!(page.contains(&format!(r#"{info}waiting_lora_adapters="sql"}} "#)), "{page}");
 }
 

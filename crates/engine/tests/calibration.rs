@@ -79,6 +79,7 @@ fn simulated(profile: Profile, trace: &[Trace]) -> Vec<Trace> {
                 block_hashes: (0..blocks).map(|block| ((arrived as u64) << 32) | block).collect(),
                 prompt_tokens: request.prompt_tokens,
                 output_tokens: request.output_tokens,
+                adapter: 0,
             };
             scheduler.submit(submission, now).expect("a request that fits");
             arrived += 1;

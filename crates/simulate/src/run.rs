@@ -290,6 +290,7 @@ impl Simulation {
             block_hashes: request.prompt.blocks.clone(),
             prompt_tokens: request.prompt.tokens,
             output_tokens: request.output_tokens,
+            adapter: 0,
         };
         match self.fleet.replicas[replica].scheduler.submit(submission, self.now) {
             Ok(()) => self.start_step(replica),

@@ -1,6 +1,9 @@
 //! The model's names and its LoRA adapters.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use serde_json::{Value, json};
 
@@ -17,20 +20,37 @@ pub struct Adapter {
 #[derive(Debug)]
 pub(crate) struct Catalogue {
     names: Vec<String>,
-    adapters: RefCell<Vec<(Rc<str>, String)>>,
+    adapters: RefCell<Vec<Loaded>>,
+    /// The next adapter's.
+    number: Cell<u32>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    name: Rc<str>,
+    path: String,
+    number: u32,
 }
 
 /// What a request asks for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Served {
     Base,
-    Adapter(Rc<str>),
+    Adapter {
+        name: Rc<str>,
+        /// Never used again for another.
+        number: u32,
+    },
 }
 
 impl Catalogue {
     pub(crate) fn new(names: &[String], adapters: &[Adapter]) -> Self {
-        let adapters = adapters.iter().map(|adapter| (adapter.name.as_str().into(), adapter.path.clone()));
-        Self { names: names.to_vec(), adapters: RefCell::new(adapters.collect()) }
+        let catalogue =
+            Self { names: names.to_vec(), adapters: RefCell::new(Vec::new()), number: Cell::new(1) };
+        for Adapter { name, path } in adapters {
+            catalogue.load(name, path);
+        }
+        catalogue
     }
 
     /// The model's first name.
@@ -44,14 +64,17 @@ impl Catalogue {
             return Some(Served::Base);
         }
         let adapters = self.adapters.borrow();
-        adapters.iter().find(|(name, _)| **name == *model).map(|(name, _)| Served::Adapter(name.clone()))
+        let loaded = adapters.iter().find(|loaded| *loaded.name == *model)?;
+        Some(Served::Adapter { name: loaded.name.clone(), number: loaded.number })
     }
 
     /// False if the name is taken.
     pub(crate) fn load(&self, name: &str, path: &str) -> bool {
         let free = self.find(name).is_none();
         if free {
-            self.adapters.borrow_mut().push((name.into(), path.to_owned()));
+            let number = self.number.get();
+            self.number.set(number + 1);
+            self.adapters.borrow_mut().push(Loaded { name: name.into(), path: path.to_owned(), number });
         }
         free
     }
@@ -60,7 +83,7 @@ impl Catalogue {
     pub(crate) fn unload(&self, name: &str) -> bool {
         let mut adapters = self.adapters.borrow_mut();
         let before = adapters.len();
-        adapters.retain(|(adapter, _)| **adapter != *name);
+        adapters.retain(|loaded| *loaded.name != *name);
         adapters.len() < before
     }
 
@@ -75,17 +98,25 @@ impl Catalogue {
         let base = self.base();
         let models = self.names.iter().map(|name| card(name, base, None, Some(max_model_len)));
         let adapters = self.adapters.borrow();
-        let adapters = adapters.iter().map(|(name, path)| card(name, path, Some(base), None));
+        let adapters = adapters.iter().map(|loaded| card(&loaded.name, &loaded.path, Some(base), None));
         json!({"object": "list", "data": models.chain(adapters).collect::<Vec<_>>()})
     }
 }
 
 impl Served {
+    /// What the scheduler calls it.
+    pub(crate) fn number(&self) -> u32 {
+        match self {
+            Self::Base => 0,
+            Self::Adapter { number, .. } => *number,
+        }
+    }
+
     /// The adapter's name.
     pub(crate) fn adapter(&self) -> Option<&str> {
         match self {
             Self::Base => None,
-            Self::Adapter(name) => Some(name),
+            Self::Adapter { name, .. } => Some(name),
         }
     }
 }

@@ -27,8 +27,6 @@ pub struct Config {
     pub model_names: Vec<String>,
     /// Adapters that are loaded from the start.
     pub adapters: Vec<Adapter>,
-    /// Adapters whose requests may run at the same time.
-    pub max_adapters: u32,
     /// Where the model ends its answers by itself, unless told to ignore the end: about after so many tokens,
     /// half as many to half as many again, by the prompt. Without it, answers run to their `max_tokens`, and
     /// chat answers without one end after 256 tokens.
@@ -80,7 +78,6 @@ impl Config {
             speedup: 1.0,
             model_names: vec![model.to_owned()],
             adapters: Vec::new(),
-            max_adapters: 1,
             output_tokens: None,
             startup_delay: Duration::ZERO,
             max_body_bytes: 64 << 20,
@@ -98,7 +95,6 @@ impl Config {
             ("threads", self.threads),
             ("max_body_bytes", self.max_body_bytes),
             ("output_tokens", self.output_tokens.map_or(1, |tokens| tokens as usize)),
-            ("max_adapters", self.max_adapters as usize),
         ] {
             if count == 0 {
                 return Err(InvalidConfig::Zero(name));

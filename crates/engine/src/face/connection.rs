@@ -63,7 +63,7 @@ async fn serve(replica: Rc<Replica>, stream: TcpStream) {
         let link = link.clone();
         service_fn(move |request| pages::answer(replica.clone(), link.clone(), request))
     };
-    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let mut connection = http1::Builder::new().writev(false).serve_connection(TokioIo::new(stream), service);
     if let Err(error) = pin!(&mut connection).await {
         tracing::debug!(%error, "a connection broke");
     }

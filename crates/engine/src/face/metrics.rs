@@ -63,7 +63,6 @@ pub(crate) struct Page<'a> {
     pub(crate) profile: &'a Profile,
     pub(crate) snapshot: Snapshot,
     pub(crate) counters: Counters,
-    pub(crate) max_adapters: u32,
     /// Names, separated by commas.
     pub(crate) running_adapters: String,
     pub(crate) waiting_adapters: String,
@@ -257,8 +256,9 @@ impl Writer {
     }
 
     fn adapters(&mut self, page: &Page<'_>) {
-        let Page { max_adapters, running_adapters, waiting_adapters, unix_time_s, .. } = page;
+        let Page { running_adapters, waiting_adapters, unix_time_s, .. } = page;
         let (running, waiting) = (escape(running_adapters), escape(waiting_adapters));
+        let max_adapters = page.profile.max_adapters;
         let name = vllm::LORA_REQUESTS_INFO;
         self.head(name, "Adapters in use; the value is the time.", "gauge");
         let _ = writeln!(

@@ -166,6 +166,7 @@ impl Replica {
             block_hashes: job.block_hashes.clone(),
             prompt_tokens: job.prompt_tokens,
             output_tokens: job.script.answer.tokens,
+            adapter: job.served.number(),
         };
         if let Err(rejected) = state.scheduler.submit(submission, now) {
             state.vacant.push(id);
@@ -245,7 +246,6 @@ impl Replica {
             profile: state.scheduler.profile(),
             snapshot: state.scheduler.snapshot(),
             counters: state.scheduler.counters(),
-            max_adapters: self.config.max_adapters,
             running_adapters: adapters(true),
             waiting_adapters: adapters(false),
             unix_time_s: unix_time().as_secs_f64(),

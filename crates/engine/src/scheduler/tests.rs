@@ -15,6 +15,7 @@ fn profile(kv_blocks: u32) -> Profile {
         max_num_seqs: 256,
         max_num_batched_tokens: 2048,
         max_model_len: kv_blocks * 16,
+        max_adapters: 1,
         prefix_caching: true,
         preallocated_blocks: 0,
         reserve_prompt: false,
@@ -25,7 +26,7 @@ fn profile(kv_blocks: u32) -> Profile {
 fn request(id: u64, family: u64, prompt_tokens: u32, output_tokens: u32) -> Submission {
     let blocks = u64::from((prompt_tokens + output_tokens) / 16);
     let block_hashes = (0..blocks).map(|block| family * 1000 + block).collect();
-    Submission { id, block_hashes, prompt_tokens, output_tokens }
+    Submission { id, block_hashes, prompt_tokens, output_tokens, adapter: 0 }
 }
 
 struct Bench {
@@ -336,6 +337,24 @@ fn the_cache_is_reset_only_while_no_block_is_held() {
 }
 
 #[test]
+fn requests_of_one_adapter_too_many_are_passed_over_until_there_is_room() {
+    let mut bench = Bench::new(Profile { max_adapters: 2, ..profile(100) });
+    for (id, adapter, output_tokens) in [(1, 7, 1), (2, 8, 3), (3, 9, 1), (4, 7, 1), (5, 0, 1)] {
+        bench.submit(Submission { adapter, ..request(id, id, 10, output_tokens) });
+    }
+    let mut order = Vec::new();
+    while bench.step() {
+        let first = |event: Event| match event {
+            Event::FirstToken { id, .. } => Some(id),
+            _ => None,
+        };
+        order.push(bench.events.drain(..).filter_map(first).collect::<Vec<_>>());
+    }
+    assert_eq!(order, [vec![1, 2, 4, 5], vec![3], vec![]]);
+    assert!(bench.scheduler.adapters.is_empty());
+}
+
+#[test]
 fn preallocation_takes_blocks_ahead_but_never_more_than_there_are() {
     let mut bench = Bench::new(Profile { preallocated_blocks: 4, ..profile(6) });
     bench.submit(request(1, 1, 20, 40));
@@ -354,6 +373,7 @@ fn a_profile_that_cannot_work_does_no_harm() {
         max_num_seqs: 0,
         max_num_batched_tokens: 0,
         max_model_len: 0,
+        max_adapters: 0,
         ..profile(1)
     };
     let mut bench = Bench::new(broken);
@@ -363,7 +383,7 @@ fn a_profile_that_cannot_work_does_no_harm() {
 
 #[derive(Clone, Debug)]
 enum Action {
-    Submit { family: u64, prompt_tokens: u32, output_tokens: u32 },
+    Submit { family: u64, prompt_tokens: u32, output_tokens: u32, adapter: u32 },
     Abort(u64),
     Start,
     Finish,
@@ -371,9 +391,11 @@ enum Action {
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        3 => (0..4u64, 0..200u32, 0..60u32).prop_map(|(family, prompt_tokens, output_tokens)| {
-            Action::Submit { family, prompt_tokens, output_tokens }
-        }),
+        3 => (0..4u64, 0..200u32, 0..60u32, 0..4u32).prop_map(
+            |(family, prompt_tokens, output_tokens, adapter)| {
+                Action::Submit { family, prompt_tokens, output_tokens, adapter }
+            }
+        ),
         1 => (0..40u64).prop_map(Action::Abort),
         8 => Just(Action::Start),
         8 => Just(Action::Finish),
@@ -392,13 +414,13 @@ proptest! {
         max_num_batched_tokens in prop::sample::select(vec![1u32, 17, 64, 4096]),
     ) {
         let mut bench = Bench::new(Profile {
-            preallocated_blocks, reserve_prompt, max_num_batched_tokens, max_num_seqs: 6, ..profile(kv_blocks)
+            preallocated_blocks, reserve_prompt, max_num_batched_tokens, max_num_seqs: 6, max_adapters: 2, ..profile(kv_blocks)
         });
         let (mut expected, mut next) = (std::collections::BTreeMap::new(), 0);
         for action in actions {
             match action {
-                Action::Submit { family, prompt_tokens, output_tokens } => {
-                    bench.submit(request(next, family, prompt_tokens, output_tokens));
+                Action::Submit { family, prompt_tokens, output_tokens, adapter } => {
+                    bench.submit(Submission { adapter, ..request(next, family, prompt_tokens, output_tokens) });
                     expected.insert(next, output_tokens);
                     next += 1;
                 }
@@ -414,6 +436,7 @@ proptest! {
         prop_assert!(bench.drain() < 10_000);
         bench.audit();
         prop_assert_eq!(bench.used(), 0);
+        prop_assert!(bench.scheduler.adapters.is_empty());
         for (id, output_tokens) in expected {
             let mut tokens = 0;
             let mut finished = 0;
