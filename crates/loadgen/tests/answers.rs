@@ -1,5 +1,7 @@
 //! What servers do, well and badly, and what the records say about it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::{io::Write, net::TcpListener, thread, time::Duration};

@@ -1,5 +1,7 @@
 //! Conversations, targets, and the promise that a plan is sent the same way by any number of threads.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::{

@@ -1,6 +1,7 @@
 //! Scripted servers on real sockets, and short ways to write plans.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     io::{Read, Write},
@@ -32,9 +33,22 @@ pub(crate) struct Received {
     /// Number of the connection, and of the request on it.
     pub(crate) connection: usize,
     pub(crate) nth: usize,
+    under_way: Arc<UnderWay>,
+}
+
+/// Requests that a server has received and not answered to the end.
+#[derive(Debug, Default)]
+struct UnderWay {
+    now: AtomicUsize,
+    peak: AtomicUsize,
 }
 
 impl Received {
+    /// The last byte of the answer is about to be sent. After it the client may start another request at once.
+    pub(crate) fn ends(&self) {
+        self.under_way.now.fetch_sub(1, SeqCst);
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
             let (found, value) = line.split_once(": ")?;
@@ -47,8 +61,7 @@ impl Received {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
-    under_way: Arc<AtomicUsize>,
-    peak: Arc<AtomicUsize>,
+    under_way: Arc<UnderWay>,
 }
 
 impl Server {
@@ -56,25 +69,22 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let received = Arc::new(Mutex::new(Vec::new()));
-        let (under_way, peak) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-        let server =
-            Self { address, received: received.clone(), under_way: under_way.clone(), peak: peak.clone() };
+        let under_way = Arc::<UnderWay>::default();
+        let server = Self { address, received: received.clone(), under_way: under_way.clone() };
         let answer = Arc::new(answer);
         thread::spawn(move || {
             for (connection, socket) in listener.incoming().enumerate() {
                 let (answer, received) = (answer.clone(), received.clone());
-                let (under_way, peak) = (under_way.clone(), peak.clone());
+                let under_way = under_way.clone();
                 thread::spawn(move || {
                     let mut socket = socket.unwrap();
                     socket.set_nodelay(true).unwrap();
                     let mut nth = 0;
                     while let Some((head, body)) = read_request(&mut socket) {
-                        let request = Received { head, body, connection, nth };
+                        let request = Received { head, body, connection, nth, under_way: under_way.clone() };
                         received.lock().unwrap().push(request.clone());
-                        peak.fetch_max(under_way.fetch_add(1, SeqCst) + 1, SeqCst);
-                        let goes_on = answer(&request, &mut socket);
-                        under_way.fetch_sub(1, SeqCst);
-                        if !goes_on {
+                        under_way.peak.fetch_max(under_way.now.fetch_add(1, SeqCst) + 1, SeqCst);
+                        if !answer(&request, &mut socket) {
                             return;
                         }
                         nth += 1;
@@ -87,10 +97,7 @@ impl Server {
 
     /// A server that streams `tokens` tokens to everyone at once.
     pub(crate) fn streaming(tokens: usize) -> Self {
-        Self::start(move |_, socket| {
-            // Counted down before the client can see the end and start another request.
-            socket.write_all(chunked_stream(tokens).as_bytes()).is_ok()
-        })
+        Self::start(move |_, socket| socket.write_all(chunked_stream(tokens).as_bytes()).is_ok())
     }
 
     pub(crate) fn url(&self) -> String {
@@ -101,8 +108,9 @@ impl Server {
         self.received.lock().unwrap().clone()
     }
 
+    /// The most requests under way at once, for servers that say when an answer ends.
     pub(crate) fn peak(&self) -> usize {
-        self.peak.load(SeqCst)
+        self.under_way.peak.load(SeqCst)
     }
 }
 
