@@ -5,6 +5,7 @@
 
 mod arrival;
 mod body;
+mod dataset;
 mod error;
 mod kubeai_seed;
 mod lines;
@@ -23,6 +24,7 @@ mod words;
 
 pub use arrival::{Arrivals, Pattern};
 pub use body::{BodyOptions, MaxTokensField, write_body};
+pub use dataset::{Dataset, DatasetKind, Entry, Rewrite, Schedule};
 pub use error::{Error, Place};
 pub use kubeai_seed::{kubeai_seed, kubeai_seed_requests};
 pub use phases::single_turns;
