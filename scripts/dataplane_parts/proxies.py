@@ -108,7 +108,7 @@ class Evenload:
 
     def command(self, port, backends, folder):
         replicas = [part for backend in backends for part in ("--replica", f"http://127.0.0.1:{backend}")]
-        listen = ["--listen", f"127.0.0.1:{port}", "--workers", "1"]
+        listen = ["--listen", f"127.0.0.1:{port}", "--admin-listen", "127.0.0.1:0", "--threads", "1"]
         return [self.binary, "serve", *listen, "--policy", self.policy, *replicas]
 
 
@@ -125,11 +125,12 @@ def known(evenload):
 
 
 def accepts(binary, policy):
-    """Whether this build of evenload knows the policy: `serve --help` names those it knows."""
+    """Whether this build of evenload knows the policy; without replicas it ends at once."""
     if not Path(binary).exists():
         return False
-    help_text = subprocess.run([binary, "serve", "--help"], capture_output=True, text=True, timeout=10, check=False)
-    return policy in help_text.stdout
+    command = [binary, "serve", "--policy", policy]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    return "no replicas" in done.stderr
 
 
 def first_line(command):
