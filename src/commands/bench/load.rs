@@ -78,6 +78,7 @@ impl Load {
         row("Input tokens:", self.input_tokens().to_string());
         row("Input tokens of unique prompts:", self.unique_input_tokens().to_string());
         row("Output tokens asked for:", self.output_tokens().to_string());
+        row("Best possible prefix cache hits (%):", format!("{:.2}", 100.0 * made.best_hit_ratio()));
         for note in self.notes(arguments) {
             let _ = writeln!(text, "note: {note}");
         }

@@ -26,8 +26,8 @@ impl Arguments {
             eprintln!("evenload: {problem}");
             return Ok(ExitCode::from(USAGE));
         }
-        let load = Load::read(&self)?;
         let sender = Sender::new(&self)?;
+        let load = Load::read(&self)?;
         output::print(&load.describe(&self))?;
         sender.warm_up(load.warm_up(&self))?;
         let run = self.bench_run();

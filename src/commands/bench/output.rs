@@ -75,6 +75,7 @@ fn save(
                 "input_tokens": load.input_tokens(),
                 "unique_input_tokens": load.unique_input_tokens(),
                 "output_tokens": load.output_tokens(),
+                "best_hit_ratio": load.made.best_hit_ratio(),
             },
             "client": client_json(&measured.report, health),
             "assessment": assessment.json(),

@@ -60,8 +60,9 @@ impl Sender {
     /// Sends a plan of one request, which must succeed.
     pub(super) fn warm_up(&self, plan: Plan) -> anyhow::Result<()> {
         let mut outcome = None;
+        let options = Options { run_name: "warm-up".to_owned(), ..self.options.clone() };
         let take = |record: Record, _| outcome = Some(record.outcome);
-        loadgen::run(plan, &self.targets, &self.options, &Control::new(), take)?;
+        loadgen::run(plan, &self.targets, &options, &Control::new(), take)?;
         let url = self.url();
         match outcome {
             Some(Outcome::Success) => Ok(()),

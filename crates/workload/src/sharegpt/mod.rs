@@ -9,7 +9,9 @@ mod pairs;
 mod reader;
 mod sessions;
 
-use std::{path::Path, sync::Arc};
+use std::{collections::HashSet, path::Path, sync::Arc};
+
+use protocol::{BLOCK_BYTES, block_hashes};
 
 pub use reader::{Conversation, Conversations, Cut, Said};
 pub use sessions::sharegpt_sessions;
@@ -124,6 +126,22 @@ pub fn read_sharegpt(
     Ok(ShareGpt { prompts, conversations, unique_prompts, left_out, cut: file.cut() })
 }
 
+impl ShareGpt {
+    /// The share of the prompts' text that a prefix cache without bounds, the same for all, would hold when it
+    /// comes: the most that caching can spare.
+    pub fn best_hit_ratio(&self) -> f64 {
+        let (mut seen, mut hashes) = (HashSet::new(), Vec::new());
+        let (mut held, mut total) = (0, 0);
+        for prompt in &self.prompts {
+            hashes.clear();
+            block_hashes(&[], prompt.text.as_bytes(), &mut hashes);
+            held += hashes.iter().filter(|hash| !seen.insert(**hash)).count() * BLOCK_BYTES;
+            total += prompt.text.len();
+        }
+        held as f64 / total.max(1) as f64
+    }
+}
+
 impl TextPrompt {
     /// The request that asks for the answer's length.
     pub fn request(&self, template: &RequestTemplate) -> Request {
@@ -224,6 +242,14 @@ mod tests {
         let again = [(35, 36), (25, 26), (25, 26), (35, 36)];
         assert_eq!(first(9), [&once[..], &again[..]].concat());
         assert_eq!(first(3), once[..3]);
+    }
+
+    #[test]
+    fn what_was_sent_before_could_be_cached() {
+        let prompt = |bytes| TextPrompt { text: "a".repeat(bytes).into(), input_tokens: 1, output_tokens: 1 };
+        let prompts = [128, 192, 192, 128].map(prompt).to_vec();
+        let made = ShareGpt { prompts, conversations: 1, unique_prompts: 2, left_out: 0, cut: None };
+        assert_eq!(made.best_hit_ratio(), 7.0 / 10.0);
     }
 
     #[test]
