@@ -7,10 +7,10 @@
 mod outgoing;
 mod query;
 
-use std::{future::poll_fn, io, pin::pin, task::Poll};
+use std::{future::poll_fn, io, mem, pin::pin, rc::Rc, sync::Arc, task::Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_LENGTH, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, request::Parts};
 use routing::{NoReplica, Outcome, Pick, may_retry};
 use tokio::net::TcpStream;
 
@@ -20,7 +20,10 @@ use crate::{
     fleet::Backend,
     flight::{Attempt, Flight},
     relay::{Relay, Reply, Tap},
-    server::client::{Client, Phase},
+    server::{
+        Exit, Tunnel,
+        client::{Client, Phase},
+    },
     upstream::{
         connection::{Connection, ExchangeError, Outgoing},
         head::ResponseHead,
@@ -64,13 +67,14 @@ pub(crate) async fn ask(
     request_id: &str,
     body: Bytes,
 ) -> Result<Asked, Refusal> {
-    let client = std::rc::Rc::clone(&flight.client);
+    let client = Rc::clone(&flight.client);
     let worker = &client.worker;
     let shared = &worker.shared;
     let understood = Understood::of(worker, head, &body);
     let mut tried = Vec::new();
     let mut last: Option<Failure> = None;
     let mut retry = None;
+    let upgrade = outgoing::upgrade(head, connection).is_some();
     loop {
         let pick = {
             let query = understood.query(&tried);
@@ -92,12 +96,15 @@ pub(crate) async fn ask(
         let mut request = Outgoing::new(outgoing.into(), body.clone());
         flight.attempt(Attempt {
             lease,
-            backend: std::sync::Arc::clone(&backend),
+            backend: Arc::clone(&backend),
             _retry: retry.take(),
             outcome: None,
         });
         let to_head = head.method == http::Method::HEAD;
         let failure = match exchange(&client, &backend, &mut request, to_head).await {
+            Ok(asked) if asked.head.status == StatusCode::SWITCHING_PROTOCOLS && !upgrade => {
+                Failure { outcome: Outcome::Broken, reason: Reason::UpstreamInvalid, sent: true }
+            }
             Ok(asked) => {
                 flight.answered(asked.head.status, &asked.head.headers);
                 let outcome = flight.current().and_then(|attempt| attempt.outcome);
@@ -246,12 +253,17 @@ fn nowhere(none: NoReplica, last: Option<&Failure>) -> Refusal {
 
 impl Asked {
     /// The answer for the client: the replica's own, with a body that relays it.
-    pub(crate) fn into_response(self, flight: Box<Flight>) -> Response<Reply> {
+    pub(crate) fn into_response(self, flight: Box<Flight>, exit: &Exit) -> Response<Reply> {
         let Self { mut head, connection } = self;
-        let tap = Tap::of(&head.headers);
-        let headers = std::mem::take(&mut head.headers);
-        let relay = Relay::new(flight, connection, &head, tap);
-        let mut response = Response::new(Reply::Relay(relay));
+        let headers = mem::take(&mut head.headers);
+        let reply = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            exit.set(Some(Tunnel { connection, flight }));
+            Reply::Nothing
+        } else {
+            let tap = Tap::of(&headers);
+            Reply::Relay(Relay::new(flight, connection, &head, tap))
+        };
+        let mut response = Response::new(reply);
         *response.status_mut() = head.status;
         if let Some(reason) = head.reason
             && let Ok(reason) = hyper::ext::ReasonPhrase::try_from(reason)
@@ -259,8 +271,6 @@ impl Asked {
             response.extensions_mut().insert(reason);
         }
         *response.headers_mut() = headers;
-        debug_assert!(!response.headers().contains_key(http::header::TRANSFER_ENCODING));
-        let _ = CONTENT_LENGTH;
         response
     }
 }

@@ -6,7 +6,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
         AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -15,12 +15,12 @@ const ESSENTIAL: [HeaderName; 4] = [HOST, CONTENT_LENGTH, CONTENT_TYPE, AUTHORIZ
 
 /// Whether a field is about this connection only, whatever `Connection` says.
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE, TRAILER, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION]
-        .contains(name)
+    [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION].contains(name)
         || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
-/// Removes every field that one of the `Connection` values names.
+/// Removes every end-to-end field that one of the `Connection` values names; those of the hop are taken out where
+/// a head is written.
 pub(crate) fn remove_nominated(headers: &mut HeaderMap, connection: &[HeaderValue]) {
     for name in connection.iter().flat_map(tokens) {
         if name.eq_ignore_ascii_case(b"close") || name.eq_ignore_ascii_case(b"keep-alive") {
@@ -28,6 +28,7 @@ pub(crate) fn remove_nominated(headers: &mut HeaderMap, connection: &[HeaderValu
         }
         if let Ok(name) = HeaderName::from_bytes(name)
             && !ESSENTIAL.contains(&name)
+            && !is_hop_by_hop(&name)
         {
             headers.remove(name);
         }

@@ -8,7 +8,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use routing::{PolicySettings, Router, SettingsError};
+use routing::{HealthSettings, PolicySettings, Router, SettingsError};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, LocalOptions, LocalRuntime},
@@ -157,7 +157,9 @@ impl Handle {
     pub fn apply(&self, settings: &Settings) -> Result<(), ConfigError> {
         settings.validate()?;
         self.shared.fleet.router.set_policy(settings.policy.clone())?;
-        self.shared.fleet.router.set_health(settings.health.clone())?;
+        // Whether there are checks to wait for was decided at the start.
+        let wait_for_check = self.shared.settings.health.wait_for_check;
+        self.shared.fleet.router.set_health(HealthSettings { wait_for_check, ..settings.health.clone() })?;
         self.shared.fleet.set_replicas(&settings.replicas);
         Ok(())
     }

@@ -35,6 +35,8 @@ pub(crate) enum Reply {
     Own(Full<Bytes>, Box<Flight>),
     /// A replica's.
     Relay(Relay),
+    /// None; the connection leaves HTTP.
+    Nothing,
 }
 
 /// The body of a replica's answer.
@@ -159,6 +161,7 @@ impl Body for Reply {
                 Some(failure) => failure,
                 None => relay.poll_piece(context),
             },
+            Self::Nothing => Poll::Ready(None),
         }
     }
 
@@ -166,6 +169,7 @@ impl Body for Reply {
         match self {
             Self::Own(body, _) => body.is_end_stream(),
             Self::Relay(relay) => relay.source.is_none() && relay.failure.is_none(),
+            Self::Nothing => true,
         }
     }
 
@@ -175,7 +179,7 @@ impl Body for Reply {
             Self::Relay(Relay { source: Some(source), .. }) => {
                 source.remaining.exact().map_or_else(SizeHint::default, SizeHint::with_exact)
             }
-            Self::Relay(_) => SizeHint::with_exact(0),
+            Self::Relay(_) | Self::Nothing => SizeHint::with_exact(0),
         }
     }
 }

@@ -99,10 +99,11 @@ impl FromStr for ReplicaUrl {
         if parsed.query().is_some() || rest.contains('#') {
             return Err(wrong("it must end with its path"));
         }
-        if authority.port().is_some() && !matches!(authority.port_u16(), Some(1..)) {
-            return Err(wrong("its port is not a number from 1 to 65535"));
-        }
-        let port = authority.port_u16().unwrap_or(80);
+        let port = match authority.port_u16() {
+            Some(port @ 1..) => port,
+            None if authority.as_str() == authority.host() => 80,
+            _ => return Err(wrong("its port is not a number from 1 to 65535")),
+        };
         Ok(Self {
             authority_end: SCHEME.len() + authority.as_str().len(),
             authority: format!("{}:{port}", authority.host()),

@@ -2,7 +2,7 @@
 //! that every proxy adds put in.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderName, HeaderValue, Version,
     header::{CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
 };
@@ -52,20 +52,26 @@ pub(super) fn write(
     if !fields.contains_key(REQUEST_ID) {
         field(&mut out, REQUEST_ID.as_str(), request_id.as_bytes());
     }
-    write_hop(&mut out, fields, connection);
+    write_hop(&mut out, head, connection);
     out.extend_from_slice(b"\r\n");
     out
 }
 
 /// The fields of this hop: what the client asked of its own hop and the gateway passes on.
-fn write_hop(out: &mut Vec<u8>, fields: &HeaderMap, connection: &[HeaderValue]) {
-    let asks = |token| connection.iter().any(|value| headers::has_token(value, token));
-    if let Some(protocol) = fields.get(UPGRADE).filter(|_| asks("upgrade")) {
+fn write_hop(out: &mut Vec<u8>, head: &Parts, connection: &[HeaderValue]) {
+    let fields = &head.headers;
+    if let Some(protocol) = upgrade(head, connection) {
         field(out, "connection", b"upgrade");
         field(out, "upgrade", protocol.as_bytes());
     } else if fields.get_all(TE).iter().any(|value| headers::has_token(value, "trailers")) {
         out.extend_from_slice(b"te: trailers\r\nconnection: te\r\n");
     }
+}
+
+/// The protocol that the client wants to change to.
+pub(super) fn upgrade<'a>(head: &'a Parts, connection: &[HeaderValue]) -> Option<&'a HeaderValue> {
+    let asked = connection.iter().any(|value| headers::has_token(value, "upgrade"));
+    head.headers.get(UPGRADE).filter(|_| asked && head.version == Version::HTTP_11)
 }
 
 /// The target's authority wins over the field; a client that names none gets the replica's.

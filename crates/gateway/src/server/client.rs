@@ -41,6 +41,8 @@ pub(crate) enum Phase {
     Upstream,
     /// A response is on its way to the client.
     Reply,
+    /// HTTP is over; bytes go both ways.
+    Tunnel,
     /// The last response is out; what the client still sends is read and dropped, so that it can read in peace.
     Closing,
 }
@@ -114,6 +116,11 @@ impl Client {
         !self.unflushed.get()
     }
 
+    /// To be called when the task is woken, before hyper runs: whoever waits for bytes must ask again.
+    pub(crate) fn forget_waiting(&self) {
+        self.read_waits.set(false);
+    }
+
     /// While a request is in progress and hyper does not read: reads ahead. Ready when the client has left.
     pub(crate) fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.read_waits.get() || !matches!(self.phase.get(), Phase::Body | Phase::Upstream | Phase::Reply)
@@ -141,14 +148,12 @@ impl Client {
         let _ = self.stream.borrow().try_write(bytes);
     }
 
-    /// Takes the socket, with what was read ahead, for a connection that left HTTP.
-    pub(crate) fn into_parts(self) -> (TcpStream, BytesMut) {
-        (self.stream.into_inner(), self.ahead.into_inner())
-    }
-
     fn record_read(&self, length: usize) {
-        if length > 0 && self.phase.get() == Phase::Idle {
-            self.enter(Phase::Head, self.worker.limits().header_timeout);
+        match self.phase.get() {
+            _ if length == 0 => {}
+            Phase::Idle => self.enter(Phase::Head, self.worker.limits().header_timeout),
+            Phase::Tunnel => self.enter(Phase::Tunnel, self.worker.limits().stream_timeout),
+            _ => {}
         }
     }
 }
@@ -181,6 +186,9 @@ impl AsyncRead for ClientIo {
 
 impl AsyncWrite for ClientIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.0.phase.get() == Phase::Tunnel {
+            self.0.enter(Phase::Tunnel, self.0.worker.limits().stream_timeout);
+        }
         Pin::new(&mut *self.0.stream.borrow_mut()).poll_write(context, bytes)
     }
 
@@ -207,6 +215,9 @@ impl AsyncWrite for ClientIo {
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let client = &self.0;
         let mut stream = client.stream.borrow_mut();
+        if client.phase.get() == Phase::Tunnel {
+            return Pin::new(&mut *stream).poll_shutdown(context);
+        }
         if !client.shut.replace(true) {
             client.enter(Phase::Closing, client.worker.limits().lingering);
             if let Poll::Ready(Err(_)) = Pin::new(&mut *stream).poll_shutdown(context) {

@@ -15,6 +15,7 @@ use tokio::{net::TcpStream, time::sleep_until};
 use super::{
     client::{Client, ClientIo, Phase},
     service,
+    tunnel::{self, Exit},
 };
 use crate::{Reason, shared::Stage, worker::Worker};
 
@@ -38,21 +39,22 @@ pub(crate) async fn drive(worker: Rc<Worker>, stream: TcpStream, address: Socket
     let Ok(client) = Client::new(Rc::clone(&worker), stream, address).map(Rc::new) else { return };
     let metrics = &worker.shared.metrics;
     let _counted = metrics.connections.hold(1);
-    let service = service_fn(|request| service::serve(Rc::clone(&client), request));
+    let exit = Exit::default();
+    let service = service_fn(|request| service::serve(Rc::clone(&client), &exit, request));
     let most_head_bytes = worker.limits().max_header.get() as usize + SPARE_BYTES;
-    let http = http1::Builder::new()
+    let mut http = http1::Builder::new()
         .header_read_timeout(None)
         .max_buf_size(most_head_bytes)
         .max_header_size(most_head_bytes)
         .auto_date_header(false)
         .writev(true)
         .serve_connection(TokioIo::new(ClientIo(Rc::clone(&client))), service);
-    let mut http = pin!(http);
     let mut alarm = pin!(sleep_until(client.deadline().into()));
     let mut listed = None;
     let mut closing = false;
     let end = poll_fn(|context| {
         let now = worker.tick();
+        client.forget_waiting();
         if listed.is_none() {
             listed = Some(worker.list(context.waker().clone()));
         }
@@ -60,12 +62,12 @@ pub(crate) async fn drive(worker: Rc<Worker>, stream: TcpStream, address: Socket
             Stage::Running => {}
             Stage::Draining => {
                 if !std::mem::replace(&mut closing, true) {
-                    http.as_mut().graceful_shutdown();
+                    Pin::new(&mut http).graceful_shutdown();
                 }
             }
             Stage::Ending => return Poll::Ready(End::Stopped),
         }
-        if let Poll::Ready(result) = http.as_mut().poll(context) {
+        if let Poll::Ready(result) = Pin::new(&mut http).poll(context) {
             return Poll::Ready(End::Http(result));
         }
         if client.poll_gone(context).is_ready() {
@@ -79,12 +81,16 @@ pub(crate) async fn drive(worker: Rc<Worker>, stream: TcpStream, address: Socket
         if alarm.deadline() > needed {
             alarm.as_mut().reset(needed);
         }
-        while Pin::new(&mut alarm).as_mut().poll(context).is_ready() {
+        while alarm.as_mut().poll(context).is_ready() {
             alarm.as_mut().reset(client.deadline().into());
         }
         Poll::Pending
     })
     .await;
+    if let (End::Http(Ok(())), Some(tunnel)) = (&end, exit.take()) {
+        tunnel::run(&client, tunnel, http.into_parts().read_buf).await;
+        return;
+    }
     match end {
         End::Late(Phase::Head) => {
             client.write_last(REQUEST_TIMEOUT);

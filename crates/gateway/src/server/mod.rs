@@ -4,5 +4,7 @@ pub(crate) mod client;
 mod connection;
 mod listen;
 mod service;
+mod tunnel;
 
 pub(crate) use listen::{accept, bind, raise_file_limit};
+pub(crate) use tunnel::{Exit, Tunnel};

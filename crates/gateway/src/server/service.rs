@@ -11,7 +11,10 @@ use http::{
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 
-use super::client::{Client, Phase};
+use super::{
+    client::{Client, Phase},
+    tunnel::Exit,
+};
 use crate::{
     Reason,
     config::AccessLog,
@@ -32,11 +35,12 @@ const FIRST_ROOM: u64 = 256 * 1024;
 /// Answers one request.
 pub(crate) async fn serve(
     client: Rc<Client>,
+    exit: &Exit,
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, Infallible> {
     let mut flight = Flight::begin(Rc::clone(&client));
     let response = match answer(&mut flight, request).await {
-        Ok(Answer::Relayed(asked)) => asked.into_response(flight),
+        Ok(Answer::Relayed(asked)) => asked.into_response(flight, exit),
         Ok(Answer::Own(response)) => {
             let response = flight.own(response);
             response.map(|body| Reply::Own(Full::new(body), flight))

@@ -6,7 +6,7 @@
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode, Version,
-    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
 };
 
 use crate::headers;
@@ -107,6 +107,7 @@ struct FieldReader {
     headers: HeaderMap,
     nominated: Vec<HeaderValue>,
     chunked: Option<bool>,
+    upgrade: Option<HeaderValue>,
     close: bool,
     keep_alive: bool,
 }
@@ -119,6 +120,7 @@ impl FieldReader {
             headers: HeaderMap::with_capacity(count),
             nominated: Vec::new(),
             chunked: None,
+            upgrade: None,
             close: false,
             keep_alive: false,
         }
@@ -129,7 +131,9 @@ impl FieldReader {
             HeaderName::from_bytes(name).map_err(|_| InvalidHead::Syntax(httparse::Error::HeaderName))?;
         let value = HeaderValue::from_maybe_shared(value)
             .map_err(|_| InvalidHead::Syntax(httparse::Error::HeaderValue))?;
-        if name == CONNECTION {
+        if name == UPGRADE {
+            self.upgrade = Some(value);
+        } else if name == CONNECTION {
             self.close |= headers::has_token(&value, "close");
             self.keep_alive |= headers::has_token(&value, "keep-alive");
             self.nominated.push(value);
@@ -151,6 +155,12 @@ impl FieldReader {
     ) -> Result<ResponseHead, InvalidHead> {
         headers::remove_nominated(&mut self.headers, &self.nominated);
         let mut keep_alive = if version == Version::HTTP_10 { self.keep_alive } else { !self.close };
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            let protocol = self.upgrade.take();
+            let protocol = protocol.ok_or(InvalidHead::Framing("a 101 that does not name its protocol"))?;
+            self.headers.insert(UPGRADE, protocol);
+            self.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
         let length = content_length(&self.headers)?;
         let bodiless = to_head
             || status.is_informational()

@@ -1,0 +1,204 @@
+//! Answers that go wrong on their way: rows 39 to 43 of the acceptance table.
+
+mod support;
+
+use std::{
+    io::Write,
+    sync::{Mutex, mpsc},
+    thread,
+    time::Duration,
+};
+
+use support::{Gateway, PATIENCE, STREAM_HEAD, Upstream, chat, chunk, post};
+
+#[test]
+fn w39_a_killed_replica_leaves_a_stream_that_looks_broken() {
+    for reset in [false, true] {
+        for events in [0, 1, 3, 200] {
+            let upstream = Upstream::new(move |conn| {
+                conn.read_request();
+                let stream: String =
+                    (0..events).map(|number| chunk(&format!("data: {number}\n\n"))).collect();
+                conn.write(format!("{STREAM_HEAD}{stream}"));
+                if reset {
+                    // A reset throws away what the peer has not read yet.
+                    thread::sleep(Duration::from_millis(100));
+                    support::reset(&conn.stream);
+                }
+            });
+            let gateway = Gateway::before(&upstream);
+            let answer = gateway.ask(chat());
+            let expected: String = (0..events).map(|number| format!("data: {number}\n\n")).collect();
+            assert_eq!((answer.text(), answer.whole), (expected, false), "reset {reset}, {events} events");
+            assert_eq!(upstream.requests().len(), 1, "no second time");
+            gateway.expect_errors("upstream_broken", 1);
+            gateway.settle();
+        }
+    }
+}
+
+#[test]
+fn w40_lengths_that_do_not_hold() {
+    let short = Upstream::new(|conn| {
+        conn.read_request();
+        conn.write("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345");
+    });
+    let gateway = Gateway::before(&short);
+    let answer = gateway.ask(chat());
+    assert_eq!((answer.text().as_str(), answer.whole), ("12345", false));
+    gateway.settle();
+    let long = Upstream::answering("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n12345");
+    let gateway = Gateway::before(&long);
+    let mut client = gateway.client();
+    for _ in 0..2 {
+        client.write(chat());
+        assert_eq!(client.answer().text(), "123");
+    }
+    assert_eq!(long.accepted(), 2);
+    gateway.settle();
+}
+
+#[test]
+fn w40_without_a_length_the_end_of_the_connection_is_the_end() {
+    let upstream = Upstream::new(|conn| {
+        conn.read_request();
+        conn.write("HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nuntil the end");
+    });
+    let gateway = Gateway::before(&upstream);
+    let answer = gateway.ask(chat());
+    assert_eq!((answer.text().as_str(), answer.whole), ("until the end", true));
+    gateway.settle();
+}
+
+#[test]
+fn w41_a_stall_ends_both_sides() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let upstream = Upstream::new(move |conn| {
+        conn.read_request();
+        conn.write(STREAM_HEAD);
+        conn.write(chunk("data: 1\n\n"));
+        tell.lock().unwrap().send(conn.is_closed_by_peer()).unwrap();
+    });
+    let gateway = Gateway::with(&[upstream.address], |settings| {
+        settings.limits.stream_timeout = Duration::from_millis(300);
+    });
+    let answer = gateway.ask(chat());
+    assert_eq!((answer.text().as_str(), answer.whole), ("data: 1\n\n", false));
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(true));
+    gateway.expect_errors("upstream_idle", 1);
+    gateway.settle();
+}
+
+#[test]
+fn w41_a_slow_stream_is_no_stall() {
+    let upstream = Upstream::new(|conn| {
+        conn.read_request();
+        conn.write(STREAM_HEAD);
+        for _ in 0..8 {
+            thread::sleep(Duration::from_millis(100));
+            conn.write(chunk("data: 1\n\n"));
+        }
+        conn.write("0\r\n\r\n");
+    });
+    let gateway = Gateway::with(&[upstream.address], |settings| {
+        settings.limits.stream_timeout = Duration::from_millis(400);
+    });
+    let answer = gateway.ask(chat());
+    assert_eq!((answer.text(), answer.whole), ("data: 1\n\n".repeat(8), true));
+    gateway.settle();
+}
+
+#[test]
+fn w42_events_cut_anywhere_pass_unchanged_and_are_counted() {
+    let stream = "\u{feff}: ping\r\ndata: {\"choices\":[]}\r\n\r\nevent: x\ndata: one\ndata: two\n\ndata:3\r\rdata: \
+                  {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":41,\
+                  \"prompt_tokens_details\":{\"cached_tokens\":6}}}\n\ndata: [DONE]\n\n";
+    let cuts: Vec<usize> = (1..stream.len()).filter(|&cut| stream.is_char_boundary(cut)).collect();
+    let upstream = Upstream::new({
+        let cuts = cuts.clone();
+        move |conn| {
+            for number in 0.. {
+                if conn.read_request().is_none() {
+                    return;
+                }
+                let (first, second) = stream.split_at(cuts[number % cuts.len()]);
+                conn.write(STREAM_HEAD);
+                conn.write(chunk(first));
+                conn.write(chunk(second));
+                conn.write("0\r\n\r\n");
+            }
+        }
+    });
+    let gateway = Gateway::before(&upstream);
+    let mut client = gateway.client();
+    for _ in &cuts {
+        client.write(chat());
+        let answer = client.answer();
+        assert_eq!((answer.text().as_str(), answer.whole), (stream, true));
+    }
+    gateway.settle();
+    let count = cuts.len() as f64;
+    let name = |metric: &str| format!("evenload_{metric}{{replica=\"http://{}\"}}", upstream.address);
+    assert_eq!(gateway.metric(&name("output_tokens_total")), 41.0 * count);
+    assert_eq!(gateway.metric(&name("cached_tokens_total")), 6.0 * count);
+    assert_eq!(gateway.metric(&name("time_to_first_token_seconds_count")), count);
+}
+
+#[test]
+fn w42_a_stream_without_its_last_words_is_counted() {
+    let upstream = Upstream::answering(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 18\r\n\r\ndata: 1\n\ndata: 2\r\n",
+    );
+    let gateway = Gateway::before(&upstream);
+    let answer = gateway.ask(chat());
+    assert_eq!(answer.text(), "data: 1\n\ndata: 2\r\n");
+    gateway.settle();
+    let name = format!("evenload_output_tokens_total{{replica=\"http://{}\"}}", upstream.address);
+    assert_eq!(gateway.metric(&name), 2.0);
+}
+
+#[test]
+fn w42_usage_of_a_plain_answer_is_counted() {
+    let text = "x".repeat(20_000);
+    let body = format!(
+        "{{\"choices\":[{{\"message\":{{\"content\":\"{text}\"}}}}],\"usage\":{{\"prompt_tokens\":4,\"completion_tokens\":17}}}}"
+    );
+    let upstream = Upstream::new(move |conn| {
+        while conn.read_request().is_some() {
+            conn.write(format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            ));
+            for piece in body.as_bytes().chunks(9999) {
+                conn.write(piece);
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+    });
+    let gateway = Gateway::before(&upstream);
+    gateway.ask(chat());
+    gateway.settle();
+    let name = format!("evenload_output_tokens_total{{replica=\"http://{}\"}}", upstream.address);
+    assert_eq!(gateway.metric(&name), 17.0);
+}
+
+#[test]
+fn w43_an_early_answer_ends_the_sending() {
+    let upstream = Upstream::new(|conn| {
+        // The head only; the body stays in the sockets.
+        let mut byte = [0];
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"\r\n\r\n") {
+            std::io::Read::read_exact(&mut conn.stream, &mut byte).unwrap();
+            seen.push(byte[0]);
+        }
+        conn.stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 4\r\n\r\nnope").unwrap();
+        // A close with unread bytes would reset the connection, and the answer with it.
+        thread::sleep(Duration::from_millis(200));
+    });
+    let gateway = Gateway::before(&upstream);
+    let answer = gateway.ask(post(&"a".repeat(30 << 20)));
+    assert_eq!((answer.status, answer.text().as_str()), (401, "nope"));
+    gateway.settle();
+}

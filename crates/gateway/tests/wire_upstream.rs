@@ -1,0 +1,293 @@
+//! Replicas that fail before the first byte of an answer: rows 31 to 38 of the acceptance table.
+
+mod support;
+
+use std::{thread, time::Duration};
+
+use support::{Gateway, STREAM_HEAD, Upstream, chat, chunk, eventually};
+
+/// The URL of a replica as metrics name it.
+fn name(upstream: &Upstream) -> String {
+    format!("http://{}", upstream.address)
+}
+
+#[test]
+fn w31_a_refused_connection_moves_the_request() {
+    let upstream = Upstream::fine();
+    let gateway = Gateway::with(&[Upstream::nobody(), upstream.address], |settings| {
+        settings.policy = "round_robin".parse().unwrap();
+        settings.health.consecutive_failures = 1000;
+        settings.health.minimum_results = 1000;
+    });
+    for _ in 0..10 {
+        assert_eq!(gateway.ask(chat()).status, 200);
+    }
+    assert_eq!(upstream.requests().len(), 10);
+    assert_eq!(gateway.metric("evenload_retries_total"), 5.0);
+    gateway.settle();
+}
+
+#[test]
+fn w31_failures_eject_and_the_rest_goes_on() {
+    let upstream = Upstream::fine();
+    let gateway = Gateway::with(&[Upstream::nobody(), upstream.address], |settings| {
+        settings.policy = "round_robin".parse().unwrap();
+    });
+    for _ in 0..30 {
+        assert_eq!(gateway.ask(chat()).status, 200);
+    }
+    assert_eq!(gateway.metric("evenload_retries_total"), 5.0, "ejected after five failures in a row");
+    gateway.settle();
+}
+
+#[test]
+fn w31_when_nobody_listens_the_answer_says_so() {
+    let gateway = Gateway::over(&[Upstream::nobody(), Upstream::nobody()]);
+    let answer = gateway.ask(chat());
+    assert_eq!((answer.status, answer.code().as_str()), (503, "connect_failed"));
+    assert_eq!(answer.field("retry-after").as_deref(), Some("1"));
+    gateway.settle();
+}
+
+#[test]
+fn w31_a_hanging_connect_is_bounded() {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let _fill: Vec<_> =
+        (0..3).map(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(50))).collect();
+    let upstream = Upstream::fine();
+    let alone = Gateway::with(&[address], |settings| {
+        settings.limits.connect_timeout = Duration::from_millis(100);
+    });
+    let answer = alone.ask(chat());
+    assert_eq!((answer.status, answer.code().as_str()), (504, "connect_timeout"));
+    alone.settle();
+    let gateway = Gateway::with(&[address, upstream.address], |settings| {
+        settings.limits.connect_timeout = Duration::from_millis(100);
+    });
+    for _ in 0..4 {
+        assert_eq!(gateway.ask(chat()).status, 200);
+    }
+    gateway.settle();
+}
+
+#[test]
+fn w31_names_are_looked_up() {
+    let upstream = Upstream::fine();
+    let url = format!("http://localhost:{}", upstream.address.port());
+    let gateway = Gateway::with(&[], |settings| {
+        settings.replicas = vec![gateway::ReplicaConfig::new(url.parse().unwrap())];
+    });
+    eventually("the name is known", || gateway.ask(chat()).status == 200);
+    let unknown = "http://no-such-name.invalid:1".parse().unwrap();
+    let gateway = Gateway::with(&[], |settings| {
+        settings.replicas = vec![gateway::ReplicaConfig::new(unknown)];
+    });
+    assert_eq!(gateway.ask(chat()).code(), "connect_failed");
+    gateway.settle();
+}
+
+#[test]
+fn w32_a_connection_closed_while_idle_costs_nothing() {
+    for reset in [false, true] {
+        // Each connection serves one request and then closes at the very moment the next one arrives.
+        let upstream = Upstream::new(move |conn| {
+            conn.read_request();
+            conn.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+            if conn.number % 2 == 0 {
+                conn.read_request();
+                if reset {
+                    support::reset(&conn.stream);
+                }
+            }
+        });
+        let gateway = Gateway::before(&upstream);
+        let mut client = gateway.client();
+        for _ in 0..4 {
+            client.write(chat());
+            assert_eq!(client.answer().status, 200);
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(gateway.metric("evenload_retries_total"), 0.0);
+        assert!(gateway.metric("evenload_replays_total") >= 1.0);
+        let name = format!("evenload_requests_total{{replica=\"{}\",code=\"2xx\"}}", name(&upstream));
+        assert_eq!(gateway.metric(&name), 4.0);
+        gateway.settle();
+    }
+}
+
+#[test]
+fn w32_a_connection_seen_closed_is_not_used() {
+    let upstream = Upstream::new(|conn| {
+        conn.read_request();
+        conn.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+    });
+    let gateway = Gateway::before(&upstream);
+    let mut client = gateway.client();
+    for _ in 0..3 {
+        client.write(chat());
+        assert_eq!(client.answer().status, 200);
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(gateway.metric("evenload_replays_total"), 0.0);
+    assert_eq!(upstream.accepted(), 3);
+    gateway.settle();
+}
+
+#[test]
+fn w32_idle_connections_are_given_up_in_time() {
+    let upstream = Upstream::fine();
+    let gateway = Gateway::with(&[upstream.address], |settings| {
+        settings.limits.upstream_idle = Duration::from_millis(100);
+    });
+    let mut client = gateway.client();
+    for (pause, accepted) in [(0, 1), (0, 1), (200, 2)] {
+        thread::sleep(Duration::from_millis(pause));
+        client.write(chat());
+        assert_eq!(client.answer().status, 200);
+        assert_eq!(upstream.accepted(), accepted);
+    }
+    gateway.settle();
+}
+
+#[test]
+fn w33_closed_before_an_answer() {
+    let upstream = Upstream::new(|conn| {
+        conn.read_request();
+    });
+    let gateway = Gateway::before(&upstream);
+    let answer = gateway.ask(chat());
+    assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_closed"));
+    assert_eq!(upstream.requests().len(), 1, "an engine may have begun: no second time");
+    gateway.settle();
+}
+
+#[test]
+fn w33_repeated_where_that_is_safe_or_wanted() {
+    let broken = Upstream::new(|conn| {
+        conn.read_request();
+    });
+    let fine = Upstream::fine();
+    let get = "GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n".to_owned();
+    for (after_sending, request, repeated) in
+        [(false, &get, true), (false, &chat(), false), (true, &chat(), true)]
+    {
+        let gateway = Gateway::with(&[broken.address, fine.address], |settings| {
+            settings.retry.after_sending = after_sending;
+            settings.policy = "round_robin".parse().unwrap();
+        });
+        let statuses: Vec<_> = (0..4).map(|_| gateway.ask(request).status).collect();
+        let expected = if repeated { 0 } else { 2 };
+        assert_eq!(statuses.iter().filter(|&&status| status == 502).count(), expected, "{statuses:?}");
+        gateway.settle();
+    }
+}
+
+#[test]
+fn w34_silence_ends_in_time() {
+    let upstream = Upstream::new(|conn| {
+        conn.read_request();
+        assert!(conn.is_closed_by_peer());
+    });
+    let gateway = Gateway::with(&[upstream.address], |settings| {
+        settings.limits.response_timeout = Duration::from_millis(200);
+    });
+    let answer = gateway.ask(chat());
+    assert_eq!((answer.status, answer.code().as_str()), (504, "upstream_timeout"));
+    gateway.settle();
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
+fn w35_answers_that_are_none() {
+    for garbage in [
+        "hello, this is not HTTP\r\n\r\n",
+        "<html>0.9</html>",
+        "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+        "HTTP/1.1 99 Low\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nBad Name: 1\r\n\r\n",
+    ] {
+        let upstream = Upstream::new(move |conn| {
+            conn.read_request();
+            conn.write(garbage);
+        });
+        let gateway = Gateway::before(&upstream);
+        let answer = gateway.ask(chat());
+        assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_invalid"), "{garbage:?}");
+        gateway.settle();
+    }
+}
+
+#[test]
+fn w36_busy_replicas_are_left_alone_for_a_while() {
+    for retry_after in ["Retry-After: 3600\r\n", "Retry-After: junk\r\n", ""] {
+        let busy = Upstream::answering(format!(
+            "HTTP/1.1 429 Too Many Requests\r\n{retry_after}Content-Length: 4\r\n\r\nbusy"
+        ));
+        let fine = Upstream::fine();
+        let gateway = Gateway::with(&[busy.address, fine.address], |settings| {
+            settings.policy = "round_robin".parse().unwrap();
+        });
+        let answers: Vec<_> = (0..10).map(|_| gateway.ask(chat())).collect();
+        let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
+        assert_eq!(refused.len(), 1, "{retry_after:?}");
+        assert_eq!(refused[0].text(), "busy");
+        let given = retry_after.trim().strip_prefix("Retry-After: ").map(str::to_owned);
+        assert_eq!(refused[0].field("retry-after"), given, "passed on as it came");
+        gateway.settle();
+    }
+}
+
+#[test]
+fn w37_answers_about_the_request_pass_unchanged() {
+    for (status, line) in
+        [(400, "400 Bad Request"), (404, "404 Not Found"), (500, "500 Internal Server Error")]
+    {
+        let upstream = Upstream::answering(format!(
+            "HTTP/1.1 {line}\r\nContent-Type: application/json\r\nContent-Length: 18\r\n\r\n{{\"error\":\"theirs\"}}"
+        ));
+        let other = Upstream::fine();
+        let gateway = Gateway::with(&[upstream.address, other.address], |settings| {
+            settings.policy = "round_robin".parse().unwrap();
+        });
+        let statuses: Vec<_> = (0..20).map(|_| gateway.ask(chat()).status).collect();
+        let count = statuses.iter().filter(|&&seen| seen == status).count();
+        if status == 500 {
+            assert_eq!(count, 5, "ejected after the fifth");
+        } else {
+            assert_eq!(count, 10, "a working replica: never ejected, nothing repeated");
+        }
+        gateway.settle();
+    }
+}
+
+#[test]
+fn w37_unusual_reason_phrases_pass() {
+    let gateway =
+        Gateway::before(&Upstream::answering("HTTP/1.1 418 Short And Stout\r\nContent-Length: 0\r\n\r\n"));
+    let answer = gateway.ask(chat());
+    assert!(answer.head.starts_with("HTTP/1.1 418 Short And Stout\r\n"), "{}", answer.head);
+}
+
+#[test]
+fn w38_a_stream_that_begins_with_an_error_counts_against_its_replica() {
+    let upstream = Upstream::new(|conn| {
+        while conn.read_request().is_some() {
+            conn.write(STREAM_HEAD);
+            conn.write(chunk("data: {\"error\":{\"message\":\"out of memory\"}}\n\n"));
+            conn.write("0\r\n\r\n");
+        }
+    });
+    let fine = Upstream::fine();
+    let gateway = Gateway::with(&[upstream.address, fine.address], |settings| {
+        settings.policy = "round_robin".parse().unwrap();
+    });
+    let answers: Vec<_> = (0..20).map(|_| gateway.ask(chat())).collect();
+    let errors = answers.iter().filter(|answer| answer.text().contains("out of memory")).count();
+    assert_eq!(errors, 5, "passed on, and ejected after the fifth");
+    gateway.settle();
+}
