@@ -1,6 +1,7 @@
 //! One file a subcommand: each maps its flags to a library's settings, runs it and prints. No logic of its own.
 
 mod bench;
+mod demo;
 mod engine;
 mod serve;
 mod simulate;
@@ -14,6 +15,8 @@ use clap::Subcommand;
 pub(crate) enum Command {
     /// Run KubeAI's or vLLM's serving benchmark, by its own flags.
     Bench(bench::Arguments),
+    /// Compare routing policies on the published workload: engines, balancer and load in one process.
+    Demo(demo::Arguments),
     /// Run simulated vLLM servers.
     Engine(engine::Arguments),
     /// Balance requests over inference servers.
@@ -27,6 +30,7 @@ impl Command {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Bench(arguments) => arguments.run(),
+            Self::Demo(arguments) => arguments.run(),
             Self::Engine(arguments) => arguments.run(),
             Self::Serve(arguments) => arguments.run(),
             Self::Simulate(arguments) => arguments.run(),

@@ -1,0 +1,147 @@
+//! `evenload demo`: engines, balancer and load generator in one process, on the published workload.
+//!
+//! One policy after the other meets the same requests at the same times, over HTTP on the loopback interface,
+//! with empty caches. The engines run faster than real ones by the speed-up; printed times are multiplied by it,
+//! so that they stand beside the published ones.
+
+mod fleet;
+mod page;
+mod speed;
+mod trial;
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use report::{Compared, comparison_table, published_figures};
+use routing::PolicySettings;
+use serde_json::json;
+
+use fleet::DemoFleet;
+use trial::{Trial, TrialSettings};
+
+/// Requests of a full run; the published one sent as many.
+const REQUESTS: usize = 8_000;
+const QUICK_REQUESTS: usize = 2_000;
+
+/// Flags of `evenload demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// A policy to compare; repeat it for more.
+    #[arg(long = "policy", value_name = "NAME", default_values = ["random", "least_requests", "prefix_hash"])]
+    policies: Vec<PolicySettings>,
+    /// Which of the published settings: sessions in flight at most.
+    #[arg(long, default_value_t = 800, value_parser = concurrency)]
+    concurrency: u32,
+    /// Requests of each policy [default: 8000, or 2000 with --quick].
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    requests: Option<u64>,
+    /// Fewer requests: under 20 seconds. Caches are still filling then, so the gain is smaller.
+    #[arg(long)]
+    quick: bool,
+    /// Simulated seconds in a real one [default: what this machine can follow].
+    #[arg(long, value_name = "FACTOR", value_parser = speedup)]
+    speedup: Option<f64>,
+    /// All send times and random picks flow from it.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Directory for demo.json, report.html and the records of all requests.
+    #[arg(long, value_name = "DIR", default_value = "evenload-demo")]
+    output: PathBuf,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        fs::create_dir_all(&self.output).with_context(|| {
+            format!("cannot create the directory {}: choose another --output", self.output.display())
+        })?;
+        let requests = match self.requests {
+            Some(requests) => usize::try_from(requests)?,
+            None if self.quick => QUICK_REQUESTS,
+            None => REQUESTS,
+        };
+        let speedup = match self.speedup {
+            Some(speedup) => speedup,
+            None => speed::measure()?,
+        };
+        println!(
+            "8 simulated L4 replicas, {requests} requests, {} in flight, {speedup:.1} times as fast as real ones",
+            self.concurrency
+        );
+
+        let mut trials = Vec::new();
+        for policy in &self.policies {
+            let settings = TrialSettings {
+                policy: policy.clone(),
+                concurrency: self.concurrency,
+                requests,
+                speedup,
+                seed: self.seed,
+            };
+            let fleet = DemoFleet::start(policy.clone(), speedup)?;
+            let trial = trial::run(&fleet, &settings, &self.output)?;
+            fleet.check_idle()?;
+            trials.push(trial);
+        }
+        self.conclude(&trials, requests, speedup)
+    }
+
+    fn conclude(&self, trials: &[Trial], requests: usize, speedup: f64) -> anyhow::Result<ExitCode> {
+        let compared: Vec<Compared> = trials
+            .iter()
+            .map(|trial| Compared {
+                measured: trial.figures.clone(),
+                published: published_figures(&trial.figures.policy, self.concurrency),
+            })
+            .collect();
+        println!("\n{}", comparison_table(&compared));
+        if requests != REQUESTS {
+            println!(
+                "The published runs sent 8000 requests: caches fill up later in a run, so the rows above flatter no policy."
+            );
+        }
+        for trial in trials {
+            for note in &trial.notes {
+                println!("{}: {note}", trial.figures.policy);
+            }
+        }
+
+        let json_path = self.output.join("demo.json");
+        let summary = json!({
+            "concurrency": self.concurrency,
+            "requests": requests,
+            "replicas": fleet::REPLICAS,
+            "speedup": speedup,
+            "seed": self.seed,
+            "policies": trials.iter().map(|trial| &trial.figures).collect::<Vec<_>>(),
+            "notes": trials.iter().map(|trial| json!({"policy": trial.figures.policy, "notes": trial.notes})).collect::<Vec<_>>(),
+        });
+        fs::write(&json_path, serde_json::to_string_pretty(&summary)?)
+            .with_context(|| format!("cannot write {}", json_path.display()))?;
+        let page_path = self.output.join("report.html");
+        fs::write(&page_path, page::render(&compared, trials, self.concurrency, speedup))
+            .with_context(|| format!("cannot write {}", page_path.display()))?;
+        println!(
+            "\nwritten: {} (open it), {}, and the records beside them",
+            page_path.display(),
+            json_path.display()
+        );
+
+        let failed: u64 = trials.iter().map(|trial| trial.figures.failed).sum();
+        if failed > 0 {
+            bail!("{failed} requests failed; {} says which", self.output.display());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn concurrency(text: &str) -> Result<u32, String> {
+    let number = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    let settings = simulate::kubeai::LOADS.map(|(concurrency, _)| concurrency);
+    if settings.contains(&number) { Ok(number) } else { Err(format!("choose one of {settings:?}")) }
+}
+
+fn speedup(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if (0.1..=1000.0).contains(&number) { Ok(number) } else { Err("give a factor from 0.1 to 1000".into()) }
+}
