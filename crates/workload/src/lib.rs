@@ -4,11 +4,14 @@
 //! A plan is the same for the load generators and the simulator. Nothing here sends, waits or reads a clock.
 
 mod arrival;
+mod block_sessions;
 mod body;
 mod dataset;
 mod error;
 mod kubeai_seed;
+mod lengths;
 mod lines;
+mod mix;
 mod phases;
 mod plan;
 mod python_random;
@@ -17,16 +20,20 @@ mod rate;
 mod sampling;
 mod seed_prompt;
 mod sharegpt;
+mod synthetic;
 mod template;
 mod tokenizer;
 mod users;
 mod words;
 
 pub use arrival::{Arrivals, Pattern};
+pub use block_sessions::BlockSessions;
 pub use body::{BodyOptions, MaxTokensField, write_body};
 pub use dataset::{Dataset, DatasetKind, Entry, Rewrite, Schedule};
 pub use error::{Error, Place};
 pub use kubeai_seed::{kubeai_seed, kubeai_seed_requests};
+pub use lengths::{Length, SequenceLengths};
+pub use mix::{CacheBust, ModelChoice, assign_models, bust_cache, cancel_some};
 pub use phases::single_turns;
 pub use plan::{Arrival, Limits, Message, Phase, PhaseKind, Plan, Prompt, Request, Session, Turn};
 pub use python_random::PythonRandom;
@@ -37,6 +44,7 @@ pub use sharegpt::{
     Conversation, Conversations, Cut, Said, ShareGpt, ShareGptRule, ShareGptSettings, TextPrompt,
     read_sharegpt, sharegpt_sessions,
 };
+pub use synthetic::{Delay, Synthetic};
 pub use template::RequestTemplate;
 pub use tokenizer::{TokenSource, Tokenizer};
 pub use users::user_arrivals;
