@@ -71,6 +71,7 @@ impl Upstream {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_nodelay(true).unwrap();
                 let number = count.fetch_add(1, SeqCst);
                 let mut conn = Conn { stream, number, requests: Arc::clone(&log), rest: Vec::new() };
                 let script = Arc::clone(&script);
