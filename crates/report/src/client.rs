@@ -55,7 +55,7 @@ pub fn client_json(report: &Report, health: &ClientHealth) -> serde_json::Value 
         "read_lag_ms": health.read_lag.spread(MILLISECOND),
         "in_flight_littles_law": total.in_flight_by_littles_law(),
         "in_flight_mean": total.mean_in_flight(),
-        "in_flight_peak": report.peak_in_flight(),
+        "in_flight_peak": health.peak_in_flight.unwrap_or_else(|| report.peak_in_flight()),
         "window_s": total.window.length().as_nanos() as f64 / SECOND,
         "prefix_hit_ratio": total.prefix_hit_ratio(),
         "connections": total.connections,

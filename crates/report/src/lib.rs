@@ -3,6 +3,7 @@
 //! A load generator or the simulator writes one [`Record`] a request; everything else here is derived from
 //! records: statistics, the verdict, tables, exports, charts. No I/O but the exporters' files, no clock.
 
+pub mod aiperf;
 mod chart;
 mod civil;
 mod client;
@@ -11,6 +12,8 @@ mod distribution;
 mod figures;
 mod format;
 mod html;
+mod imbalance;
+mod lines;
 mod metric;
 mod ordered;
 mod pages;
@@ -32,6 +35,7 @@ pub use comparison::{Compared, comparison_table};
 pub use distribution::{Distribution, EXACT_SAMPLES, LARGEST, Spread};
 pub use figures::PolicyFigures;
 pub use html::{Page, TextTable};
+pub use imbalance::Imbalance;
 pub use metric::{Distributions, MILLISECOND, Metric, SECOND, Unit};
 pub use ordered::Object;
 pub use pages::{PolicyRun, comparison_page, run_page};

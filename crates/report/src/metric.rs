@@ -60,7 +60,8 @@ metrics! {
     ScheduleLag = "schedule_lag", Unit::Time;
     /// Wait for a concurrency slot: what the asked-for concurrency cost, not this client's fault.
     SlotWait = "slot_wait", Unit::Time;
-    /// First byte written minus the later of schedule and slot: this client's own lateness.
+    /// First byte written minus the later of schedule and slot, without the time spent connecting: this client's
+    /// own lateness.
     ClientLag = "client_lag", Unit::Time;
     /// Prompt length.
     InputTokens = "input_tokens", Unit::Tokens;
@@ -111,9 +112,10 @@ impl Metric {
             Self::Ntpot => record.e2e().and_then(|time| time.checked_div(record.output_tokens.tokens)),
             Self::ScheduleLag => record.schedule_lag(),
             Self::SlotWait => record.sent.map(|_| record.admitted.saturating_sub(record.scheduled)),
-            Self::ClientLag => {
-                record.sent.map(|sent| sent.saturating_sub(record.scheduled.max(record.admitted)))
-            }
+            Self::ClientLag => record.sent.map(|sent| {
+                let ready = record.scheduled.max(record.admitted);
+                sent.saturating_sub(ready).saturating_sub(record.connect.unwrap_or_default())
+            }),
         };
         if let Some(time) = time {
             take(nanoseconds(time));

@@ -2,10 +2,8 @@
 //!
 //! The first line names the format and the shape of the run, so that all figures can be worked out again from
 //! the file alone. Times are whole nanoseconds of the run's clock; of the payload events, the first is given from
-//! the first byte sent and the others as gaps. Absent values are left out.
-//!
-//! The writer holds back up to [`BUFFER_BYTES`]. When the disk is full it says how many records are in the file
-//! and keeps what it holds: once there is room again, the next write goes on where the last one stopped.
+//! the first byte sent and the others as gaps. Absent values are left out. A full disk is an error that says how
+//! many records are in the file; what is held in memory is written once there is room again.
 
 use std::{
     fs::File,
@@ -17,10 +15,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Chunk, Count, CountSource, Outcome, Record, RunShape, distribution::nanoseconds};
+use crate::{
+    Chunk, Count, CountSource, Outcome, Record, RunShape, distribution::nanoseconds, lines::LineWriter,
+};
 
-/// Bytes held back before they are written.
-const BUFFER_BYTES: usize = 64 * 1024;
 /// The longest line that is read.
 const LINE_BYTES: u64 = 64 * 1024 * 1024;
 /// The version in the first line.
@@ -69,13 +67,7 @@ pub enum RecordsError {
 
 /// Writes records to a file.
 #[derive(Debug)]
-pub struct RecordWriter<W: Write> {
-    output: W,
-    held: Vec<u8>,
-    /// Where each held record ends in `held`.
-    ends: Vec<usize>,
-    written: u64,
-}
+pub struct RecordWriter<W: Write>(LineWriter<W>);
 
 /// Reads records from a file.
 #[derive(Debug)]
@@ -154,57 +146,24 @@ impl RecordWriter<File> {
 impl<W: Write> RecordWriter<W> {
     /// Writes to `output`; nothing is written before the buffer is full or flushed.
     pub fn new(output: W, shape: &RunShape) -> Self {
-        let header = Header { evenload_records: FORMAT_VERSION, shape: shape.clone() };
-        let mut held = serde_json::to_vec(&header).expect("names and numbers always make JSON");
-        held.push(b'\n');
-        Self { output, held, ends: Vec::new(), written: 0 }
+        let mut lines = LineWriter::new(output);
+        lines.head(&Header { evenload_records: FORMAT_VERSION, shape: shape.clone() });
+        Self(lines)
     }
 
-    /// Takes one record. On an error it is not taken, unless it still fits into the buffer.
+    /// Takes one record. On an error it is not taken.
     pub fn write(&mut self, record: &Record) -> Result<(), RecordsError> {
-        if self.held.len() >= BUFFER_BYTES {
-            self.flush()?;
-        }
-        serde_json::to_writer(&mut self.held, &Line::from(record))
-            .expect("numbers and text always make JSON");
-        self.held.push(b'\n');
-        self.ends.push(self.held.len());
-        Ok(())
+        self.0.write(&Line::from(record))
     }
 
-    /// Writes what is held back.
+    /// Writes what is held back. Dropping the writer does so too, but cannot say what went wrong.
     pub fn flush(&mut self) -> Result<(), RecordsError> {
-        let mut done = 0;
-        let result = loop {
-            if done == self.held.len() {
-                break self.output.flush();
-            }
-            match self.output.write(&self.held[done..]) {
-                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
-                Ok(bytes) => done += bytes,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break Err(error),
-            }
-        };
-        let whole = self.ends.partition_point(|&end| end <= done);
-        self.written += whole as u64;
-        self.ends.drain(..whole);
-        self.ends.iter_mut().for_each(|end| *end -= done);
-        self.held.drain(..done);
-        let held = self.ends.len() as u64;
-        result.map_err(|source| RecordsError::Write { written: self.written, held, source })
+        self.0.flush()
     }
 
     /// Records that are wholly in the file.
     pub fn written(&self) -> u64 {
-        self.written
-    }
-}
-
-impl<W: Write> Drop for RecordWriter<W> {
-    /// A run that ends early still leaves what it measured; whoever wants to know of errors flushes first.
-    fn drop(&mut self) {
-        let _ = self.flush();
+        self.0.written()
     }
 }
 
@@ -412,7 +371,7 @@ mod tests {
         let mut writer = RecordWriter::new(Vec::new(), &shape());
         mixed().iter().for_each(|record| writer.write(record).unwrap());
         writer.flush().unwrap();
-        let cut = &writer.output[..writer.output.len() - 10];
+        let cut = &writer.0.output[..writer.0.output.len() - 10];
         let results: Vec<_> = RecordReader::new(cut).unwrap().collect();
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 5);
         assert!(matches!(results.last(), Some(Err(RecordsError::Line { line: 7, .. }))));
@@ -424,44 +383,6 @@ mod tests {
         assert!(refused("").contains("does not name the format"));
         assert!(refused("{\"requests\":1}\n").contains("does not name the format"));
         assert!(refused("{\"evenload_records\":9,\"phases\":[],\"targets\":[]}\n").contains("version 9"));
-    }
-
-    /// Takes `room` bytes, then is full until it gets more room.
-    struct Disk {
-        content: Vec<u8>,
-        room: usize,
-    }
-
-    impl Write for Disk {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let taken = bytes.len().min(self.room - self.content.len());
-            if taken == 0 && !bytes.is_empty() {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            self.content.extend_from_slice(&bytes[..taken]);
-            Ok(taken)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_full_disk_loses_nothing_that_was_taken() {
-        let mut writer = RecordWriter::new(Disk { content: Vec::new(), room: 100_000 }, &shape());
-        let record = request(0, 100, 10, 100);
-        let taken = (0..).take_while(|_| writer.write(&record).is_ok()).count() as u64;
-        let Err(RecordsError::Write { written, held, .. }) = writer.flush() else { panic!("no error") };
-        assert_eq!(written + held, taken);
-        assert!(written > 0 && held > 0, "{written} written, {held} held");
-        assert!(writer.held.len() < BUFFER_BYTES + 10_000, "the buffer is bounded");
-        writer.output.room = usize::MAX;
-        writer.write(&record).unwrap();
-        writer.flush().unwrap();
-        assert_eq!(writer.written(), taken + 1);
-        let reader = RecordReader::new(&*writer.output.content).unwrap();
-        assert_eq!(reader.map(Result::unwrap).count() as u64, taken + 1);
     }
 
     #[cfg(target_os = "linux")]

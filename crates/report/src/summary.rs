@@ -301,9 +301,14 @@ impl ErrorTable {
 
     fn push(&mut self, record: &Record) {
         if record.outcome.is_failure() {
-            let message = record.outcome.message().to_owned();
-            self.add(ErrorKey { kind: record.outcome.kind(), status: record.status, message }, 1);
+            self.push_unanswered(record);
         }
+    }
+
+    /// Counts a request that was not answered, whatever the reason.
+    pub(crate) fn push_unanswered(&mut self, record: &Record) {
+        let message = record.outcome.message().to_owned();
+        self.add(ErrorKey { kind: record.outcome.kind(), status: record.status, message }, 1);
     }
 
     fn merge(&mut self, other: &Self) {

@@ -57,6 +57,8 @@ pub struct ClientHealth {
     pub multi_event_reads: u64,
     /// From the kernel's receipt of bytes to the read that returned them, where the kernel says so; nanoseconds.
     pub read_lag: Distribution,
+    /// The most requests in flight at once, where the sender counted them.
+    pub peak_in_flight: Option<u64>,
     /// Different prompts in the data, where they had to be used again to fill the run.
     pub reused_prompts: Option<u64>,
     /// The user ended the run before its end.

@@ -1,0 +1,197 @@
+//! `profile_export_aiperf.json` and the JSON of the slices.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::{Collector, Slices, Tag};
+use crate::{ErrorKey, Imbalance, Object, civil::Civil, distribution::nanoseconds, summary::ratio};
+
+/// The version of AIPerf whose files these are like, and that of their schema.
+pub(super) const AIPERF_VERSION: &str = "0.13.0";
+const SCHEMA_VERSION: &str = "1.4";
+
+/// How a run ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum RunKind {
+    /// As planned.
+    Complete,
+    /// The user ended it.
+    Cancelled,
+    /// Something else ended it: why.
+    Incomplete(String),
+}
+
+/// What the files say of the run beside its figures.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Names the run; AIPerf has twelve hexadecimal digits.
+    pub id: String,
+    /// Wall-clock time of the run's start, to which all times of records are added.
+    pub started_at: SystemTime,
+    /// The configuration, in AIPerf's shape as far as it has one: models, endpoint, datasets, phases.
+    pub input_config: Value,
+    /// The seed, where one was given.
+    pub seed: Option<u64>,
+    /// The command line.
+    pub command: String,
+    /// How it ended.
+    pub kind: RunKind,
+    /// Base URLs, by target.
+    pub urls: Vec<String>,
+}
+
+/// The summary. `ours` goes under the key `evenload`: verdict, client and whatever else the caller has to say.
+pub fn summary_json(
+    run: &Run,
+    measured: &Collector,
+    warm_up: &Collector,
+    targets: &[Collector],
+    ours: Value,
+) -> Object {
+    let mut object = Object::default();
+    object.set("schema_version", SCHEMA_VERSION);
+    object.set("aiperf_version", AIPERF_VERSION);
+    object.set("benchmark_id", &run.id);
+    set_results(&mut object, measured);
+    object.set("telemetry_data", json!({ "endpoints": {}, "error_summary": [] }));
+    object.set("input_config", &run.input_config);
+    object.set(
+        "run_info",
+        json!({ "benchmark_id": run.id, "random_seed": run.seed, "trial": 0, "cli_command": run.command }),
+    );
+    object.set("was_cancelled", run.kind == RunKind::Cancelled);
+    object.set("is_complete", run.kind == RunKind::Complete);
+    match &run.kind {
+        RunKind::Complete => {}
+        RunKind::Cancelled => object.set("incomplete_reason", "cancelled by the user"),
+        RunKind::Incomplete(reason) => object.set("incomplete_reason", reason),
+    }
+    object.set("error_summary", errors_json(measured));
+    let at = |time: Option<Duration>| Civil::utc(run.started_at + time.unwrap_or_default()).iso();
+    object.set("start_time", at(measured.activity.start()));
+    object.set("end_time", at(measured.activity.end()));
+    if warm_up.answered + warm_up.failed > 0 {
+        let mut metrics = Object::default();
+        set_results(&mut metrics, warm_up);
+        object.set("warmup_metrics", metrics);
+    }
+    object.set("by_url", by_url_json(&run.urls, targets));
+    object.set("evenload", ours);
+    object
+}
+
+/// Figures of each target, and how evenly the load was shared.
+pub fn by_url_json(urls: &[String], targets: &[Collector]) -> Value {
+    let requests: Vec<f64> = targets.iter().map(|target| (target.answered + target.failed) as f64).collect();
+    let tokens: Vec<f64> =
+        targets.iter().map(|target| (target.input_tokens + target.output_tokens) as f64).collect();
+    let all: f64 = requests.iter().sum();
+    let target = |(index, (url, target)): (usize, (&String, &Collector))| {
+        let mut object = Object::default();
+        object.set("url", url);
+        object.set("url_index", index);
+        object.set("share", ratio(requests[index], all));
+        set_results(&mut object, target);
+        object.set("error_summary", errors_json(target));
+        object
+    };
+    json!({
+        "targets": urls.iter().zip(targets).enumerate().map(target).collect::<Vec<_>>(),
+        "imbalance": { "requests": Imbalance::of(&requests), "tokens": Imbalance::of(&tokens) },
+    })
+}
+
+/// `profile_export_aiperf_timeslices.json`
+pub fn slices_json(run: &Run, slices: &Slices) -> Object {
+    let epoch_ns = run.epoch_ns();
+    let slice = |(index, collector): (&u64, &Collector)| {
+        let (start, end, complete) = slice_bounds(slices, *index, epoch_ns);
+        let mut object = Object::default();
+        object.set("start_ns", start);
+        object.set("end_ns", end);
+        if !complete {
+            object.set("is_complete", false);
+        }
+        set_results(&mut object, collector);
+        object
+    };
+    let mut object = Object::default();
+    object.set("timeslices", slices.slices.iter().map(slice).collect::<Vec<_>>());
+    object.set("input_config", &run.input_config);
+    object
+}
+
+/// Start and end in wall-clock nanoseconds, and whether requests were under way during all of the slice.
+pub(super) fn slice_bounds(slices: &Slices, index: u64, epoch_ns: u64) -> (u64, u64, bool) {
+    let width = nanoseconds(slices.width);
+    let (start, end) = (index.saturating_mul(width), index.saturating_add(1).saturating_mul(width));
+    let activity =
+        |edge: fn(&Collector) -> Option<Duration>| slices.slices.values().filter_map(edge).map(nanoseconds);
+    let first = activity(|slice| slice.activity.start()).min().unwrap_or(start);
+    let last = activity(|slice| slice.activity.end()).max().unwrap_or(end);
+    let complete = first <= start + width / 100 && end <= last;
+    (epoch_ns + start.max(first.min(end)), epoch_ns + end.min(last.max(start)), complete)
+}
+
+fn set_results(object: &mut Object, collector: &Collector) {
+    for result in collector.results() {
+        object.set(result.tag.as_str(), result.json());
+    }
+}
+
+fn errors_json(collector: &Collector) -> Value {
+    let errors = collector.errors.most_frequent().into_iter();
+    errors.map(|(key, count)| json!({ "error_details": error_json(key), "count": count })).collect()
+}
+
+/// An error in AIPerf's shape.
+pub(super) fn error_json(key: &ErrorKey) -> Object {
+    let mut object = Object::default();
+    if let Some(code) = error_code(key) {
+        object.set("code", code);
+    }
+    object.set("type", error_type(key.kind));
+    let message = if key.message.is_empty() { key.kind } else { &key.message };
+    object.set("message", message);
+    object.set("cause", key.kind);
+    object.set("cause_chain", [error_type(key.kind)]);
+    object
+}
+
+/// The HTTP status; 499 for what this side cancelled, as AIPerf has it.
+pub(super) fn error_code(key: &ErrorKey) -> Option<u16> {
+    if key.kind == "cancelled" { Some(499) } else { key.status.filter(|status| *status >= 400) }
+}
+
+/// The exception that AIPerf would name.
+pub(super) fn error_type(kind: &str) -> &'static str {
+    match kind {
+        "status" => "HTTPError",
+        "connect" => "ClientConnectorError",
+        "broken" => "ClientPayloadError",
+        "malformed" => "InvalidInferenceResultError",
+        "stream_error" => "SSEResponseError",
+        "timeout" => "TimeoutError",
+        "cancelled" => "RequestCancellationError",
+        _ => "IncompleteRequestError",
+    }
+}
+
+// === impl Run ===
+
+impl Run {
+    /// Wall-clock time of the run's start in nanoseconds since 1970.
+    pub fn epoch_ns(&self) -> u64 {
+        self.started_at.duration_since(SystemTime::UNIX_EPOCH).map(nanoseconds).unwrap_or(0)
+    }
+}
+
+impl Tag {
+    /// The object of one metric in the line of a record.
+    pub(super) fn record_json(self, values: &[u64]) -> Value {
+        let values: Vec<f64> = values.iter().map(|&value| value as f64 / self.scale()).collect();
+        let value = if self.is_list() { json!(values) } else { json!(values.first()) };
+        json!({ "value": value, "unit": self.unit() })
+    }
+}

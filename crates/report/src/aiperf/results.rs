@@ -1,0 +1,274 @@
+//! Metric results: what a metric is called, its unit, and its statistics, in AIPerf's order.
+
+use super::{Collector, Tag};
+use crate::{Distribution, Object, SECOND, summary::ratio};
+
+/// Percentiles in every file.
+pub(super) const PERCENTS: [f64; 9] = [1.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0];
+/// The statistics, in the order of the CSV.
+pub(super) const STATISTICS: [&str; 14] =
+    ["avg", "min", "max", "sum", "p1", "p5", "p10", "p25", "p50", "p75", "p90", "p95", "p99", "std"];
+
+/// One metric with its statistics, in the unit it is printed in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricResult {
+    /// The key in files.
+    pub tag: String,
+    /// The name in tables.
+    pub header: String,
+    /// The unit of all values but the count.
+    pub unit: &'static str,
+    /// Its place in the console table, if it has one.
+    pub order: Option<u32>,
+    /// The values.
+    pub statistics: Statistics,
+}
+
+/// A single value, or the statistics of many. What is infinite or unknown is absent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Statistics {
+    /// Derived from the run as a whole.
+    Scalar(f64),
+    /// In the order of the CSV: avg, min, max, sum, p1 .. p99, std.
+    Distribution {
+        /// Number of values.
+        count: u64,
+        /// The statistics.
+        values: [Option<f64>; 14],
+    },
+}
+
+impl Collector {
+    /// Everything collected.
+    pub fn results(&self) -> Vec<MetricResult> {
+        let mut results: Vec<MetricResult> =
+            self.values.iter().map(|(&tag, values)| distribution(tag, values)).collect();
+        if self.failed > 0 {
+            let adjusted = self.values.iter().filter(|(tag, _)| tag.adjusted());
+            results.extend(adjusted.map(|(&tag, values)| self.adjusted(tag, values)).collect::<Vec<_>>());
+        }
+        results.extend(self.scalars());
+        results
+    }
+
+    /// The result of one tag, if there is one.
+    pub fn result(&self, tag: Tag) -> Option<MetricResult> {
+        self.values.get(&tag).map(|values| distribution(tag, values))
+    }
+
+    /// Failures count as infinitely slow; nearest ranks, because infinity cannot be interpolated.
+    fn adjusted(&self, tag: Tag, values: &Distribution) -> MetricResult {
+        let count = values.count() + self.failed;
+        let nearest = |percent: f64| {
+            let rank = (percent / 100.0 * (count - 1) as f64).round_ties_even();
+            let last = (values.count() - 1) as f64;
+            (rank <= last).then(|| values.percentile(100.0 * rank / last.max(1.0)))?
+        };
+        let mut statistics = [None; 14];
+        statistics[1] = values.min().map(|min| min as f64);
+        for (place, percent) in statistics[4..13].iter_mut().zip(PERCENTS) {
+            *place = nearest(percent);
+        }
+        let values = statistics.map(|value| value.map(|value| value / tag.scale()));
+        MetricResult {
+            tag: format!("adj_{}", tag.name()),
+            header: format!("{} (error-adjusted)", tag.header()),
+            unit: tag.unit(),
+            order: None,
+            statistics: Statistics::Distribution { count, values },
+        }
+    }
+
+    fn scalars(&self) -> Vec<MetricResult> {
+        let seconds = self.duration_s();
+        let rate = |count: u64| ratio(count as f64, seconds);
+        let count = |count: u64| Some(count as f64);
+        let sum = |tag: Tag| self.values.get(&tag).map(|values| values.sum() as f64);
+        let (answered, failed) = (self.answered, self.failed);
+        let cached = sum(Tag::UsagePromptCacheReadTokens);
+        let cache_known = cached.zip(sum(Tag::UsagePromptCacheMissTokens)).map(|(read, miss)| read + miss);
+        let good = self.has_goodput();
+        [
+            (
+                "output_token_throughput",
+                "Output Token Throughput",
+                "tokens/sec",
+                Some(800),
+                rate(self.output_tokens),
+            ),
+            (
+                "input_token_throughput",
+                "Input Token Throughput",
+                "tokens/sec",
+                Some(805),
+                rate(self.input_tokens),
+            ),
+            (
+                "total_token_throughput",
+                "Total Token Throughput",
+                "tokens/sec",
+                None,
+                rate(self.input_tokens + self.output_tokens),
+            ),
+            ("request_throughput", "Request Throughput", "requests/sec", Some(900), rate(answered)),
+            ("goodput", "Goodput", "requests/sec", Some(1000), rate(self.good).filter(|_| good)),
+            ("good_request_count", "Good Request Count", "requests", None, count(self.good).filter(|_| good)),
+            (
+                "good_request_fraction",
+                "GoodRequestFraction",
+                "ratio",
+                None,
+                ratio(self.good as f64, (answered + failed) as f64).filter(|_| good),
+            ),
+            (
+                "completed_request_count",
+                "Completed Requests (Success + Error)",
+                "requests",
+                Some(1075),
+                count(answered + failed),
+            ),
+            (
+                "request_error_rate",
+                "Request Error Rate",
+                "%",
+                Some(1080),
+                ratio(100.0 * failed as f64, (answered + failed) as f64),
+            ),
+            ("request_count", "Request Count", "requests", Some(1100), count(answered)),
+            (
+                "error_request_count",
+                "Error Request Count",
+                "requests",
+                None,
+                count(failed).filter(|_| failed > 0),
+            ),
+            ("total_isl", "Total Input Sequence Length", "tokens", None, count(self.input_tokens)),
+            ("total_osl", "Total Output Sequence Length", "tokens", None, count(self.output_tokens)),
+            (
+                "total_output_tokens",
+                "Total Output Tokens",
+                "tokens",
+                None,
+                count(self.output_tokens.saturating_sub(self.reasoning_tokens.unwrap_or(0))),
+            ),
+            (
+                "total_reasoning_tokens",
+                "Total Reasoning Tokens",
+                "tokens",
+                None,
+                self.reasoning_tokens.map(|tokens| tokens as f64),
+            ),
+            (
+                "total_error_isl",
+                "Total Error Input Sequence Length",
+                "tokens",
+                None,
+                count(self.error_input_tokens).filter(|_| failed > 0),
+            ),
+            ("benchmark_duration", "Benchmark Duration", "sec", None, Some(seconds)),
+            (
+                "effective_concurrency",
+                "Effective Concurrency",
+                "requests",
+                None,
+                ratio(self.busy.as_nanos() as f64 / SECOND, seconds),
+            ),
+            (
+                "total_usage_prompt_tokens",
+                "Total Usage Prompt Tokens",
+                "tokens",
+                None,
+                sum(Tag::UsagePromptTokens),
+            ),
+            (
+                "total_usage_completion_tokens",
+                "Total Usage Completion Tokens",
+                "tokens",
+                None,
+                sum(Tag::UsageCompletionTokens),
+            ),
+            (
+                "total_usage_total_tokens",
+                "Total Usage Total Tokens",
+                "tokens",
+                None,
+                sum(Tag::UsageTotalTokens),
+            ),
+            (
+                "total_usage_prompt_cache_read_tokens",
+                "Total Usage Prompt Cache Read Tokens",
+                "tokens",
+                None,
+                cached,
+            ),
+            (
+                "overall_usage_prompt_cache_read_pct",
+                "Overall Usage Prompt Cache Read %",
+                "%",
+                None,
+                cached.zip(cache_known).and_then(|(read, all)| ratio(100.0 * read, all)),
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(tag, header, unit, order, value)| {
+            let (tag, header) = (tag.to_owned(), header.to_owned());
+            Some(MetricResult { tag, header, unit, order, statistics: Statistics::Scalar(value?) })
+        })
+        .collect()
+    }
+}
+
+fn distribution(tag: Tag, values: &Distribution) -> MetricResult {
+    let scaled = |value: Option<f64>| value.map(|value| value / tag.scale());
+    let mut statistics = [None; 14];
+    statistics[0] = scaled(values.mean());
+    statistics[1] = scaled(values.min().map(|min| min as f64));
+    statistics[2] = scaled(values.max().map(|max| max as f64));
+    statistics[3] = scaled(Some(values.sum() as f64));
+    let percentiles = values.percentiles(&PERCENTS).unwrap_or_default();
+    for (place, value) in statistics[4..13].iter_mut().zip(percentiles) {
+        *place = scaled(Some(value));
+    }
+    statistics[13] = scaled(values.std());
+    MetricResult {
+        tag: tag.name().to_owned(),
+        header: tag.header().to_owned(),
+        unit: tag.unit(),
+        order: tag.order(),
+        statistics: Statistics::Distribution { count: values.count(), values: statistics },
+    }
+}
+
+// === impl MetricResult ===
+
+impl MetricResult {
+    /// The statistic called `name`: `avg`, `min`, `p99`, ... A scalar has only `avg`.
+    pub fn statistic(&self, name: &str) -> Option<f64> {
+        match &self.statistics {
+            Statistics::Scalar(value) => (name == "avg").then_some(*value),
+            Statistics::Distribution { values, .. } => {
+                values[STATISTICS.iter().position(|known| *known == name)?]
+            }
+        }
+    }
+
+    /// The object of the JSON file: unit, avg, p1 .. p99, min, max, std, count, sum.
+    pub(super) fn json(&self) -> Object {
+        let mut object = Object::default();
+        object.set("unit", self.unit);
+        let order = ["avg", "p1", "p5", "p10", "p25", "p50", "p75", "p90", "p95", "p99", "min", "max", "std"];
+        let mut set = |name: &str| {
+            if let Some(value) = self.statistic(name) {
+                object.set(name, value);
+            }
+        };
+        order.into_iter().for_each(&mut set);
+        if let Statistics::Distribution { count, .. } = self.statistics {
+            object.set("count", count);
+        }
+        if let Some(sum) = self.statistic("sum") {
+            object.set("sum", sum);
+        }
+        object
+    }
+}

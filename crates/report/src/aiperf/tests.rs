@@ -1,0 +1,400 @@
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    CountSource, Outcome, PhaseShape, Record,
+    sample::{failure, ms, request},
+};
+
+const URLS: [&str; 2] = ["http://a:8000", "http://b:8000"];
+
+/// Forty requests, 100 ms apart, over two targets; TTFT 50 to 69 ms, 16 tokens, 10 ms apart; two failures.
+fn records() -> Vec<Record> {
+    let mut records: Vec<Record> = (0..40)
+        .map(|index| {
+            let mut record = request(1000 + 100 * index, 50 + index / 2, 10, 16);
+            record.cached_tokens = Some(40);
+            record.target = (index % 2) as u16;
+            record
+        })
+        .collect();
+    records[7] = failure(1700, 30, Outcome::Status(503, "overloaded".to_owned()));
+    records[7].target = 1;
+    records[9] = failure(1900, 80, Outcome::Cancelled);
+    records[9].target = 1;
+    (0..).zip(&mut records).for_each(|(index, record)| (record.index, record.session) = (index, index / 2));
+    records
+}
+
+fn collected(records: &[Record], streaming: bool) -> Collector {
+    let slos = Slo::parse_list("time_to_first_token:59.5 inter_token_latency:10").unwrap();
+    let mut collector = Collector::new(streaming, false, slos);
+    records.iter().for_each(|record| collector.push(record));
+    collector
+}
+
+fn targets(records: &[Record]) -> Vec<Collector> {
+    (0..2)
+        .map(|target| {
+            let mut collector = Collector::for_target(true, Vec::new());
+            records.iter().filter(|record| record.target == target).for_each(|record| collector.push(record));
+            collector
+        })
+        .collect()
+}
+
+fn run() -> Run {
+    Run {
+        id: "1eb06c1df47a".to_owned(),
+        started_at: UNIX_EPOCH + Duration::from_secs(1_739_355_300),
+        input_config: json!({ "endpoint": { "urls": URLS, "streaming": true } }),
+        seed: Some(1),
+        command: "evenload profile --model m".to_owned(),
+        kind: RunKind::Complete,
+        urls: URLS.map(ToOwned::to_owned).to_vec(),
+    }
+}
+
+fn figure(collector: &Collector, tag: &str, statistic: &str) -> f64 {
+    let results = collector.results();
+    let result = results.iter().find(|result| result.tag == tag).unwrap_or_else(|| panic!("no {tag}"));
+    result.statistic(statistic).unwrap_or_else(|| panic!("no {statistic} of {tag}"))
+}
+
+#[test]
+fn definitions_are_aiperfs() {
+    let mut record = request(100, 50, 10, 4);
+    record.output_tokens.tokens = 16;
+    record.reasoning_tokens = Some(6);
+    record.first_answer = Some(ms(170));
+    record.chunks[0].tokens = 6;
+    record.done = ms(300);
+    record.admitted = ms(90);
+    record.scheduled = ms(20);
+    let mut collector = Collector::new(true, true, Vec::new());
+    collector.push(&record);
+    for (tag, value) in [
+        ("time_to_first_token", 50.0),
+        ("time_to_second_token", 10.0),
+        ("time_to_first_output_token", 70.0),
+        ("request_latency", 80.0),
+        ("decode_duration", 30.0),
+        ("inter_token_latency", 3.0), // 30 ms over 16 tokens less the six of the first chunk
+        ("inter_chunk_latency", 10.0),
+        ("output_token_throughput_per_user", 1000.0 / 3.0),
+        ("e2e_output_token_throughput", 200.0),
+        ("prefill_throughput_per_user", 2000.0),
+        ("output_sequence_length", 16.0),
+        ("output_token_count", 10.0),
+        ("reasoning_token_count", 6.0),
+        ("input_sequence_length", 100.0),
+        ("credit_to_start_latency", 10.0),
+        ("effective_latency", 210.0),
+        ("http_req_total", 200.0),
+        ("benchmark_duration", 0.08),
+        ("output_token_throughput", 200.0),
+        ("request_throughput", 12.5),
+        ("total_reasoning_tokens", 6.0),
+    ] {
+        assert!(
+            (figure(&collector, tag, "avg") - value).abs() < 1e-5,
+            "{tag}: {}",
+            figure(&collector, tag, "avg")
+        );
+    }
+}
+
+#[test]
+fn a_first_chunk_that_cannot_be_right_counts_as_one_token() {
+    let mut record = request(0, 50, 10, 3);
+    record.chunks[0].tokens = 9;
+    let mut collector = Collector::new(true, false, Vec::new());
+    collector.push(&record);
+    assert_eq!(figure(&collector, "inter_token_latency", "avg"), 10.0);
+    let mut single = Collector::new(true, false, Vec::new());
+    single.push(&request(0, 50, 10, 1));
+    assert!(single.result(Tag::InterTokenLatency).is_none(), "absent, not zero");
+}
+
+#[test]
+fn failures_are_infinitely_slow_in_the_adjusted_figures() {
+    let collector = collected(&records(), true);
+    // 38 answers, two each of 200 to 219 ms without one of 203 and of 204: the 20th of all 40 is one of 211.
+    assert_eq!(figure(&collector, "request_latency", "p50"), 210.0);
+    assert_eq!(figure(&collector, "adj_request_latency", "p50"), 211.0);
+    let results = collector.results();
+    let adjusted = results.iter().find(|result| result.tag == "adj_time_to_first_token").unwrap();
+    assert_eq!((adjusted.statistic("p99"), adjusted.statistic("avg")), (None, None));
+    assert_eq!(adjusted.statistic("p95"), Some(69.0));
+    let clean: Vec<Record> = records().into_iter().filter(|record| record.outcome.is_success()).collect();
+    assert!(collected(&clean, true).results().iter().all(|result| !result.tag.starts_with("adj_")));
+}
+
+#[test]
+fn goodput_needs_every_objective() {
+    let collector = collected(&records(), true);
+    // TTFT of 59.5 or less: the first 20, without the two that failed.
+    assert_eq!(figure(&collector, "good_request_count", "avg"), 18.0);
+    assert_eq!(figure(&collector, "good_request_fraction", "avg"), 18.0 / 40.0);
+    assert_eq!(figure(&collector, "goodput", "avg"), 18.0 / figure(&collector, "benchmark_duration", "avg"));
+    let wide = Slo::parse_list("output_token_throughput_per_user:101").unwrap();
+    let mut slow = Collector::new(true, false, wide);
+    records().iter().for_each(|record| slow.push(record));
+    assert_eq!(figure(&slow, "good_request_count", "avg"), 0.0, "100 tokens/s a user are less than 101");
+    assert_eq!(Slo::parse_list("ttft:100"), Err(GoodputError::Metric("ttft".to_owned())));
+    assert_eq!(Slo::parse_list("request_latency=5"), Err(GoodputError::Form("request_latency=5".to_owned())));
+    assert_eq!(Slo::parse_list("request_latency:nan"), Err(GoodputError::Value("nan".to_owned())));
+}
+
+#[test]
+fn the_console_table_is_aiperfs() {
+    let text = metrics_table("evenload | LLM Metrics", &collected(&records(), true));
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0].trim(), "evenload | LLM Metrics");
+    assert!(lines[1].starts_with("┏━") && lines[1].contains("━┳━") && lines[3].starts_with("┡━"));
+    assert_eq!(
+        lines[2].split('┃').map(str::trim).collect::<Vec<_>>(),
+        ["", "Metric", "avg", "min", "max", "p99", "p90", "p50", "std", ""]
+    );
+    let names: Vec<&str> =
+        lines[4..lines.len() - 1].iter().filter_map(|line| line.split('│').nth(1).map(str::trim)).collect();
+    assert_eq!(
+        names,
+        [
+            "Time to First Token (ms)",
+            "Time to Second Token (ms)",
+            "Time to First Output Token (ms)",
+            "Request Latency (ms)",
+            "Decode Duration (ms)",
+            "Inter Token Latency (ms)",
+            "Output Token Throughput Per User",
+            "(tokens/sec/user)",
+            "E2E Output Token Throughput (tokens/sec/user)",
+            "Output Sequence Length (tokens)",
+            "Input Sequence Length (tokens)",
+            "Output Token Throughput (tokens/sec)",
+            "Input Token Throughput (tokens/sec)",
+            "Request Throughput (requests/sec)",
+            "Goodput (requests/sec)",
+            "Completed Requests (Success + Error)",
+            "(requests)",
+            "Request Error Rate (%)",
+            "Request Count (requests)",
+        ]
+    );
+    let row = |name: &str| -> Vec<String> {
+        let line = lines.iter().find(|line| line.contains(name)).expect("the row is there");
+        line.split('│').map(|cell| cell.trim().to_owned()).collect()
+    };
+    assert_eq!(
+        row("Inter Token Latency")[2..9],
+        ["10.00", "10.00", "10.00", "10.00", "10.00", "10.00", "0.00"]
+    );
+    assert_eq!(row("Request Count")[2..9], ["38.00", "N/A", "N/A", "N/A", "N/A", "N/A", "N/A"]);
+    assert_eq!(row("Request Error Rate")[2], "5.00");
+}
+
+#[test]
+fn without_streaming_there_is_no_first_token() {
+    let text = metrics_table("t", &collected(&records(), false));
+    assert!(!text.contains("First Token") && !text.contains("Inter Token"));
+    assert!(text.contains("Request Latency (ms)"));
+}
+
+#[test]
+fn targets_and_errors_have_their_tables() {
+    let (records, urls) = (records(), run().urls);
+    let text = targets_table("evenload | Targets", &urls, &targets(&records));
+    let row = text.lines().find(|line| line.contains("http://b:8000")).expect("the row is there");
+    let cells: Vec<&str> = row.split('│').map(str::trim).collect();
+    assert_eq!(cells[1..5], ["http://b:8000", "18", "2", "50.0 %"]);
+    assert!(text.ends_with("Requests: max/mean 1.00, CV 0.000, Jain 1.000\n"), "{text}");
+    let text = error_table("evenload | Error Summary", &collected(&records, true));
+    let cells: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.split('│').map(str::trim).collect())
+        .filter(|row: &Vec<_>| row.len() > 4)
+        .collect();
+    assert_eq!(cells[0][1..5], ["499", "RequestCancellationError", "", "1"]);
+    assert_eq!(cells[1][1..5], ["503", "HTTPError", "overloaded", "1"]);
+}
+
+/// The keys that a reader of AIPerf 0.13's file finds in a streaming run, in the schema's names.
+#[test]
+fn the_summary_has_every_key() {
+    let records = records();
+    let warm_up = collected(&[request(0, 5, 5, 5)], true);
+    let json = summary_json(
+        &run(),
+        &collected(&records, true),
+        &warm_up,
+        &targets(&records),
+        json!({ "verdict": "VALID" }),
+    );
+    let json = serde_json::to_value(&json).unwrap();
+    let has = |key: &str| assert!(json.get(key).is_some(), "{key} is missing");
+    "schema_version aiperf_version benchmark_id telemetry_data input_config run_info was_cancelled is_complete \
+     error_summary start_time end_time warmup_metrics by_url evenload \
+     request_throughput request_latency request_count time_to_first_token time_to_second_token inter_token_latency \
+     output_token_throughput output_token_throughput_per_user output_sequence_length input_sequence_length goodput \
+     good_request_count good_request_fraction output_token_count inter_chunk_latency total_output_tokens \
+     benchmark_duration total_isl total_osl error_request_count total_error_isl time_to_first_output_token \
+     decode_duration e2e_output_token_throughput prefill_throughput_per_user credit_to_start_latency \
+     effective_latency effective_concurrency adj_request_latency adj_time_to_first_token adj_inter_token_latency \
+     adj_decode_duration input_token_throughput total_token_throughput completed_request_count request_error_rate \
+     usage_prompt_tokens usage_completion_tokens usage_total_tokens usage_prompt_cache_read_tokens \
+     usage_prompt_cache_miss_tokens total_usage_prompt_tokens total_usage_completion_tokens \
+     total_usage_total_tokens total_usage_prompt_cache_read_tokens overall_usage_prompt_cache_read_pct"
+        .split_whitespace()
+        .for_each(has);
+    assert_eq!((&json["schema_version"], &json["aiperf_version"]), (&json!("1.4"), &json!("0.13.0")));
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+    assert_eq!(
+        keys(&json["request_latency"]),
+        "avg count max min p1 p10 p25 p5 p50 p75 p90 p95 p99 std sum unit"
+    );
+    assert_eq!(json["request_count"], json!({ "unit": "requests", "avg": 38.0 }));
+    assert_eq!(json["inter_chunk_latency"]["count"], 38 * 15);
+    assert_eq!(json["overall_usage_prompt_cache_read_pct"]["avg"], 40.0);
+    assert_eq!(json["was_cancelled"], false);
+    assert_eq!(json["start_time"], "2025-02-12T10:15:01.000000");
+    assert_eq!(json["warmup_metrics"]["request_count"]["avg"], 1.0);
+    assert_eq!(json["error_summary"][1]["error_details"]["code"], 503);
+    assert_eq!(keys(&json["error_summary"][1]["error_details"]), "cause cause_chain code message type");
+    assert_eq!(json["by_url"]["targets"][1]["url"], "http://b:8000");
+    assert_eq!(json["by_url"]["targets"][1]["error_request_count"]["avg"], 2.0);
+    assert_eq!(json["by_url"]["imbalance"]["requests"]["jain"], 1.0);
+    assert!(json["by_url"]["imbalance"]["tokens"]["max_over_mean"].as_f64().unwrap() > 1.0);
+}
+
+#[test]
+fn a_run_that_was_cut_short_says_so() {
+    let mut run = run();
+    run.kind = RunKind::Cancelled;
+    let none = Collector::new(true, false, Vec::new());
+    let json = serde_json::to_value(summary_json(&run, &none, &none, &[], Value::Null)).unwrap();
+    assert_eq!((&json["was_cancelled"], &json["is_complete"]), (&json!(true), &json!(false)));
+    assert!(json.get("request_latency").is_none() && json.get("warmup_metrics").is_none());
+}
+
+#[test]
+fn the_csv_has_two_blocks_and_ours() {
+    let records = records();
+    let text = summary_csv(&collected(&records, true), &run().urls, &targets(&records));
+    let lines: Vec<&str> = text.split("\r\n").collect();
+    assert_eq!(lines[0], "Metric,avg,min,max,sum,p1,p5,p10,p25,p50,p75,p90,p95,p99,std");
+    let blank = lines.iter().position(|line| line.is_empty()).unwrap();
+    assert_eq!(lines[blank + 1], "Metric,Value");
+    assert!(lines[..blank].contains(
+        &"Input Sequence Length (tokens),100.00,100.00,100.00,3800.00,100.00,100.00,\
+                                       100.00,100.00,100.00,100.00,100.00,100.00,100.00,0.00"
+    ));
+    assert!(
+        lines[blank..].contains(&"Request Count,38.00")
+            && lines[blank..].contains(&"Request Error Rate (%),5.00")
+    );
+    let names: Vec<&str> = lines[1..blank].iter().map(|line| line.split(',').next().unwrap()).collect();
+    let place = |name: &str| names.iter().position(|known| known.starts_with(name)).unwrap();
+    assert!(
+        place("Decode Duration") < place("Input Sequence")
+            && place("Request Latency") < place("Time to First")
+    );
+    let ours = lines.iter().position(|line| line.starts_with("URL,")).unwrap();
+    assert_eq!(
+        (lines[ours - 1], lines[ours - 2]),
+        ("", ""),
+        "two blank lines before what AIPerf does not have"
+    );
+    assert!(lines[ours + 2].starts_with("http://b:8000,18,2,50.00,"));
+    assert!(lines[ours + 3].starts_with("Imbalance of requests,Max/Mean,1.0000,CV,0.0000,Jain,1.0000,"));
+    assert!(lines.iter().all(|line| !line.contains('\n')));
+}
+
+#[test]
+fn each_request_has_its_line() {
+    let phases = [
+        PhaseShape { name: "warmup".to_owned(), ..PhaseShape::default() },
+        PhaseShape { name: "profiling".to_owned(), measured: true, ..PhaseShape::default() },
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("profile_export.jsonl");
+    let mut writer = ProfileWriter::create(&path, &run(), "r1", &phases, true, false).unwrap();
+    let mut records = records();
+    records.iter_mut().for_each(|record| record.phase = 1);
+    let mut unsent = failure(5000, 0, Outcome::NotSent);
+    unsent.sent = None;
+    records.push(unsent);
+    records[3].chunks.truncate(3);
+    records.iter().for_each(|record| writer.write(record).unwrap());
+    writer.flush().unwrap();
+    assert_eq!(writer.written(), 40);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for key in "session_num x_request_id x_correlation_id conversation_id turn_index credit_issued_ns request_start_ns \
+                request_ack_ns request_end_ns worker_id record_processor_id benchmark_phase phase_index \
+                profiling_index phase_name phase_kind was_cancelled context_overflow_skip agent_depth \
+                root_correlation_id url url_index scheduled_ns model"
+        .split_whitespace()
+    {
+        assert!(lines[3]["metadata"].get(key).is_some(), "{key} is missing");
+    }
+    let metadata = &lines[3]["metadata"];
+    assert_eq!(
+        (&metadata["x_request_id"], &metadata["x_correlation_id"]),
+        (&json!("r1-1-3"), &json!("r1-1"))
+    );
+    assert_eq!(metadata["request_start_ns"], 1_739_355_301_300_000_000_u64);
+    assert_eq!((&metadata["profiling_index"], &metadata["url"]), (&json!(0), &json!("http://b:8000")));
+    assert_eq!(lines[3]["metrics"]["time_to_first_token"], json!({ "value": 51.0, "unit": "ms" }));
+    assert_eq!(lines[3]["metrics"]["inter_chunk_latency"], json!({ "value": [10.0, 10.0], "unit": "ms" }));
+    assert!(lines[3].get("error").is_none());
+    assert_eq!(lines[7]["error"]["code"], 503);
+    assert_eq!(lines[7]["metrics"], json!({}));
+    assert_eq!(lines[9]["metadata"]["was_cancelled"], true);
+}
+
+#[test]
+fn slices_hold_what_was_sent_in_them() {
+    let mut slices = Slices::new(Duration::from_secs(1), Collector::new(true, false, Vec::new()));
+    records().iter().for_each(|record| slices.push(record));
+    let json = serde_json::to_value(slices_json(&run(), &slices)).unwrap();
+    let all = json["timeslices"].as_array().unwrap();
+    assert_eq!(all.len(), 4);
+    assert_eq!(all[0]["request_count"]["avg"], 8.0);
+    assert_eq!(all[1]["request_count"]["avg"], 10.0);
+    assert_eq!(
+        (&all[0]["start_ns"], &all[0]["end_ns"]),
+        (&json!(1_739_355_301_000_000_000_u64), &json!(1_739_355_302_000_000_000_u64))
+    );
+    assert!(all[0].get("is_complete").is_none(), "complete ones do not say so");
+    assert!(all[3].get("is_complete").is_none(), "the last answer came after its end");
+    assert!(json.get("input_config").is_some());
+    let csv = slices_csv(&slices, run().epoch_ns());
+    assert!(csv.starts_with("Timeslice,Start_NS,End_NS,Metric,Unit,Stat,Value\r\n"));
+    assert!(
+        csv.contains("\r\n1,1739355302000000000,1739355303000000000,Request Count,requests,avg,10.00\r\n"),
+        "{csv}"
+    );
+    let mut late = request(5100, 10, 10, 2);
+    late.input_tokens.source = CountSource::Estimate;
+    late.model = Arc::from("other");
+    slices.push(&late);
+    let json = serde_json::to_value(slices_json(&run(), &slices)).unwrap();
+    assert_eq!(
+        (&json["timeslices"][4]["is_complete"], &json["timeslices"][4]["end_ns"]),
+        (&json!(false), &json!(1_739_355_305_120_000_000_u64))
+    );
+}
+
+#[test]
+fn slices_are_bounded() {
+    let mut slices = Slices::new(Duration::ZERO, Collector::new(false, false, Vec::new()));
+    (0..10_000).for_each(|index| slices.push(&request(index, 1, 1, 1)));
+    assert_eq!(slices.slices.len(), 3600);
+    assert_eq!(slices.slices.values().map(|slice| slice.answered).sum::<u64>(), 10_000);
+}
