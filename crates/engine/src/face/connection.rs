@@ -29,8 +29,8 @@ pub(crate) async fn accept(replica: Rc<Replica>, mut listener: TcpListener) -> i
     let address = listener.local_addr()?;
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => drop(tokio::task::spawn_local(serve(replica.clone(), stream))),
+            accepted = next(&listener) => match accepted {
+                Ok(stream) => drop(tokio::task::spawn_local(serve(replica.clone(), stream))),
                 Err(error) => {
                     tracing::warn!(%address, %error, "no connection could be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -53,16 +53,20 @@ pub(crate) async fn accept(replica: Rc<Replica>, mut listener: TcpListener) -> i
     }
 }
 
+/// The next connection, told to send small writes at once: else a token may wait 40 ms for an acknowledgement.
+async fn next(listener: &TcpListener) -> io::Result<TcpStream> {
+    let (stream, _) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 async fn serve(replica: Rc<Replica>, stream: TcpStream) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "the connection was gone at once");
-        return;
-    }
     let link = Rc::new(Link::default());
     let service = {
         let link = link.clone();
         service_fn(move |request| pages::answer(replica.clone(), link.clone(), request))
     };
+    // One flat write a token is cheaper than a gathered one.
     let mut connection = http1::Builder::new().writev(false).serve_connection(TokioIo::new(stream), service);
     if let Err(error) = pin!(&mut connection).await {
         tracing::debug!(%error, "a connection broke");
@@ -70,5 +74,22 @@ async fn serve(replica: Rc<Replica>, stream: TcpStream) {
     if link.0.get() {
         // Dropping the socket then sends a reset.
         let _ = connection.into_parts().io.into_inner().set_zero_linger();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepted_connections_do_not_wait_to_fill_segments() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let _client =
+                TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+            let accepted = next(&listener).await.expect("a connection");
+            assert!(accepted.nodelay().expect("the flag"));
+        });
     }
 }

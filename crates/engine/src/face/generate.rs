@@ -8,11 +8,12 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{
+    active::Job,
     answer::{Answer, NaturalEnd, Wish, hashes, prompt_tokens},
     fault::Fault,
     feed::Payload,
     pages::{Failure, json_response},
-    replica::{Job, Replica, unix_time},
+    replica::{Replica, unix_time},
     reply::{Delivery, Script, Shape, StreamUsage},
 };
 

@@ -12,6 +12,7 @@
 //! answers. A token is four bytes (see [`protocol::block_hashes`]). The answer's own blocks are in the cache
 //! under the text of prompt and answer, as an engine's would be, so a next turn finds them.
 
+mod active;
 mod adapters;
 mod answer;
 mod config;

@@ -9,17 +9,16 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use protocol::Usage;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::{
     Config,
-    adapters::{Catalogue, Served},
-    fault::{Fault, Faults, Lasting, Midway},
-    feed::{Feed, FeedState, Ticket},
-    metrics::{Finished, Metrics, Page},
-    reply::Script,
+    active::{Active, Job},
+    adapters::Catalogue,
+    fault::{Faults, Lasting},
+    feed::{Feed, Ticket},
+    metrics::{Metrics, Page},
     timer::Timer,
     tokens::mix,
 };
@@ -27,11 +26,6 @@ use crate::{Event, Rejected, Scheduler, Submission};
 
 /// A machine that is later than this does not catch up: what it lost is called `slipped`.
 const MOST_LAG: Duration = Duration::from_secs(1);
-
-/// What vLLM sends when its engine dies in the middle of a stream.
-const ERROR_EVENT: &[u8] = b"data: {\"error\":{\"message\":\"EngineCore encountered an issue.\",\
-    \"type\":\"InternalServerError\",\"param\":null,\"code\":500}}\n\ndata: [DONE]\n\n";
-const MALFORMED_EVENT: &[u8] = b"data: {\"id\":\n\n";
 
 /// One simulated engine. It lives on one thread.
 #[derive(Debug)]
@@ -67,29 +61,6 @@ struct State {
     metrics: Metrics,
     lag: Lag,
     slowdown: f64,
-}
-
-/// What is asked of the engine.
-#[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) served: Served,
-    pub(crate) block_hashes: Arc<[u64]>,
-    pub(crate) prompt_tokens: u32,
-    pub(crate) max_tokens: u32,
-    pub(crate) script: Script,
-    pub(crate) fault: Option<Fault>,
-}
-
-#[derive(Debug)]
-struct Active {
-    job: Job,
-    feed: Rc<Feed>,
-    arrived: Duration,
-    admitted: Duration,
-    first_token: Duration,
-    last_token: Duration,
-    cached_tokens: u32,
-    tokens: u32,
 }
 
 /// How late steps ended.
@@ -330,80 +301,6 @@ impl State {
                 *slot = None;
                 self.vacant.push(id as u32);
             }
-        }
-    }
-}
-
-impl Active {
-    fn new(job: Job, feed: Rc<Feed>, now: Duration) -> Self {
-        Self {
-            job,
-            feed,
-            arrived: now,
-            admitted: Duration::ZERO,
-            first_token: now,
-            last_token: now,
-            cached_tokens: 0,
-            tokens: 0,
-        }
-    }
-
-    fn usage(&self) -> Usage {
-        Usage {
-            prompt_tokens: self.job.prompt_tokens,
-            completion_tokens: self.tokens,
-            cached_tokens: Some(self.cached_tokens),
-            reasoning_tokens: None,
-        }
-    }
-
-    fn token(&mut self, now: Duration) {
-        let index = self.tokens;
-        self.last_token = now;
-        self.fail(index);
-        self.tokens += 1;
-        if self.job.script.streams() {
-            let usage = self.usage();
-            self.feed.append(|out| self.job.script.write_token(index, usage, out));
-        }
-    }
-
-    /// Lets the answer go wrong if it is to do so after `tokens` tokens.
-    fn fail(&self, tokens: u32) {
-        let Some(Fault::After(when, midway)) = self.job.fault else { return };
-        if when != tokens {
-            return;
-        }
-        match midway {
-            Midway::Reset | Midway::Truncate => self.feed.end(FeedState::Broken),
-            Midway::Stall => self.feed.end(FeedState::Stalled),
-            Midway::End => self.feed.end(FeedState::Complete),
-            Midway::Error => {
-                self.feed.append(|out| out.extend_from_slice(ERROR_EVENT));
-                self.feed.end(FeedState::Complete);
-            }
-            Midway::Malformed => self.feed.append(|out| out.extend_from_slice(MALFORMED_EVENT)),
-        }
-    }
-
-    fn finish(&self) {
-        if !self.job.script.streams() {
-            let usage = self.usage();
-            self.feed.append(|out| self.job.script.write_whole(usage, out));
-        }
-        self.feed.end(FeedState::Complete);
-        self.feed.release();
-    }
-
-    fn finished(&self) -> Finished {
-        Finished {
-            stopped: self.job.script.answer.stopped,
-            prompt_tokens: self.job.prompt_tokens,
-            output_tokens: self.tokens,
-            max_tokens: self.job.max_tokens,
-            admitted: self.admitted,
-            first_token: self.first_token.saturating_sub(self.arrived),
-            last_token: self.last_token.saturating_sub(self.arrived),
         }
     }
 }

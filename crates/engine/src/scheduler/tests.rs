@@ -318,7 +318,7 @@ fn a_request_that_can_never_run_is_refused() {
     let refused = scheduler.submit(request(1, 1, 90, 7), Duration::ZERO);
     assert_eq!(refused, Err(Rejected { tokens: 97, limit: 96 }), "memory for 96");
     let mut scheduler = Scheduler::new(Profile { max_model_len: 100, ..profile(10) });
-    let huge = Submission { block_hashes: Arc::default(), ..request(1, 1, 1, 1) };
+    let huge = Submission { block_hashes: [].into(), ..request(1, 1, 1, 1) };
     let huge = Submission { prompt_tokens: u32::MAX, output_tokens: u32::MAX, ..huge };
     assert_eq!(scheduler.submit(huge, Duration::ZERO).map_err(|refused| refused.limit), Err(100));
 }

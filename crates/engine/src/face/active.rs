@@ -1,0 +1,121 @@
+//! A request in an engine: what is asked, what was sent, and what goes wrong on purpose on the way.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use protocol::Usage;
+
+use super::{
+    adapters::Served,
+    fault::{Fault, Midway},
+    feed::{Feed, FeedState},
+    metrics::Finished,
+    reply::Script,
+};
+
+/// What vLLM sends when its engine dies in the middle of a stream.
+const ERROR_EVENT: &[u8] = b"data: {\"error\":{\"message\":\"EngineCore encountered an issue.\",\
+    \"type\":\"InternalServerError\",\"param\":null,\"code\":500}}\n\ndata: [DONE]\n\n";
+const MALFORMED_EVENT: &[u8] = b"data: {\"id\":\n\n";
+
+/// What is asked of the engine.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) served: Served,
+    pub(crate) block_hashes: Arc<[u64]>,
+    pub(crate) prompt_tokens: u32,
+    pub(crate) max_tokens: u32,
+    pub(crate) script: Script,
+    pub(crate) fault: Option<Fault>,
+}
+
+/// A request in the engine, from its submission to its last token or to its abort.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) job: Job,
+    feed: Rc<Feed>,
+    pub(crate) arrived: Duration,
+    /// Since its arrival.
+    pub(crate) admitted: Duration,
+    pub(crate) first_token: Duration,
+    pub(crate) last_token: Duration,
+    pub(crate) cached_tokens: u32,
+    /// Generated so far.
+    pub(crate) tokens: u32,
+}
+
+impl Active {
+    pub(crate) fn new(job: Job, feed: Rc<Feed>, now: Duration) -> Self {
+        Self {
+            job,
+            feed,
+            arrived: now,
+            admitted: Duration::ZERO,
+            first_token: now,
+            last_token: now,
+            cached_tokens: 0,
+            tokens: 0,
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: self.job.prompt_tokens,
+            completion_tokens: self.tokens,
+            cached_tokens: Some(self.cached_tokens),
+            reasoning_tokens: None,
+        }
+    }
+
+    /// Sends one more token.
+    pub(crate) fn token(&mut self, now: Duration) {
+        let index = self.tokens;
+        self.last_token = now;
+        self.fail(index);
+        self.tokens += 1;
+        if self.job.script.streams() {
+            let usage = self.usage();
+            self.feed.append(|out| self.job.script.write_token(index, usage, out));
+        }
+    }
+
+    /// Lets the answer go wrong if it is to do so after `tokens` tokens.
+    fn fail(&self, tokens: u32) {
+        let Some(Fault::After(when, midway)) = self.job.fault else { return };
+        if when != tokens {
+            return;
+        }
+        match midway {
+            Midway::Reset | Midway::Truncate => self.feed.end(FeedState::Broken),
+            Midway::Stall => self.feed.end(FeedState::Stalled),
+            Midway::End => self.feed.end(FeedState::Complete),
+            Midway::Error => {
+                self.feed.append(|out| out.extend_from_slice(ERROR_EVENT));
+                self.feed.end(FeedState::Complete);
+            }
+            Midway::Malformed => self.feed.append(|out| out.extend_from_slice(MALFORMED_EVENT)),
+        }
+    }
+
+    /// Sends what is left, after the last token.
+    pub(crate) fn finish(&self) {
+        if !self.job.script.streams() {
+            let usage = self.usage();
+            self.feed.append(|out| self.job.script.write_whole(usage, out));
+        }
+        self.feed.end(FeedState::Complete);
+        self.feed.release();
+    }
+
+    /// What the metrics want to know.
+    pub(crate) fn finished(&self) -> Finished {
+        Finished {
+            stopped: self.job.script.answer.stopped,
+            prompt_tokens: self.job.prompt_tokens,
+            output_tokens: self.tokens,
+            max_tokens: self.job.max_tokens,
+            admitted: self.admitted,
+            first_token: self.first_token.saturating_sub(self.arrived),
+            last_token: self.last_token.saturating_sub(self.arrived),
+        }
+    }
+}
