@@ -13,6 +13,8 @@ pub(crate) struct ThreadMeasures {
     pub(crate) dispatch_lag: Distribution,
     /// How late the loop came to a regular appointment.
     pub(crate) loop_stall: Distribution,
+    /// How long output events had been in the kernel when they were read.
+    pub(crate) receive_lag: Distribution,
     pub(crate) opened: u64,
     pub(crate) reused: u64,
     pub(crate) resent: u64,
@@ -29,6 +31,7 @@ impl ThreadMeasures {
         self.schedule_lag.merge(&other.schedule_lag);
         self.dispatch_lag.merge(&other.dispatch_lag);
         self.loop_stall.merge(&other.loop_stall);
+        self.receive_lag.merge(&other.receive_lag);
         self.opened += other.opened;
         self.reused += other.reused;
         self.resent += other.resent;

@@ -17,6 +17,8 @@ pub struct Options {
     /// Spin for the last 100 microseconds before a due time instead of sleeping: sends are later by less than a
     /// microsecond instead of some tens of them, for a part of a core.
     pub precise: bool,
+    /// Ask the kernel when it received what is read, to know how late this side saw it.
+    pub kernel_stamps: bool,
     /// What happens to a connection after an answer.
     pub reuse: Reuse,
     /// Extra headers, in order. They replace the standard ones of the same name.
@@ -57,6 +59,7 @@ impl Options {
         Self {
             threads: 1,
             precise: false,
+            kernel_stamps: false,
             reuse: Reuse::Pooled,
             headers: Vec::new(),
             api_key: None,
@@ -78,6 +81,7 @@ impl fmt::Debug for Options {
             .debug_struct("Options")
             .field("threads", &self.threads)
             .field("precise", &self.precise)
+            .field("kernel_stamps", &self.kernel_stamps)
             .field("reuse", &self.reuse)
             .field("headers", &headers)
             .field("session_header", &self.session_header)

@@ -18,11 +18,13 @@ pub(crate) struct Pool {
     /// Places of idle connections, by target, the latest last.
     idle: Vec<Vec<usize>>,
     serial: u64,
+    kernel_stamps: bool,
 }
 
 impl Pool {
-    pub(crate) fn new(targets: u16) -> Self {
-        Self { places: Vec::new(), free: Vec::new(), idle: vec![Vec::new(); targets.into()], serial: 0 }
+    pub(crate) fn new(targets: u16, kernel_stamps: bool) -> Self {
+        let idle = vec![Vec::new(); targets.into()];
+        Self { places: Vec::new(), free: Vec::new(), idle, serial: 0, kernel_stamps }
     }
 
     pub(crate) fn get(&mut self, place: usize) -> Option<&mut Connection> {
@@ -40,7 +42,8 @@ impl Pool {
         let place = self.free.last().copied().unwrap_or(self.places.len());
         self.serial += 1;
         let token = Token(FIRST_TOKEN + place);
-        let connection = Connection::open(registry, token, address, target, self.serial, now)?;
+        let connection =
+            Connection::open(registry, token, address, target, self.serial, now, self.kernel_stamps)?;
         if self.free.pop().is_some() {
             self.places[place] = Some(connection);
         } else {
@@ -101,7 +104,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let poll = Poll::new().unwrap();
-        let mut pool = Pool::new(2);
+        let mut pool = Pool::new(2, false);
         let open = |pool: &mut Pool, target| {
             let place = pool.open(poll.registry(), address, target, Duration::ZERO).unwrap();
             pool.park(place);
@@ -119,7 +122,7 @@ mod tests {
     fn the_latest_idle_connection_serves_next() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let poll = Poll::new().unwrap();
-        let mut pool = Pool::new(1);
+        let mut pool = Pool::new(1, false);
         for _ in 0..3 {
             let place =
                 pool.open(poll.registry(), listener.local_addr().unwrap(), 0, Duration::ZERO).unwrap();

@@ -67,6 +67,9 @@ pub struct ClientSummary {
     pub dispatch_lag: Distribution,
     /// How late the sending threads came to an appointment every 10 ms, in nanoseconds.
     pub loop_stall: Distribution,
+    /// How long output events had been in the kernel when they were read, in nanoseconds, by the kernel's own time
+    /// stamps: how much too late each event was seen. Empty where the kernel gives no stamps.
+    pub receive_lag: Distribution,
     /// Most requests in flight at once.
     pub peak_in_flight: u64,
     /// Connections opened.
@@ -121,6 +124,7 @@ impl ClientSummary {
             schedule_lag: measures.schedule_lag,
             dispatch_lag: measures.dispatch_lag,
             loop_stall: measures.loop_stall,
+            receive_lag: measures.receive_lag,
             peak_in_flight,
             connections_opened: measures.opened,
             connections_reused: measures.reused,

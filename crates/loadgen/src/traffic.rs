@@ -6,7 +6,7 @@ use report::Outcome;
 
 use crate::{
     Choice, Error, Features, Reuse,
-    connection::Received,
+    connection::{Connection, Received},
     exchange::{Concluded, Exchange},
     inbox::Limit,
     request_head::HeadParts,
@@ -133,7 +133,7 @@ impl Worker<'_> {
                 Err(error) => return self.connect_failed(place, &error.to_string()),
             }
         }
-        if writable {
+        if writable && self.pool.get(place).is_some_and(Connection::has_to_write) {
             self.write(place)?;
         }
         if readable { self.read(place, ended) } else { Ok(()) }
@@ -210,8 +210,8 @@ impl Worker<'_> {
                 }
                 return Ok(());
             };
-            let (bytes, more) = match received {
-                Received::Bytes(bytes, more) => (bytes, more),
+            let (bytes, more, waited) = match received {
+                Received::Bytes { count, more, waited } => (count, more, waited),
                 Received::Nothing => return Ok(()),
                 Received::Broken(error) => return self.broken(place, broken(&error)),
                 Received::End => match exchange.response.end_of_stream() {
@@ -244,6 +244,9 @@ impl Worker<'_> {
             self.measures.count_read(fresh.len());
             self.fresh_tokens += u64::from(tokens);
             if !fresh.is_empty() {
+                if let Some(waited) = waited {
+                    self.measures.receive_lag.record_time(waited);
+                }
                 if let Some(guard) = &mut exchange.guard {
                     guard.produced(tokens, now);
                 }

@@ -130,7 +130,7 @@ impl<'a> Worker<'a> {
             grants: VecDeque::new(),
             timers: Timers::new(),
             heartbeat_at: shared.clock.now() + HEARTBEAT,
-            pool: Pool::new(shared.targets.count()),
+            pool: Pool::new(shared.targets.count(), shared.options.kernel_stamps),
             fresh_tokens: 0,
             measures: ThreadMeasures::default(),
             records: Vec::with_capacity(RECORD_BATCH),

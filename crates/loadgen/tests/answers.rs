@@ -26,7 +26,8 @@ fn a_streamed_answer_is_measured_from_its_first_byte_to_its_last() {
         say("0\r\n\r\n");
         true
     });
-    let ran = run(plan(Limits::default(), singles(1, Duration::ZERO)), &[server.url()], options());
+    let options = loadgen::Options { kernel_stamps: true, ..options() };
+    let ran = run(plan(Limits::default(), singles(1, Duration::ZERO)), &[server.url()], options);
     let record = &ran.records[0];
     assert_eq!((&record.outcome, record.status), (&Outcome::Success, Some(200)));
     assert_eq!((record.chunks.len(), record.output_tokens.source), (2, CountSource::Chunks));
@@ -41,6 +42,9 @@ fn a_streamed_answer_is_measured_from_its_first_byte_to_its_last() {
     ];
     assert!(times.is_sorted(), "{times:?}");
     assert!(record.connect.is_some() && !record.connection_reused);
+    let receive_lag = &ran.summary.client.receive_lag;
+    assert_eq!(receive_lag.count(), 2, "the kernel says when it received each token");
+    assert!(u128::from(receive_lag.max().unwrap()) < ran.summary.duration.as_nanos());
     let ms = Duration::from_millis;
     // Each step waits 30 ms at the server; nothing can be seen before it happened.
     assert!(record.ttft().unwrap() >= ms(55), "the role alone is not a token");
