@@ -71,12 +71,14 @@ struct Place {
     offset: u32,
 }
 
+/// A replica that holds the beginning of a segment. It is listed more than once where prompts went different ways
+/// into the segment: the longer the part, the older.
 #[derive(Debug)]
 struct Holder {
     slot: u32,
     /// How many of the segment's blocks, from the first.
     blocks: u32,
-    /// The replica's count of prompts when one last passed here.
+    /// The replica's count of prompts when one last went this far.
     stamp: u32,
 }
 
@@ -152,6 +154,25 @@ impl Segment {
             + self.branches.capacity() * size_of::<Branch>()
     }
 
+    /// How many of its blocks a replica holds.
+    fn held(&self, slot: u32) -> u32 {
+        let own = self.holders.iter().filter(|holder| holder.slot == slot);
+        own.map(|holder| holder.blocks).max().unwrap_or_default()
+    }
+
+    /// When a replica last got the first `blocks` blocks, or as many of them as it holds.
+    fn age(&self, slot: u32, blocks: u32) -> Option<u32> {
+        let own = || self.holders.iter().filter(|holder| holder.slot == slot);
+        let whole = own().filter(|holder| holder.blocks >= blocks).min_by_key(|holder| holder.blocks);
+        whole.or_else(|| own().max_by_key(|holder| holder.blocks)).map(|holder| holder.stamp)
+    }
+
+    /// A replica gets the first `blocks` blocks again.
+    fn renew(&mut self, slot: u32, blocks: u32, stamp: u32) {
+        self.holders.retain(|holder| holder.slot != slot || holder.blocks > blocks);
+        self.holders.push(Holder { slot, blocks, stamp });
+    }
+
     /// How many different blocks follow the first `offset` ones.
     fn followers(&self, branch: &Branch) -> u32 {
         branch.count + u32::from((branch.offset as usize) < self.blocks.len())
@@ -221,7 +242,7 @@ impl PrefixIndex {
             let start = at as u32;
             for holder in &segment.holders {
                 if let Some(matched) = matches.blocks.get_mut(holder.slot as usize) {
-                    *matched = start + holder.blocks.min(common);
+                    *matched = (*matched).max(start + holder.blocks.min(common));
                 }
             }
             let passed = segment.branches.iter().take_while(|branch| branch.offset <= common);
@@ -262,19 +283,11 @@ impl PrefixIndex {
                     let segment = entry.get_mut();
                     let before = segment.bytes();
                     let common = common_length(&segment.blocks, &blocks[at..]) as u32;
-                    match segment.holders.iter_mut().find(|holder| holder.slot == history.slot) {
-                        Some(holder) => {
-                            renewed = Some(Renewed { stamp: holder.stamp });
-                            state.blocks += common.saturating_sub(holder.blocks) as usize;
-                            holder.blocks = holder.blocks.max(common);
-                            holder.stamp = stamp;
-                        }
-                        None => {
-                            state.segments += 1;
-                            state.blocks += common as usize;
-                            segment.holders.push(Holder { slot: history.slot, blocks: common, stamp });
-                        }
-                    }
+                    renewed = segment.age(history.slot, common).map(|stamp| Renewed { stamp }).or(renewed);
+                    let (rows, held) = (segment.holders.len(), segment.held(history.slot));
+                    segment.renew(history.slot, common, stamp);
+                    state.segments = state.segments + segment.holders.len() - rows;
+                    state.blocks += common.saturating_sub(held) as usize;
                     self.resized(before, segment.bytes());
                     parent = Some(Place { key, offset: common });
                     at += common as usize;
@@ -365,11 +378,13 @@ impl PrefixIndex {
             let Entry::Occupied(mut entry) = shard.entry(key) else { return None };
             let segment = entry.get_mut();
             let before = segment.bytes();
-            let held = |holder: &Holder| holder.slot == slot && holder.stamp == record.stamp;
-            let place = segment.holders.iter().position(held)?;
-            state.blocks -= segment.holders.swap_remove(place).blocks as usize;
+            let oldest = |holder: &Holder| holder.slot == slot && holder.stamp == record.stamp;
+            let place = segment.holders.iter().position(oldest)?;
+            let held = segment.holders.swap_remove(place).blocks;
+            let kept = segment.held(slot);
+            state.blocks -= held.saturating_sub(kept) as usize;
             state.segments -= 1;
-            let parent = segment.parent;
+            let parent = segment.parent.filter(|_| kept == 0);
             if segment.holders.is_empty() {
                 entry.remove();
                 self.resized(before, 0);
@@ -409,3 +424,6 @@ impl PrefixIndex {
         self.forget(history.slot, &mut state, |_| true);
     }
 }
+
+#[cfg(test)]
+mod tests;

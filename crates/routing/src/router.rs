@@ -65,13 +65,14 @@ impl Snapshot {
         Self { replicas, policy, experience, ring, slots: slots.unwrap_or_default() }
     }
 
-    /// The policy's choice; `take` says that it will be followed.
+    /// The policy's choice; `take` says that it will be followed. `see` gets the costs that were weighed.
     fn choose(
         &self,
         candidates: &Candidates<'_>,
         call: Call<'_>,
         random: &mut dyn Rng,
         take: bool,
+        see: impl FnMut(usize, Cost),
     ) -> Choice {
         let only = candidates.list.len() == 1;
         let mut choice = match &*self.policy {
@@ -96,7 +97,7 @@ impl Snapshot {
                 self.by_key(call.query.prefix_key, bound, candidates, random)
             }
             PolicySettings::PrefixAware(settings) => {
-                self.weighing(settings, call).choose(candidates, random, |_, _| {})
+                self.weighing(settings, call).choose(candidates, random, see)
             }
             PolicySettings::Session(settings) => {
                 let bound = Bound {
@@ -285,7 +286,7 @@ impl Router {
         let mut candidates = Candidates::collect(&snapshot.replicas, query, &settings, now)?;
         let call = Call { query, settings: &settings, now };
         loop {
-            let choice = snapshot.choose(&candidates, call, random, true);
+            let choice = snapshot.choose(&candidates, call, random, true, |_, _| {});
             let candidate = candidates.list[choice.index];
             if candidate.probe && !candidate.replica.health.claim() {
                 // Another pick took the probe in the meantime.
@@ -343,13 +344,10 @@ impl Router {
         let call = Call { query, settings: &settings, now };
         let mut costs: HashMap<usize, Cost> = HashMap::new();
         let choice = found.as_ref().map(|found| {
-            if let PolicySettings::PrefixAware(settings) = &*snapshot.policy {
-                let weighing = snapshot.weighing(settings, call);
-                weighing.choose(found, random, |index, cost| {
-                    costs.insert(index, cost);
-                });
-            }
-            (found, snapshot.choose(found, call, random, false))
+            let see = |index, cost| {
+                costs.insert(index, cost);
+            };
+            (found, snapshot.choose(found, call, random, false, see))
         });
         let (chosen, reason) = match &choice {
             Ok((found, choice)) => {

@@ -1,0 +1,99 @@
+//! What a pick costs: nanoseconds by policy, number of replicas and prompt length, hashing included, and memory of
+//! the prefix index under a million distinct prompts.
+//!
+//! `cargo bench -p routing` prints a table. Prompts of conversations come back longer, so that some of each
+//! prompt is known and some is new; a fifth of every prompt is shared by all.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use routing::{Lease, PolicyName, Query, ReplicaSpec, Router, prefix_key};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// Bytes of prompt text in a block.
+const BLOCK: usize = 64;
+/// Leases held at a time, for each replica.
+const HELD: usize = 16;
+
+fn pool(policy: PolicyName, replicas: usize) -> Router {
+    let specs = (0..replicas).map(|index| ReplicaSpec::new(format!("http://10.0.0.{index}:8000"))).collect();
+    Router::new(policy.into(), specs).unwrap()
+}
+
+fn hash(text: &[u8], blocks: &mut Vec<u64>) {
+    blocks.clear();
+    let mut chain = xxh3_64(b"model");
+    for block in text.chunks_exact(BLOCK) {
+        chain = xxh3_64_with_seed(block, chain);
+        blocks.push(chain);
+    }
+}
+
+/// Mean time of a pick and of its lease, in nanoseconds.
+fn measure(policy: PolicyName, replicas: usize, kib: usize, picks: usize) -> f64 {
+    let router = pool(policy, replicas);
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut held: Vec<Option<Lease>> = (0..HELD * replicas).map(|_| None).collect();
+    let places = held.len();
+    let length = kib * 1024;
+    let mut text: Vec<u8> = (0..length * 2).map(|at| (at * 131 % 251) as u8).collect();
+    let mut blocks = Vec::new();
+    let mut total = Duration::ZERO;
+    for round in 0..picks {
+        let conversation = (round * 7919 % 2000) as u64;
+        text[length / 5..length / 5 + 8].copy_from_slice(&conversation.to_le_bytes());
+        let turn = length * (50 + round / 2000 % 50) / 100;
+        let start = Instant::now();
+        hash(&text[..turn], &mut blocks);
+        let query = Query {
+            prefix_key: Some(prefix_key(None, &text[..100.min(turn)])),
+            session_key: Some(conversation),
+            blocks: &blocks,
+            block_tokens: 16,
+            prompt_tokens: (turn / 4) as u32,
+            output_tokens: Some(100),
+            ..Query::default()
+        };
+        let now = Duration::from_micros(round as u64 * 50);
+        let mut pick = router.pick(&query, now, &mut random).unwrap();
+        pick.lease.produced(1, now);
+        held[round % places] = Some(black_box(pick.lease));
+        total += start.elapsed();
+    }
+    total.as_nanos() as f64 / picks as f64
+}
+
+fn main() {
+    println!("{:<16}{:>10}{:>10}{:>12}{:>16}", "policy", "replicas", "KiB", "ns/pick", "target ns");
+    for policy in PolicyName::ALL {
+        for (replicas, kib) in [(8, 4), (64, 1), (64, 4), (64, 32), (64, 220)] {
+            let picks = if kib > 100 { 4_000 } else { 40_000 };
+            let nanoseconds = measure(policy, replicas, kib, picks);
+            // Turns are between a half and the whole of the length.
+            let target = 1000 + 750 * kib;
+            println!("{:<16}{replicas:>10}{kib:>10}{nanoseconds:>12.0}{target:>16}", policy.label());
+        }
+    }
+    let router = pool(PolicyName::PrefixAware, 64);
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut most = 0;
+    for prompt in 0..1_000_000_u64 {
+        let mut chain = prompt;
+        let blocks: Vec<u64> = (0..52)
+            .map(|block: u64| {
+                chain = xxh3_64_with_seed(&block.to_le_bytes(), chain);
+                chain
+            })
+            .collect();
+        let query = Query { blocks: &blocks, block_tokens: 16, prompt_tokens: 840, ..Query::default() };
+        black_box(router.pick(&query, Duration::from_millis(prompt), &mut random).unwrap());
+        most = most.max(router.index_bytes());
+    }
+    println!("index after a million prompts of 52 blocks on 64 replicas: {} MiB at most", most >> 20);
+}

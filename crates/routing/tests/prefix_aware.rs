@@ -1,0 +1,262 @@
+//! `prefix_aware`: affinity, spread, load, speed, and what happens when caches are not what they were.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use common::{generator, name, numbered, router, seconds, specs, weighted, with};
+use rand_chacha::ChaCha8Rng;
+use routing::{Lease, Outcome, Pick, PickReason, Query, Router};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+const NOW: Duration = Duration::from_secs(1000);
+
+/// Chained hashes of blocks with these contents.
+fn blocks(contents: impl IntoIterator<Item = u64>) -> Vec<u64> {
+    let mut hash = 0;
+    contents
+        .into_iter()
+        .map(|content| {
+            hash = xxh3_64_with_seed(&content.to_le_bytes(), hash);
+            hash
+        })
+        .collect()
+}
+
+/// A prompt of `own` blocks of its own after `shared` ones that all have.
+fn prompt(id: u64, shared: u64, own: u64) -> Vec<u64> {
+    blocks((0..shared).chain((0..own).map(|block| 1_000_000 * (id + 1) + block)))
+}
+
+fn query(blocks: &[u64]) -> Query<'_> {
+    Query {
+        blocks,
+        block_tokens: 16,
+        prompt_tokens: 16 * blocks.len() as u32 + 5,
+        output_tokens: Some(50),
+        ..Query::default()
+    }
+}
+
+fn pick(pool: &Router, blocks: &[u64], random: &mut ChaCha8Rng) -> Pick {
+    pool.pick(&query(blocks), NOW, random).unwrap()
+}
+
+fn counts(picks: impl IntoIterator<Item = String>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for name in picks {
+        *counts.entry(name).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn a_conversation_stays_where_its_cache_is() {
+    let pool = router("prefix_aware", numbered(8));
+    let mut random = generator(1);
+    for conversation in 0..40 {
+        let first = pick(&pool, &prompt(conversation, 20, 10), &mut random);
+        let home = name(&first);
+        drop(first);
+        for turn in 2..6 {
+            let blocks = prompt(conversation, 20, 10 * turn);
+            let next = pick(&pool, &blocks, &mut random);
+            assert_eq!((name(&next), next.reason), (home.clone(), PickReason::Prefix));
+            assert_eq!(next.cached_tokens, Some(16 * (20 + 10 * (turn as u32 - 1))));
+            assert_eq!(next.lease.replica().load.snapshot().waiting_tokens, 165, "the new part only");
+        }
+    }
+}
+
+#[test]
+fn without_load_new_prefixes_go_everywhere_with_a_shared_preamble_too() {
+    for shared in [0, 32] {
+        let pool = router("prefix_aware", numbered(8));
+        let mut random = generator(1);
+        let picks = (0..800).map(|id| name(&pick(&pool, &prompt(id, shared, 10), &mut random)));
+        let counts = counts(picks);
+        assert_eq!(counts.len(), 8);
+        assert!(counts.values().all(|count| (60..150).contains(count)), "{shared}: {counts:?}");
+    }
+}
+
+#[test]
+fn short_prompts_without_a_single_block_are_balanced() {
+    let pool = router("prefix_aware", numbered(4));
+    let mut random = generator(1);
+    let held: Vec<Pick> = (0..40).map(|_| pick(&pool, &[], &mut random)).collect();
+    let counts = counts(held.iter().map(name));
+    assert!(counts.values().all(|count| (9..=11).contains(count)), "{counts:?}");
+    assert!(held.iter().all(|pick| pick.reason == PickReason::LeastCost));
+}
+
+#[test]
+fn affinity_has_its_price() {
+    let pool = router("prefix_aware", specs(&["a", "b"]));
+    let mut random = generator(1);
+    let blocks = prompt(1, 0, 200);
+    let warm = name(&pick(&pool, &blocks, &mut random));
+    let mut held: Vec<Pick> = Vec::new();
+    while held.len() < 500 {
+        let mut next = pick(&pool, &blocks, &mut random);
+        if name(&next) != warm {
+            break;
+        }
+        next.lease.produced(1, NOW);
+        held.push(next);
+    }
+    assert!((4..200).contains(&held.len()), "{} requests before another replica is cheaper", held.len());
+}
+
+#[test]
+fn the_explanation_is_the_pick() {
+    let pool = router("prefix_aware", numbered(5));
+    let mut random = generator(3);
+    let mut held: Vec<Pick> = Vec::new();
+    for round in 0..60 {
+        let blocks = prompt(round % 9, 4, 10 + round / 9);
+        let explained = pool.explain(&query(&blocks), NOW, &mut random.clone());
+        let picked = pick(&pool, &blocks, &mut random);
+        let chosen = explained.candidates.iter().find(|row| *row.name == *name(&picked)).unwrap();
+        let cost = chosen.cost.unwrap();
+        assert_eq!(explained.chosen.as_deref(), Some(name(&picked).as_str()));
+        assert_eq!(explained.reason, picked.reason.label());
+        assert_eq!((cost.total_s, Some(cost.cached_tokens)), (picked.score, picked.cached_tokens));
+        let sum = cost.prefill_s + cost.queue_s + cost.decode_s + cost.wait_s - cost.home_s;
+        assert!((sum - cost.total_s).abs() < 1e-12, "equal replicas: the total is the sum");
+        assert!(explained.candidates.iter().all(|row| row.cost.unwrap().total_s >= cost.total_s));
+        held.push(picked);
+    }
+    let json = serde_json::to_value(pool.explain(&query(&prompt(1, 4, 10)), NOW, &mut random)).unwrap();
+    assert_eq!(json["policy"], "prefix_aware");
+    assert!(json["candidates"][0]["cost"]["prefill_s"].is_f64());
+}
+
+/// Sends requests in a closed loop to engines that make a token each `gap` milliseconds; returns who got them.
+fn run(pool: &Router, gaps: &[u64], requests: u64) -> BTreeMap<String, usize> {
+    let mut random = generator(1);
+    let mut open: Vec<(Lease, Duration, u32)> = Vec::new();
+    let mut names = Vec::new();
+    let mut now = NOW;
+    for id in 0..requests {
+        while open.len() >= 40 {
+            let next = (0..open.len()).min_by_key(|index| open[*index].1).unwrap();
+            let (lease, due, left) = &mut open[next];
+            now = *due;
+            lease.produced(1, now);
+            *left -= 1;
+            let place = lease.replica().spec.name.parse::<usize>().unwrap();
+            *due += Duration::from_millis(gaps[place]);
+            if *left == 0 {
+                open.swap_remove(next).0.settle(Outcome::Answered, now);
+            }
+        }
+        let blocks = prompt(id, 0, 8);
+        let pick = pool.pick(&query(&blocks), now, &mut random).unwrap();
+        names.push(name(&pick));
+        let gap = gaps[pick.lease.replica().spec.name.parse::<usize>().unwrap()];
+        open.push((pick.lease, now + Duration::from_millis(gap), 50));
+    }
+    counts(names)
+}
+
+#[test]
+fn a_slow_replica_is_found_out_and_gets_less() {
+    let pool = router("prefix_aware", specs(&["0", "1", "2", "3"]));
+    let counts = run(&pool, &[50, 50, 50, 120], 3000);
+    let slowness: Vec<f64> = pool.replicas().iter().map(|replica| replica.slowness()).collect();
+    assert!(slowness[3] > 1.6, "{slowness:?}");
+    assert!(slowness[..3].iter().all(|slowness| (0.8..1.3).contains(slowness)), "{slowness:?}");
+    assert!(counts["3"] * 3 < counts["0"] * 2, "{counts:?}");
+}
+
+#[test]
+fn equal_replicas_stay_equal() {
+    let pool = router("prefix_aware", specs(&["0", "1", "2"]));
+    run(&pool, &[48, 50, 52], 1000);
+    assert!(pool.replicas().iter().all(|replica| replica.slowness() == 1.0));
+    let step = pool.engine().step_s;
+    assert!((0.02..0.08).contains(&step), "50 ms a token: {step}");
+}
+
+#[test]
+fn weights_shift_the_load() {
+    let pool = router("prefix_aware", weighted(&[("a", 3), ("b", 1)]));
+    let mut random = generator(1);
+    let held: Vec<Pick> = (0..120).map(|id| pick(&pool, &prompt(id, 0, 10), &mut random)).collect();
+    let counts = counts(held.iter().map(name));
+    assert!(counts["a"] > 2 * counts["b"], "{counts:?}");
+}
+
+#[test]
+fn a_restarted_engine_is_noticed() {
+    let pool = router("prefix_aware", numbered(4));
+    let mut random = generator(1);
+    let old: Vec<Vec<u64>> = (0..40).map(|id| prompt(id, 0, 20)).collect();
+    for blocks in &old {
+        pick(&pool, blocks, &mut random);
+    }
+    let home = name(&pick(&pool, &old[39], &mut random));
+    let replicas = pool.replicas();
+    let replica = replicas.iter().find(|replica| *replica.spec.name == *home).unwrap();
+    let before = replica.history_blocks();
+    assert!(before >= 100);
+    let later = NOW + seconds(60);
+    let mut lease = pool.pick(&query(&old[39]), later, &mut random).unwrap().lease;
+    assert_eq!(lease.replica().id, replica.id);
+    lease.observed_cached(0);
+    assert_eq!(replica.history_blocks(), 20, "only what it just got");
+    lease.observed_cached(0);
+    drop(lease);
+    let prediction = replica.load.prediction();
+    assert_eq!((prediction.answers, prediction.expected_tokens, prediction.missing_tokens), (1, 320, 320));
+    let mut again = pool.pick(&query(&old[39]), later, &mut random).unwrap().lease;
+    again.observed_cached(320 + 16);
+    let prediction = replica.load.prediction();
+    assert_eq!((prediction.answers, prediction.cached_tokens, prediction.surprising_tokens), (2, 336, 16));
+    assert_eq!(replica.history_blocks(), 20);
+}
+
+#[test]
+fn replicas_that_leave_take_their_history_along() {
+    let pool = router("prefix_aware", numbered(3));
+    let mut random = generator(1);
+    for id in 0..60 {
+        pick(&pool, &prompt(id, 3, 12), &mut random);
+    }
+    assert!(pool.index_bytes() > 60 * 12 * 8);
+    pool.set_replicas(numbered(2));
+    pool.set_replicas(numbered(3));
+    let returned = pool.replicas()[2].history_blocks();
+    assert_eq!(returned, 0, "it may have restarted");
+    for id in 0..60 {
+        let known = pick(&pool, &prompt(id, 3, 12), &mut random);
+        assert!(known.cached_tokens.unwrap() >= 48, "all replicas count as holding the shared part");
+    }
+    pool.set_replicas(Vec::new());
+    assert_eq!(pool.index_bytes(), 0);
+}
+
+#[test]
+fn memory_stays_within_its_budget() {
+    let pool = with(r#"{"prefix_aware": {"index_bytes": 2097152, "history_factor": 1000}}"#, numbered(4));
+    let mut random = generator(1);
+    for id in 0..20_000 {
+        pick(&pool, &prompt(id, 2, 1 + id % 60), &mut random);
+    }
+    assert!((500_000..=2_097_152).contains(&pool.index_bytes()), "{}", pool.index_bytes());
+}
+
+#[test]
+fn other_policies_keep_what_was_learned() {
+    let pool = router("prefix_aware", numbered(4));
+    let mut random = generator(1);
+    let blocks = prompt(1, 0, 20);
+    let home = name(&pick(&pool, &blocks, &mut random));
+    pool.set_policy("random".parse().unwrap()).unwrap();
+    assert_eq!(pick(&pool, &blocks, &mut random).cached_tokens, None);
+    pool.set_policy("prefix_aware".parse().unwrap()).unwrap();
+    assert_eq!(name(&pick(&pool, &blocks, &mut random)), home);
+}
