@@ -3,8 +3,9 @@
 //! 732 prompts of 69 conversations, in the shuffled order in which the benchmark sends them, over and over:
 //! 8,000 requests have 6,656,338 prompt tokens and 608,447 output tokens, the totals of the published runs.
 //!
-//! The table is small because ids are numbered as they first appear: a row needs only the row that holds the
-//! beginning it shares, and how many blocks of it; its other ids are the next free numbers.
+//! The table holds numbers only, counted from public conversations with Llama 3's tokenizer. It is small because ids
+//! are numbered as they first appear: a row needs only the row that holds the beginning it shares, and how many blocks
+//! of it; its other ids are the next free numbers.
 
 use std::sync::LazyLock;
 

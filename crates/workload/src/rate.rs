@@ -72,6 +72,8 @@ impl Rate {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn seconds(seconds: f64) -> Duration {
@@ -100,6 +102,39 @@ mod tests {
         near(down.time_of(11.0), 2.0);
         near(down.time_of(14.0), 3.0);
         near(down.time_of(16.0), 4.0);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_points_as_many_are_expected_by_the_time_as_asked(
+            points in prop::collection::vec((1_u64..20_000, 0.0..500.0_f64), 1..8),
+            count in 0.0..1e5_f64,
+        ) {
+            let mut at = 0;
+            let points: Vec<(Duration, f64)> = points
+                .into_iter()
+                .map(|(gap_ms, rate)| {
+                    at += gap_ms;
+                    (Duration::from_millis(at), rate)
+                })
+                .collect();
+            let expected_by = |time: f64| {
+                let mut area = points[0].1 * time.min(points[0].0.as_secs_f64());
+                for pair in points.windows(2) {
+                    let (start, end) = (pair[0].0.as_secs_f64(), pair[1].0.as_secs_f64());
+                    let inside = (time.min(end) - start).max(0.0);
+                    let slope = (pair[1].1 - pair[0].1) / (end - start);
+                    area += pair[0].1 * inside + slope / 2.0 * inside * inside;
+                }
+                let last = points[points.len() - 1];
+                area + last.1 * (time - last.0.as_secs_f64()).max(0.0)
+            };
+            let rate = Rate::series(points.clone()).unwrap();
+            match rate.time_of(count) {
+                Some(time) => prop_assert!((expected_by(time) - count).abs() <= 1e-6 * count.max(1.0)),
+                None => prop_assert!(rate.last() == 0.0 && expected_by(1e9) <= count),
+            }
+        }
     }
 
     #[test]

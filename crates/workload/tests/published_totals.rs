@@ -6,7 +6,9 @@
 
 use std::{env, path::Path};
 
-use workload::{PythonRandom, ShareGptRule, ShareGptSettings, Tokenizer, kubeai_seed, read_sharegpt};
+use workload::{
+    PythonRandom, ShareGptRule, ShareGptSettings, Tokenizer, kubeai_seed, read_sharegpt, render_blocks,
+};
 
 #[test]
 fn the_real_file_and_tokenizer_reproduce_the_published_totals() {
@@ -33,4 +35,16 @@ fn the_real_file_and_tokenizer_reproduce_the_published_totals() {
     for (made, built_in) in made.prompts.iter().zip(kubeai_seed()) {
         assert_eq!((made.input_tokens, made.output_tokens), (built_in.input_tokens, built_in.output_tokens));
     }
+}
+
+#[test]
+fn a_real_tokenizer_counts_made_text_as_the_common_rule_does() {
+    let Some(tokenizer) = env::var_os("EVENLOAD_TOKENIZER") else {
+        eprintln!("skipped: EVENLOAD_TOKENIZER does not name the file");
+        return;
+    };
+    let tokenizer = Tokenizer::load(Path::new(&tokenizer)).unwrap();
+    let mut text = String::new();
+    render_blocks(&(0..500).collect::<Vec<u64>>(), 16, 8_005, 7, &mut text);
+    assert_eq!(tokenizer.count(&text, false).unwrap(), 8_005);
 }
