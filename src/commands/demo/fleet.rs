@@ -70,10 +70,10 @@ impl DemoFleet {
     }
 
     /// What a reader of the figures should know about the run.
-    pub(super) fn notes(&self, summary: &RunSummary, speedup: f64) -> Vec<String> {
+    pub(super) fn notes(&self, summary: &RunSummary) -> Vec<String> {
         let mut notes = Vec::new();
         match self.states() {
-            Ok(states) => notes.extend(lateness_note(&states, speedup)),
+            Ok(states) => notes.extend(lateness_note(&states)),
             Err(error) => notes.push(format!("the engines' lateness is unknown: {error:#}")),
         }
         let busiest = summary.client.threads.iter().map(|thread| thread.cpu_share).fold(0.0, f64::max);
@@ -109,11 +109,11 @@ impl Drop for DemoFleet {
 }
 
 /// Says so if the engines' steps ended late.
-fn lateness_note(states: &[Value], speedup: f64) -> Option<String> {
+fn lateness_note(states: &[Value]) -> Option<String> {
     let sum = |value: &dyn Fn(&Value) -> f64| states.iter().map(value).sum::<f64>();
     let number = |state: &Value, path: &str| state.pointer(path).and_then(Value::as_f64).unwrap_or(0.0);
     let steps = sum(&|state| number(state, "/steps")).max(1.0);
-    let mean_step_ms = sum(&|state| number(state, "/busy_s")) * 1e3 / speedup / steps;
+    let mean_step_ms = sum(&|state| number(state, "/busy_s")) * 1e3 / steps;
     let mean_lag_ms = sum(&|state| number(state, "/step_lag/mean_ms") * number(state, "/steps")) / steps;
     (mean_lag_ms > LATE_SHARE * mean_step_ms).then(|| {
         format!(

@@ -94,7 +94,7 @@ pub(super) fn run(fleet: &DemoFleet, settings: &TrialSettings, output: &Path) ->
         return Err(error).with_context(|| format!("cannot write {}", records_path.display()));
     }
     let report = recorder.into_inner().unwrap_or_else(PoisonError::into_inner).report();
-    let notes = fleet.notes(&summary, speedup);
+    let notes = fleet.notes(&summary);
     Ok(Trial { figures: PolicyFigures::new(name, &report.total, speedup), report, in_flight, notes })
 }
 
