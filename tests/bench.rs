@@ -1,5 +1,7 @@
 //! `evenload bench` as its users run it: the built binary against simulated engines, with files on disk.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read},

@@ -20,7 +20,7 @@ pub(crate) enum Command {
     /// Run simulated vLLM servers.
     Engine(engine::Arguments),
     /// Balance requests over inference servers.
-    Serve(serve::Arguments),
+    Serve(Box<serve::Arguments>),
     /// Simulate a fleet in virtual time.
     Simulate(simulate::Arguments),
 }

@@ -25,7 +25,7 @@ enum What {
     /// Simulate the twelve tables of KubeAI's published comparison, beside the published figures.
     Kubeai(KubeaiArguments),
     /// Compare routing policies on a workload.
-    Run(RunArguments),
+    Run(Box<RunArguments>),
 }
 
 #[derive(Debug, Args)]
@@ -162,7 +162,7 @@ impl RunArguments {
         if let Some(first) = speeds.first_mut() {
             *first = self.first_replica_speed;
         }
-        if !(self.first_replica_speed > 0.0) {
+        if self.first_replica_speed.is_nan() || self.first_replica_speed <= 0.0 {
             bail!("--first-replica-speed must be above 0");
         }
         let scenario = Scenario {

@@ -224,7 +224,7 @@ impl Config {
         let options = serde_saphyr::options! { with_snippet: false };
         serde_saphyr::from_str_with_options(text, options).map_err(|error| {
             let location = error.location();
-            let formatter = serde_saphyr::UserMessageFormatter::default();
+            let formatter = serde_saphyr::UserMessageFormatter;
             ConfigError::Parse {
                 path: path.into(),
                 line: location.map_or(1, |location| location.line()),

@@ -94,12 +94,7 @@ pub(crate) async fn ask(
         tried.push(backend.id);
         let outgoing = outgoing::write(head, connection, &client, &backend, request_id, body.len());
         let mut request = Outgoing::new(outgoing.into(), body.clone());
-        flight.attempt(Attempt {
-            lease,
-            backend: Arc::clone(&backend),
-            _retry: retry.take(),
-            outcome: None,
-        });
+        flight.attempt(Attempt { lease, backend: Arc::clone(&backend), _retry: retry.take(), outcome: None });
         let to_head = head.method == http::Method::HEAD;
         let failure = match exchange(&client, &backend, &mut request, to_head).await {
             Ok(asked) if asked.head.status == StatusCode::SWITCHING_PROTOCOLS && !upgrade => {

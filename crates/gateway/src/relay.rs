@@ -75,7 +75,7 @@ impl Relay {
         relay
     }
 
-    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<NextFrame> {
         let Self { flight, source, tap, .. } = self;
         let Some(Source { connection, remaining, .. }) = source else { return Poll::Ready(None) };
         let client = &flight.client;
@@ -101,10 +101,10 @@ impl Relay {
                     BodyError::Invalid(_) => Reason::UpstreamInvalid,
                     BodyError::Closed | BodyError::Broken(_) => Reason::UpstreamBroken,
                 };
-                self.fail(reason, Outcome::Broken, context)
+                self.fail(reason, Outcome::Broken)
             }
             Poll::Pending if client.is_late() && client.is_flushed() => {
-                self.fail(Reason::UpstreamIdle, Outcome::TimedOut, context)
+                self.fail(Reason::UpstreamIdle, Outcome::TimedOut)
             }
             Poll::Pending => Poll::Pending,
         }
@@ -123,41 +123,36 @@ impl Relay {
         }
     }
 
-    fn fail(
-        &mut self,
-        reason: Reason,
-        outcome: Outcome,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+    fn fail(&mut self, reason: Reason, outcome: Outcome) -> Poll<NextFrame> {
         self.flight.fail(reason, outcome);
         self.source = None;
         self.failure = Some(Interrupted(reason));
-        self.poll_failure(context).unwrap_or(Poll::Pending)
+        self.poll_failure().unwrap_or(Poll::Pending)
     }
 
     /// What to say after a failure: nothing until the client has all that came before, because hyper throws its
     /// buffer away when a body fails. It asks again as soon as the buffer is empty.
-    fn poll_failure(&self, _: &mut Context<'_>) -> Option<Poll<Option<Result<Frame<Bytes>, Interrupted>>>> {
+    fn poll_failure(&self) -> Option<Poll<NextFrame>> {
         let failure = self.failure?;
         let flushed = self.flight.client.is_flushed();
         Some(if flushed { Poll::Ready(Some(Err(failure))) } else { Poll::Pending })
     }
 }
 
+/// What a body hands to hyper next.
+type NextFrame = Option<Result<Frame<Bytes>, Interrupted>>;
+
 impl Body for Reply {
     type Data = Bytes;
     type Error = Interrupted;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<NextFrame> {
         match self.get_mut() {
             Self::Own(body, flight) => {
                 flight.complete();
                 Pin::new(body).poll_frame(context).map_err(|never| match never {})
             }
-            Self::Relay(relay) => match relay.poll_failure(context) {
+            Self::Relay(relay) => match relay.poll_failure() {
                 Some(failure) => failure,
                 None => relay.poll_piece(context),
             },

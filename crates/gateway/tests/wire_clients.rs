@@ -1,5 +1,7 @@
 //! Slow and hostile clients: rows 26 to 30 of the acceptance table.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::{

@@ -1,5 +1,7 @@
 //! Health, changes while requests are under way, and the end: rows 44 to 47 of the acceptance table.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::{

@@ -260,7 +260,8 @@ fn w22_protocols_change_for_those_who_ask() {
     let upstream = Upstream::new(|conn| {
         let request = conn.read_request().unwrap();
         if request.field("upgrade").as_deref() != Some("websocket") {
-            return conn.write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n");
+            return conn
+                .write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n");
         }
         conn.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-A: 1\r\n\r\nhello");
         let mut bytes = [0; 4];
@@ -282,6 +283,10 @@ fn w22_protocols_change_for_those_who_ask() {
     drop(client);
     gateway.settle();
     let answer = gateway.ask("GET /v1/realtime HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n");
-    assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_invalid"), "not asked, not forwarded");
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (502, "upstream_invalid"),
+        "not asked, not forwarded"
+    );
     gateway.settle();
 }

@@ -114,6 +114,7 @@ impl Connection {
     }
 }
 
+#[expect(clippy::ptr_arg, reason = "the system call writes into the spare capacity")]
 fn read_stamped(
     socket: &TcpStream,
     buffer: &mut [u8],

@@ -4,6 +4,8 @@
 //! (kvcache-ai/Mooncake), `azure-llm-2023-conv.csv` (Azure/AzurePublicDataset) and
 //! `sharegpt-800-conversations.jsonl.gz`. Skipped where it is not set.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{collections::HashSet, env, path::PathBuf};
 
 use protocol::Endpoint;

@@ -169,7 +169,7 @@ impl Arguments {
         if self.backend != Backend::OpenaiChat && path.ends_with("chat/completions") {
             return Err(format!("--endpoint {path} is for --backend openai-chat"));
         }
-        if !(self.burstiness > 0.0) {
+        if self.burstiness.is_nan() || self.burstiness <= 0.0 {
             return Err(format!("--burstiness {}: give a number above 0 (1 is Poisson)", self.burstiness));
         }
         Ok(())

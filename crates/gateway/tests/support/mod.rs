@@ -1,6 +1,7 @@
 //! A gateway between raw sockets: what is sent and seen is bytes, so that bad ones can be, too.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     io::{Read, Write},

@@ -26,6 +26,7 @@ pub struct MetricResult {
 
 /// A single value, or the statistics of many. What is infinite or unknown is absent.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a run has some fifty of them")]
 pub enum Statistics {
     /// Derived from the run as a whole.
     Scalar(f64),

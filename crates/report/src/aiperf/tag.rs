@@ -151,13 +151,12 @@ impl Tag {
             Self::OutputTokenCount => {
                 Some(tokens.saturating_sub(record.reasoning_tokens.unwrap_or(0).into()))
             }
-            Self::ReasoningTokenCount => record.reasoning_tokens.map(u64::from),
+            Self::ReasoningTokenCount | Self::UsageReasoningTokens => record.reasoning_tokens.map(u64::from),
             Self::CreditToStartLatency => Some(nanoseconds(sent.saturating_sub(record.admitted))),
             Self::EffectiveLatency => Some(nanoseconds(record.done.saturating_sub(record.admitted))),
             Self::UsagePromptTokens => usage.then_some(input),
             Self::UsageCompletionTokens => usage.then_some(tokens),
             Self::UsageTotalTokens => usage.then_some(input + tokens),
-            Self::UsageReasoningTokens => record.reasoning_tokens.map(u64::from),
             Self::UsagePromptCacheReadTokens => record.cached_tokens.map(u64::from),
             Self::UsagePromptCacheMissTokens => Some(input.saturating_sub(record.cached_tokens?.into())),
             Self::HttpConnecting => record.connect.map(nanoseconds),
