@@ -39,7 +39,7 @@ pub struct Handle {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -47,7 +47,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// A thread or its runtime cannot be made.
-    #[error("cannot start a thread: {0}")]
+    #[error("cannot start a thread")]
     Thread(#[source] io::Error),
     /// The settings cannot be used.
     #[error(transparent)]
