@@ -14,7 +14,7 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run KubeAI's or vLLM's serving benchmark, by its own flags.
-    Bench(bench::Arguments),
+    Bench(Box<bench::Arguments>),
     /// Compare routing policies on the published workload: engines, balancer and load in one process.
     Demo(demo::Arguments),
     /// Run simulated vLLM servers.

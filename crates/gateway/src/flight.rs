@@ -129,7 +129,8 @@ impl Flight {
     /// Takes over what the engine says it produced and found in its cache.
     pub(crate) fn report(&mut self, output_tokens: u32, cached_tokens: Option<u32>) {
         self.output_tokens = output_tokens.into();
-        if let (Some(attempt), Some(cached)) = (&self.attempt, cached_tokens) {
+        if let (Some(attempt), Some(cached)) = (&mut self.attempt, cached_tokens) {
+            attempt.lease.observed_cached(cached);
             attempt.backend.metrics.cached_tokens.add(cached.into());
         }
     }

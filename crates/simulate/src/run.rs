@@ -343,6 +343,9 @@ impl Simulation {
         let Some(request) = self.requests[slot].as_mut() else { return };
         let stamp = self.event_loop.handle(self.now, self.client.per_chunk);
         if let Some(lease) = &mut request.lease {
+            if let Some(cached_tokens) = cached_tokens {
+                lease.observed_cached(cached_tokens);
+            }
             lease.produced(1, self.now);
         }
         let record = &mut request.record;
@@ -358,7 +361,9 @@ impl Simulation {
     /// The request is over; the client notices at `done`.
     fn end(&mut self, slot: usize, done: Duration, outcome: Outcome) {
         let Some(request) = self.requests[slot].as_mut() else { return };
-        request.lease = None;
+        if let Some(lease) = request.lease.take() {
+            lease.settle(routing::Outcome::Answered, self.now);
+        }
         request.record.done = done;
         request.record.outcome = outcome;
         self.events.push(done, Event::Done { slot });
