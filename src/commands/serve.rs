@@ -1,6 +1,6 @@
 //! `evenload serve`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use gateway::{Config, ConfigError, LogFormat, LogLevel, Settings};
@@ -57,7 +57,8 @@ fn log(settings: &Settings) {
         LogLevel::Trace => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    let colours = std::io::stderr().is_terminal();
+    let builder = fmt().with_writer(std::io::stderr).with_ansi(colours).with_env_filter(filter);
     match settings.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

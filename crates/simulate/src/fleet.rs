@@ -76,9 +76,14 @@ impl Fleet {
         let specs: Vec<ReplicaSpec> = (0..settings.profiles.len())
             .map(|index| ReplicaSpec::new(format!("replica-{index:04}")))
             .collect();
-        let routers = (0..settings.balancers.max(1))
+        let balancers = settings.balancers.max(1);
+        let mut policy = settings.policy.clone();
+        if let PolicySettings::PrefixAware(prefix_aware) = &mut policy {
+            prefix_aware.balancers = balancers;
+        }
+        let routers = (0..balancers)
             .map(|_| {
-                let router = Router::new(settings.policy.clone(), specs.clone())?;
+                let router = Router::new(policy.clone(), specs.clone())?;
                 let ids: Vec<u64> = router.replicas().iter().map(|replica| replica.id).collect();
                 let first_id = ids.first().copied().ok_or(Error::NoReplicas)?;
                 debug_assert!(ids.iter().zip(first_id..).all(|(id, expected)| *id == expected));
