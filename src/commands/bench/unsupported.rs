@@ -4,21 +4,14 @@ use clap::{
     Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches, error::ErrorKind, parser::ValueSource,
 };
 
-const ONLY_SHAREGPT: &str = "prompts come from ShareGPT files only";
-const FLAGS: [(&str, &str); 13] = [
+const NO_DOWNLOADS: &str = "evenload downloads nothing; save the data as a ShareGPT file";
+const FLAGS: [(&str, &str); 6] = [
     ("use-beam-search", "answers are sampled"),
     ("profile", "start the server's profiler by hand"),
     ("dataset", "name the file with --dataset-path"),
-    ("sonnet-input-len", ONLY_SHAREGPT),
-    ("sonnet-output-len", ONLY_SHAREGPT),
-    ("sonnet-prefix-len", ONLY_SHAREGPT),
-    ("random-input-len", ONLY_SHAREGPT),
-    ("random-output-len", ONLY_SHAREGPT),
-    ("random-range-ratio", ONLY_SHAREGPT),
-    ("random-prefix-len", ONLY_SHAREGPT),
-    ("hf-subset", ONLY_SHAREGPT),
-    ("hf-split", ONLY_SHAREGPT),
-    ("hf-output-len", ONLY_SHAREGPT),
+    ("hf-subset", NO_DOWNLOADS),
+    ("hf-split", NO_DOWNLOADS),
+    ("hf-output-len", NO_DOWNLOADS),
 ];
 
 /// Proof that none of them was given.
