@@ -8,6 +8,7 @@ mod client;
 mod fleet;
 pub mod insight;
 pub mod kubeai;
+mod means;
 mod prompt;
 mod queue;
 mod run;
@@ -15,5 +16,6 @@ pub mod scenario;
 
 pub use client::ClientModel;
 pub use fleet::{FleetSettings, ReplicaFigures};
+pub use means::Means;
 pub use prompt::PromptHashes;
 pub use run::{Error, Figures, Settings, run};
