@@ -8,7 +8,12 @@ use super::{
     Collector, Statistics, Tag,
     json::{error_code, error_type},
 };
-use crate::{format::thousands, imbalance::Imbalance};
+use crate::{
+    EngineFigures,
+    engines::{engine_cells, engine_columns},
+    format::thousands,
+    imbalance::Imbalance,
+};
 
 /// The box that AIPerf's tables have.
 const STYLE: TableStyle = TableStyle::new()
@@ -79,6 +84,18 @@ pub fn targets_table(title: &str, urls: &[String], targets: &[Collector]) -> Str
     let even =
         Imbalance::of(&requests).map_or_else(String::new, |imbalance| format!("Requests: {imbalance}\n"));
     titled(title, &table) + &even
+}
+
+/// The table of the engines' own figures; empty where none of them said anything.
+pub fn engines_table(title: &str, urls: &[String], engines: &[EngineFigures]) -> String {
+    if engines.iter().all(|figures| figures.gauges.is_empty() && figures.counters.is_empty()) {
+        return String::new();
+    }
+    let mut table = table(engine_columns());
+    for (url, figures) in urls.iter().zip(engines) {
+        table.add_row(right(std::iter::once(url.clone()).chain(engine_cells(figures))));
+    }
+    titled(title, &table)
 }
 
 /// The table of errors; empty where there were none.
