@@ -60,7 +60,7 @@ metrics! {
     ScheduleLag = "schedule_lag", Unit::Time;
     /// Wait for a concurrency slot: what the asked-for concurrency cost, not this client's fault.
     SlotWait = "slot_wait", Unit::Time;
-    /// First byte written minus the later of schedule and slot, without the time spent connecting: this client's
+    /// First byte written minus the later of schedule and slot, without the time spent connecting and retrying: this client's
     /// own lateness.
     ClientLag = "client_lag", Unit::Time;
     /// Prompt length.
@@ -117,7 +117,8 @@ impl Metric {
             Self::SlotWait => record.sent.map(|_| record.admitted.saturating_sub(record.scheduled)),
             Self::ClientLag => record.sent.map(|sent| {
                 let ready = record.scheduled.max(record.admitted);
-                sent.saturating_sub(ready).saturating_sub(record.connect.unwrap_or_default())
+                let others = record.connect.unwrap_or_default() + record.retried_for;
+                sent.saturating_sub(ready).saturating_sub(others)
             }),
         };
         if let Some(time) = time {
