@@ -69,7 +69,11 @@ impl<'a> Ask<'a> {
             None => target.path().to_owned(),
         };
         let path = if path.is_empty() { "/" } else { &path };
-        let mut request = format!("{} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.method, target.authority());
+        let mut request = format!(
+            "{} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
+            self.method,
+            target.authority()
+        );
         if !self.body.is_empty() {
             request += "Content-Type: application/json\r\n";
         }
@@ -122,10 +126,15 @@ fn read_reply(mut socket: TcpStream, until: Instant) -> Result<Reply, String> {
         }
         limit(&socket, until)?;
         match socket.read(&mut buffer) {
-            Ok(0) => return parse(&bytes, true)?.ok_or_else(|| "the connection was closed inside the answer".to_owned()),
+            Ok(0) => {
+                return parse(&bytes, true)?
+                    .ok_or_else(|| "the connection was closed inside the answer".to_owned());
+            }
             Ok(count) => bytes.extend_from_slice(&buffer[..count]),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+            {
                 return Err("no answer in time".to_owned());
             }
             Err(error) => return Err(error.to_string()),
@@ -141,7 +150,10 @@ fn parse(bytes: &[u8], ended: bool) -> Result<Option<Reply>, String> {
     let httparse::Status::Complete(start) = parsed else { return Ok(None) };
     let status = head.code.unwrap_or(0);
     let value = |name: &str| {
-        head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value.trim_ascii())
+        head.headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name))
+            .map(|header| header.value.trim_ascii())
     };
     let mut rest = &bytes[start..];
     if value("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")) {
@@ -154,7 +166,8 @@ fn parse(bytes: &[u8], ended: bool) -> Result<Option<Reply>, String> {
             body.extend_from_slice(data);
         }
     }
-    let length = value("content-length").and_then(|length| std::str::from_utf8(length).ok()?.parse::<usize>().ok());
+    let length =
+        value("content-length").and_then(|length| std::str::from_utf8(length).ok()?.parse::<usize>().ok());
     Ok(match length {
         Some(length) => rest.get(..length).map(|body| Reply { status, body: body.to_vec() }),
         None => ended.then(|| Reply { status, body: rest.to_vec() }),
@@ -248,7 +261,10 @@ mod tests {
         assert!(get(Duration::from_secs(20)).unwrap_err().contains("refused"));
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let targets = Targets::resolve([silent.local_addr().unwrap().to_string()]).unwrap();
-        assert_eq!(Ask::get("/", Duration::from_millis(30)).send(&targets, 0).unwrap_err(), "no answer in time");
+        assert_eq!(
+            Ask::get("/", Duration::from_millis(30)).send(&targets, 0).unwrap_err(),
+            "no answer in time"
+        );
         assert!(targets.round_trip(0, Duration::from_secs(20)).is_ok());
     }
 

@@ -43,11 +43,19 @@ impl Routed {
         let needs = policy.needs();
         let (prefix, blocks) = (needs.prefix, needs.blocks);
         // Several URLs of one name would be one replica: each gets its place in its name.
-        let specs = targets.names().enumerate().map(|(place, name)| ReplicaSpec::new(format!("{name}#{place}")));
+        let specs =
+            targets.names().enumerate().map(|(place, name)| ReplicaSpec::new(format!("{name}#{place}")));
         let router = Router::new(policy, specs.collect())?;
         let ids: Vec<u64> = router.replicas().iter().map(|replica| replica.id).collect();
         let others = |own: &u64| ids.iter().copied().filter(|id| id != own).collect();
-        Ok(Self { others: ids.iter().map(others).collect(), router, prefix, blocks, seed, epoch: Instant::now() })
+        Ok(Self {
+            others: ids.iter().map(others).collect(),
+            router,
+            prefix,
+            blocks,
+            seed,
+            epoch: Instant::now(),
+        })
     }
 
     /// Tells the router what the engine of a target said about its queue.
@@ -105,11 +113,18 @@ impl UrlChooser for Routed {
         match self.router.pick(&self.query(features), now, &mut random) {
             Ok(pick) => {
                 let id = pick.lease.replica().id;
-                let target = self.router.replicas().iter().position(|replica| replica.id == id).unwrap_or_default();
-                Choice { target: target as u16, guard: Some(Box::new(Held { lease: pick.lease, epoch: self.epoch })) }
+                let target =
+                    self.router.replicas().iter().position(|replica| replica.id == id).unwrap_or_default();
+                Choice {
+                    target: target as u16,
+                    guard: Some(Box::new(Held { lease: pick.lease, epoch: self.epoch })),
+                }
             }
             // There is always a replica; should there be none, requests go round.
-            Err(_) => Choice { target: (features.position % u64::from(features.targets.max(1))) as u16, guard: None },
+            Err(_) => Choice {
+                target: (features.position % u64::from(features.targets.max(1))) as u16,
+                guard: None,
+            },
         }
     }
 }

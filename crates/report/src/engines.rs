@@ -15,7 +15,7 @@ use crate::{Object, TextTable, format::human, summary::ratio};
 pub const READINGS: usize = 4096;
 
 /// One reading of an engine's page. Counters are as the engine counts them, since it started.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct EngineReading {
     /// Requests that are being computed.
     pub running: Option<f64>,
@@ -138,7 +138,8 @@ impl EngineSeries {
             let samples = self.readings.iter().filter(|(at, _)| inside(*at));
             Some((name, Gauge::of(samples.filter_map(|(_, reading)| field(reading)).collect())?))
         });
-        let growth = |field: Field| Some((self.counter_at(field, end)? - self.counter_at(field, start)?).max(0.0));
+        let growth =
+            |field: Field| Some((self.counter_at(field, end)? - self.counter_at(field, start)?).max(0.0));
         let seconds = end.saturating_sub(start).as_secs_f64();
         let counters = COUNTERS.iter().filter_map(|&(name, field)| {
             let growth = growth(field)?;
@@ -179,6 +180,12 @@ impl Gauge {
         let [p50, p90, p99] = [50.0, 90.0, 99.0].map(percentile);
         Some(Self { avg, min, p50, p90, p99, max, std: variance.sqrt() })
     }
+
+    /// The statistics by their names.
+    pub(crate) fn statistics(self) -> [(&'static str, f64); 7] {
+        let Self { avg, min, p50, p90, p99, max, std } = self;
+        [("avg", avg), ("min", min), ("p50", p50), ("p90", p90), ("p99", p99), ("max", max), ("std", std)]
+    }
 }
 
 // === impl EngineFigures ===
@@ -204,7 +211,8 @@ impl EngineFigures {
 
 /// The table of the engines, for a page.
 pub fn engine_table(names: &[String], engines: &[EngineFigures]) -> TextTable {
-    let table = TextTable::new("What the engines' metrics pages said, over the measured window.", engine_columns());
+    let table =
+        TextTable::new("What the engines' metrics pages said, over the measured window.", engine_columns());
     names.iter().zip(engines).fold(table, |table, (name, figures)| {
         table.row(std::iter::once(name.clone()).chain(engine_cells(figures)))
     })
@@ -228,9 +236,12 @@ pub(crate) fn engine_columns() -> [&'static str; 9] {
 /// A row of it, without the name.
 pub(crate) fn engine_cells(figures: &EngineFigures) -> [String; 8] {
     let cell = |value: Option<f64>| value.map_or_else(|| "N/A".to_owned(), human);
-    let percent = |share: Option<f64>| share.map_or_else(|| "N/A".to_owned(), |share| format!("{:.1} %", share * 100.0));
+    let percent = |share: Option<f64>| {
+        share.map_or_else(|| "N/A".to_owned(), |share| format!("{:.1} %", share * 100.0))
+    };
     let gauge = |name: &str| figures.gauge(name);
-    let rate = figures.counters.iter().find(|(name, ..)| *name == "generation_tokens").map(|(.., rate)| *rate);
+    let rate =
+        figures.counters.iter().find(|(name, ..)| *name == "generation_tokens").map(|(.., rate)| *rate);
     [
         cell(gauge("requests_running").map(|gauge| gauge.avg)),
         cell(gauge("requests_running").map(|gauge| gauge.max)),

@@ -31,7 +31,9 @@ pub struct Breach {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ThresholdError {
     /// Not of the form.
-    #[error("{0:?} is not of the form STATISTIC METRIC > VALUE, as in 'p99 ttft > 500ms' or 'error_rate > 1%'")]
+    #[error(
+        "{0:?} is not of the form STATISTIC METRIC > VALUE, as in 'p99 ttft > 500ms' or 'error_rate > 1%'"
+    )]
     Form(String),
     /// No such metric.
     #[error("unknown metric {name:?}; known are {known}")]
@@ -148,14 +150,17 @@ impl FromStr for Threshold {
             .next()
             .ok_or_else(form)?;
         let (figure, value) = (&text[..at], text[at + sign.len()..].trim());
-        let words: Vec<&str> =
-            figure.split(|letter: char| letter.is_whitespace() || "()".contains(letter)).filter(|word| !word.is_empty()).collect();
+        let words: Vec<&str> = figure
+            .split(|letter: char| letter.is_whitespace() || "()".contains(letter))
+            .filter(|word| !word.is_empty())
+            .collect();
         let figure = match words[..] {
             [metric] => Figure::named(None, metric)?,
             [statistic, metric] => Figure::named(Some(statistic), metric)?,
             _ => return Err(form()),
         };
-        let digits = value.find(|letter: char| !(letter.is_ascii_digit() || letter == '.')).unwrap_or(value.len());
+        let digits =
+            value.find(|letter: char| !(letter.is_ascii_digit() || letter == '.')).unwrap_or(value.len());
         let (number, unit) = value.split_at(digits);
         let factor = figure.factor(unit.trim());
         let limit = number.parse::<f64>().ok().zip(factor).map(|(number, factor)| number * factor);
@@ -178,10 +183,11 @@ impl Figure {
             };
         }
         let alias = ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, metric)| *metric);
-        let metric = Metric::ALL.into_iter().find(|metric| metric.tag() == name).or(alias).ok_or_else(|| {
-            let known = Metric::ALL.into_iter().map(Metric::tag).chain(Scalar::ALL.map(Scalar::name));
-            ThresholdError::Metric { name, known: known.collect::<Vec<_>>().join(", ") }
-        })?;
+        let metric =
+            Metric::ALL.into_iter().find(|metric| metric.tag() == name).or(alias).ok_or_else(|| {
+                let known = Metric::ALL.into_iter().map(Metric::tag).chain(Scalar::ALL.map(Scalar::name));
+                ThresholdError::Metric { name, known: known.collect::<Vec<_>>().join(", ") }
+            })?;
         Ok(Self::Distribution(statistic.map_or(Ok(Statistic::Mean), str::parse)?, metric))
     }
 
@@ -242,7 +248,8 @@ impl FromStr for Statistic {
 
     fn from_str(text: &str) -> Result<Self, ThresholdError> {
         let name = text.to_ascii_lowercase();
-        let percentile = || name.strip_prefix('p')?.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
+        let percentile =
+            || name.strip_prefix('p')?.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
         match name.as_str() {
             "mean" | "avg" => Ok(Self::Mean),
             "min" => Ok(Self::Min),
@@ -306,6 +313,12 @@ impl Scalar {
     }
 }
 
+impl fmt::Display for Threshold {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
 impl fmt::Display for Breach {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.figure {
@@ -318,7 +331,10 @@ impl fmt::Display for Breach {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Outcome, sample::{failure, request}};
+    use crate::{
+        Outcome,
+        sample::{failure, request},
+    };
 
     /// TTFT 1 to 100 ms, 10 s in all; one failure in 101.
     fn run() -> Summary {
@@ -373,7 +389,10 @@ mod tests {
         assert!(error("p99 speed > 1").contains("unknown metric \"speed\"; known are ttft, ttft_sched"));
         assert!(error("p101 ttft > 1").contains("unknown statistic"));
         assert!(error("p99 error_rate > 1").contains("leave the statistic out"));
-        assert_eq!(error("p99 ttft > 5%"), "\"5%\" is no limit for p99 ttft: give a number with ns, us, ms or s");
+        assert_eq!(
+            error("p99 ttft > 5%"),
+            "\"5%\" is no limit for p99 ttft: give a number with ns, us, ms or s"
+        );
         assert!(error("error_rate > x").contains("with or without %"));
     }
 }

@@ -10,7 +10,8 @@ const HUB: &str = "nothing is downloaded; give a file by --input-file";
 const TRACKERS: &str = "no experiment tracker is spoken to; send it the files of --output-artifact-dir";
 const ACCURACY: &str = "answers are timed, not graded";
 const RANKINGS: &str = "ranking endpoints are not spoken";
-const SEARCH: &str = "there is no search; give a list of values, such as --concurrency 1,2,4,8, and --goodput or --fail-if";
+const SEARCH: &str =
+    "there is no search; give a list of values, such as --concurrency 1,2,4,8, and --goodput or --fail-if";
 const CONVERGENCE: &str = "--num-profile-runs runs as often as it says";
 const PROCESSES: &str = "one process does it all; --workers-max sets its threads";
 const PICTURES: &str = "report.html has the curves, always";

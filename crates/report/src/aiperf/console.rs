@@ -5,8 +5,9 @@ use comfy_table::{
 };
 
 use super::{
-    Collector, Statistics, Tag,
+    Collector, MetricResult, Statistics, Tag,
     json::{error_code, error_type},
+    tag::Needs,
 };
 use crate::{
     EngineFigures,
@@ -31,6 +32,16 @@ pub fn metrics_table(title: &str, collector: &Collector) -> String {
     let mut results = collector.results();
     results.retain(|result| result.order.is_some());
     results.sort_by_key(|result| result.order);
+    results_table(title, results)
+}
+
+/// The table of socket timings.
+pub fn trace_table(title: &str, collector: &Collector) -> String {
+    let traced = Tag::ALL.into_iter().filter(|tag| tag.needs() == Needs::Trace);
+    results_table(title, traced.filter_map(|tag| collector.result(tag)).collect())
+}
+
+fn results_table(title: &str, results: Vec<MetricResult>) -> String {
     let mut table = table(std::iter::once("Metric").chain(COLUMNS));
     for result in results {
         let mark = if result.header.len() > HEADER_LETTERS { '\n' } else { ' ' };

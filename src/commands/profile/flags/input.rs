@@ -96,7 +96,13 @@ pub(crate) struct InputFlags {
     #[arg(long, visible_aliases = ["prefix-prompt-pool-size", "num-prefix-prompts"], value_name = "NUMBER", default_value_t = 0, requires = "prompt_prefix_length")]
     pub(crate) prompt_prefix_pool_size: u32,
     /// Length of a prefix.
-    #[arg(long, visible_alias = "prefix-prompt-length", value_name = "TOKENS", default_value_t = 0, requires = "prompt_prefix_pool_size")]
+    #[arg(
+        long,
+        visible_alias = "prefix-prompt-length",
+        value_name = "TOKENS",
+        default_value_t = 0,
+        requires = "prompt_prefix_pool_size"
+    )]
     pub(crate) prompt_prefix_length: u32,
     /// Length of a made system prompt that all sessions share.
     #[arg(long, value_name = "TOKENS", default_value_t = 0)]

@@ -4,7 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::values::{grace, percent, positive_count, positive_rate, positive_seconds, share, fraction_seconds};
+use super::values::{
+    fraction_seconds, grace, percent, positive_count, positive_rate, positive_seconds, share,
+};
 
 /// Flags of the load.
 #[derive(Args, Clone, Debug)]
@@ -20,7 +22,13 @@ pub(crate) struct LoadFlags {
     #[arg(long, value_name = "RATE", value_delimiter = ',', value_parser = positive_rate)]
     pub(crate) request_rate: Vec<f64>,
     /// Law of the gaps between arrivals: constant, poisson, gamma, or concurrency-burst (as --concurrency lets).
-    #[arg(long, visible_alias = "request-rate-mode", value_enum, value_name = "LAW", hide_possible_values = true)]
+    #[arg(
+        long,
+        visible_alias = "request-rate-mode",
+        value_enum,
+        value_name = "LAW",
+        hide_possible_values = true
+    )]
     pub(crate) arrival_pattern: Option<ArrivalPattern>,
     /// Shape of the gamma law: 1 is Poisson, below comes in bursts, above is smoother.
     #[arg(long, visible_alias = "vllm-burstiness", value_name = "SHAPE", value_parser = positive_rate)]
@@ -46,7 +54,7 @@ pub(crate) struct LoadFlags {
     /// The rate grows from nearly nothing over this time.
     #[arg(long, value_name = "SECONDS", value_parser = positive_seconds, requires = "request_rate")]
     pub(crate) request_rate_ramp_duration: Option<Duration>,
-    /// JSON file of a rate over time: a list of [SECONDS, RATE], or of {"time": SECONDS, "rate": RATE}.
+    /// JSON file of a rate over time: a list of {"time_s": SECONDS, "qps": RATE}, straight lines between them.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["request_rate", "user_centric_rate"])]
     pub(crate) request_rate_series: Option<PathBuf>,
     /// End the run when this share of the requests has failed, once there are 10 or as many as the concurrency.

@@ -14,11 +14,18 @@ pub(crate) struct OutputFlags {
     /// Directory of the files [default: artifacts/ and a name made of model, type and load].
     #[arg(long, visible_alias = "artifact-dir", value_name = "DIR")]
     pub(crate) output_artifact_dir: Option<PathBuf>,
-    /// Beginning of the names of the files.
-    #[arg(long, visible_alias = "profile-export-file", value_name = "NAME", default_value = "profile_export")]
-    pub(crate) profile_export_prefix: String,
+    /// Beginning of the names of the files [default: AIPerf's names].
+    #[arg(long, visible_alias = "profile-export-file", value_name = "NAME")]
+    pub(crate) profile_export_prefix: Option<String>,
     /// summary: figures only; records: a line a request too; raw: bodies and answers too.
-    #[arg(long, visible_alias = "profile-export-level", value_enum, value_name = "LEVEL", default_value = "records", hide_possible_values = true)]
+    #[arg(
+        long,
+        visible_alias = "profile-export-level",
+        value_enum,
+        value_name = "LEVEL",
+        default_value = "records",
+        hide_possible_values = true
+    )]
     pub(crate) export_level: ExportLevel,
     /// Figures of each slice of time of this length, in files of their own.
     #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
@@ -40,7 +47,14 @@ pub(crate) struct OutputFlags {
     #[arg(long, value_name = "PATH")]
     pub(crate) tokenizer: Option<String>,
     /// Lines on standard error: trace, debug, info, notice, warning, success, error, critical.
-    #[arg(long, value_enum, value_name = "LEVEL", default_value = "info", ignore_case = true, hide_possible_values = true)]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "LEVEL",
+        default_value = "info",
+        ignore_case = true,
+        hide_possible_values = true
+    )]
     pub(crate) log_level: LogLevel,
     /// As --log-level debug; twice, trace.
     #[arg(long, short, action = clap::ArgAction::Count)]
@@ -49,7 +63,14 @@ pub(crate) struct OutputFlags {
     #[arg(long)]
     pub(crate) extra_verbose: bool,
     /// Progress: simple (a bar on a terminal, lines elsewhere) or none.
-    #[arg(long, visible_alias = "ui", value_enum, value_name = "KIND", default_value = "simple", hide_possible_values = true)]
+    #[arg(
+        long,
+        visible_alias = "ui",
+        value_enum,
+        value_name = "KIND",
+        default_value = "simple",
+        hide_possible_values = true
+    )]
     pub(crate) ui_type: Ui,
     /// Time between two lines of progress where there is no terminal.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = positive_seconds)]

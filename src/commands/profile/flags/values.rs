@@ -37,7 +37,11 @@ pub(crate) fn milliseconds(text: &str) -> Result<Duration, String> {
 
 /// Seconds, or `inf`.
 pub(crate) fn grace(text: &str) -> Result<Grace, String> {
-    if text.eq_ignore_ascii_case("inf") { Ok(Grace(None)) } else { fraction_seconds(text).map(|time| Grace(Some(time))) }
+    if text.eq_ignore_ascii_case("inf") {
+        Ok(Grace(None))
+    } else {
+        fraction_seconds(text).map(|time| Grace(Some(time)))
+    }
 }
 
 /// A rate or another factor above zero.
@@ -57,7 +61,10 @@ pub(crate) fn turns(text: &str) -> Result<f64, String> {
 
 /// 0 to 1.
 pub(crate) fn share(text: &str) -> Result<f64, String> {
-    number(text).ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "give a share from 0 to 1".to_owned())
+    number(text)
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| "give a share from 0 to 1".to_owned())
 }
 
 /// 0 to 100, as a share.
