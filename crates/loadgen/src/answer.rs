@@ -118,6 +118,11 @@ impl Answer {
         &self.seen.chunks
     }
 
+    /// What the server counted, so far.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        self.seen.usage
+    }
+
     /// The response head is complete.
     pub(crate) fn begin(&mut self, head: ResponseHead) {
         self.status = head.status;

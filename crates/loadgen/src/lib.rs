@@ -15,6 +15,7 @@
 
 mod admission;
 mod answer;
+mod aside;
 mod chooser;
 mod chunked;
 mod clock;
@@ -30,6 +31,7 @@ mod planner;
 mod pool;
 mod request_head;
 mod response;
+mod routed;
 mod run;
 mod session;
 mod slots;
@@ -40,10 +42,12 @@ mod traffic;
 mod worker;
 
 pub use answer::{AnswerText, Bodies};
+pub use aside::{Ask, Reply, Stop};
 pub use chooser::{Choice, Features, Guard, RoundRobin, RouteKey, UrlChooser};
 pub use control::{Control, Progress};
 pub use error::Error;
 pub use options::{Options, Render, Retries, Reuse};
+pub use routed::Routed;
 pub use run::run;
 pub use summary::{ClientSummary, PhaseSummary, RunEnd, RunSummary, ThreadRole, ThreadSummary};
 pub use target::{Target, TargetError, Targets};

@@ -381,7 +381,10 @@ impl Worker<'_> {
         if std::mem::take(&mut exchange.prefill_slot) {
             self.release(Limit::Prefill, done)?;
         }
-        if let Some(guard) = exchange.guard.take() {
+        if let Some(mut guard) = exchange.guard.take() {
+            if let Some(usage) = exchange.answer.usage() {
+                guard.usage(usage);
+            }
             guard.ended(&outcome, done);
         }
         let success = outcome.is_success();

@@ -250,6 +250,7 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         self.hand_out(Limit::Sessions, now)?;
+        self.hand_out(Limit::Prefill, now)?;
         if let Some(over) = phase.over(now) {
             self.wind_down(over)?;
         }

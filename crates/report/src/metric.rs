@@ -82,6 +82,9 @@ pub enum Unit {
 pub const MILLISECOND: f64 = 1e6;
 /// Nanoseconds in a second.
 pub const SECOND: f64 = 1e9;
+/// Units of time as users write them, in nanoseconds.
+pub(crate) const NANOSECOND_UNITS: [(&str, f64); 4] =
+    [("ns", 1.0), ("us", 1e3), ("ms", MILLISECOND), ("s", SECOND)];
 
 /// One distribution for each metric.
 #[derive(Clone, Debug, Default)]

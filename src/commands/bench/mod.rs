@@ -17,6 +17,8 @@ pub(crate) use flags::Arguments;
 use load::Load;
 use send::Sender;
 
+use super::interrupt::Interrupts;
+
 /// Exit status for flags that cannot be used together, as for wrong ones.
 const USAGE: u8 = 2;
 
@@ -31,7 +33,7 @@ impl Arguments {
         output::print(&load.describe(&self))?;
         sender.warm_up(load.warm_up(&self))?;
         let run = self.bench_run();
-        let control = send::control_by_signals().context("cannot wait for signals")?;
+        let control = Interrupts::listen().context("cannot wait for signals")?.next_run();
         output::print(&run.preamble())?;
         let measured = sender.measure(&self, &load, &control)?;
         output::conclude(&self, run, &load, &measured)
