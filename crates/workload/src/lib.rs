@@ -8,6 +8,7 @@ mod block_sessions;
 mod body;
 mod dataset;
 mod error;
+pub mod inference_perf;
 mod kubeai_seed;
 mod lengths;
 mod lines;
