@@ -69,7 +69,7 @@ enum Loose {
     Nothing,
     Number(u64),
     Text(String),
-    List(Vec<Loose>),
+    List(Vec<Self>),
     Other,
 }
 
@@ -149,11 +149,11 @@ impl<'de> Deserialize<'de> for EventBatch {
 }
 
 impl BatchVisitor {
-    fn finish(timestamp_s: f64, events: Vec<Event>, rank: Loose) -> EventBatch {
+    fn finish(timestamp_s: f64, events: Vec<Event>, rank: &Loose) -> EventBatch {
         let all = events.len();
         let events: Vec<_> = events.into_iter().filter_map(Event::finish).collect();
         let rank = match rank {
-            Loose::Number(rank) => u32::try_from(rank).ok(),
+            Loose::Number(rank) => u32::try_from(*rank).ok(),
             _ => None,
         };
         EventBatch { timestamp_s, unknown: (all - events.len()) as u32, events, data_parallel_rank: rank }
@@ -173,7 +173,7 @@ impl<'de> Visitor<'de> for BatchVisitor {
         let events = sequence.next_element()?.ok_or_else(missing)?;
         let rank = sequence.next_element()?.unwrap_or_default();
         while sequence.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Self::finish(timestamp_s, events, rank))
+        Ok(Self::finish(timestamp_s, events, &rank))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<EventBatch, A::Error> {
@@ -197,7 +197,7 @@ impl<'de> Visitor<'de> for BatchVisitor {
             }
         }
         let events = events.ok_or_else(|| A::Error::custom("a batch without events"))?;
-        Ok(Self::finish(timestamp_s, events, rank))
+        Ok(Self::finish(timestamp_s, events, &rank))
     }
 }
 
