@@ -11,6 +11,7 @@ use std::{future::poll_fn, io, pin::pin, rc::Rc, sync::Arc, task::Poll};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use protocol::Endpoint;
 use routing::{NoReplica, Outcome, Pick, may_retry};
 use tokio::net::TcpStream;
 
@@ -95,6 +96,9 @@ pub(crate) async fn ask(
             }
             Ok(asked) => {
                 flight.answered(&asked.head);
+                if asked.head.status.is_success() {
+                    shared.lessons.offer(shared, &backend, Endpoint::from_path(head.path()), &body);
+                }
                 let outcome = flight.current().and_then(|attempt| attempt.outcome);
                 let attempt = retryable(outcome.unwrap_or(Outcome::Answered), true, head, tried.len());
                 if may_retry(&attempt, &shared.settings.retry).is_err()

@@ -20,6 +20,7 @@ mod fleet;
 mod flight;
 mod forward;
 mod http1;
+mod kv_events;
 mod lifecycle;
 mod metrics;
 mod probe;
@@ -32,8 +33,9 @@ mod watch;
 mod worker;
 
 pub use config::{
-    AccessLog, CheckConfig, Checks, Config, ConfigError, DEFAULT_POLICY, HealthConfig, LimitConfig, Limits,
-    LogFormat, LogLevel, PolicyFlags, ReplicaConfig, ReplicaUrl, RetryConfig, Seconds, Settings, ValueError,
+    AccessLog, CheckConfig, Checks, Config, ConfigError, DEFAULT_POLICY, EventSource, HealthConfig,
+    LimitConfig, Limits, LogFormat, LogLevel, PolicyFlags, ReplicaConfig, ReplicaUrl, RetryConfig, Seconds,
+    Settings, ValueError,
 };
 pub use error::Reason;
 pub use lifecycle::{Handle, StartError, start};

@@ -37,10 +37,29 @@ pub(crate) async fn get(
     limit: Duration,
     most_bytes: usize,
 ) -> Result<(StatusCode, Bytes), ProbeError> {
-    timeout(limit, ask(backend, path, most_bytes)).await.unwrap_or(Err(ProbeError::TimedOut))
+    timeout(limit, ask(backend, "GET", path, Bytes::new(), most_bytes))
+        .await
+        .unwrap_or(Err(ProbeError::TimedOut))
 }
 
-async fn ask(backend: &Backend, path: &str, most_bytes: usize) -> Result<(StatusCode, Bytes), ProbeError> {
+/// POSTs JSON to `path` on a fresh connection and reads the whole answer.
+pub(crate) async fn post(
+    backend: &Backend,
+    path: &str,
+    body: Bytes,
+    limit: Duration,
+    most_bytes: usize,
+) -> Result<(StatusCode, Bytes), ProbeError> {
+    timeout(limit, ask(backend, "POST", path, body, most_bytes)).await.unwrap_or(Err(ProbeError::TimedOut))
+}
+
+async fn ask(
+    backend: &Backend,
+    method: &str,
+    path: &str,
+    body: Bytes,
+    most_bytes: usize,
+) -> Result<(StatusCode, Bytes), ProbeError> {
     backend.resolve().await;
     let addresses = backend.addresses();
     if addresses.is_empty() {
@@ -48,11 +67,15 @@ async fn ask(backend: &Backend, path: &str, most_bytes: usize) -> Result<(Status
     }
     let stream = TcpStream::connect(&addresses[..]).await.map_err(ProbeError::Connect)?;
     let mut connection = Connection::new(stream).map_err(ProbeError::Connect)?;
+    let content = match body.len() {
+        0 => String::new(),
+        length => format!("content-type: application/json\r\ncontent-length: {length}\r\n"),
+    };
     let head = format!(
-        "GET {}{path} HTTP/1.1\r\nhost: {}\r\nuser-agent: evenload\r\naccept: */*\r\nconnection: close\r\n\r\n",
+        "{method} {}{path} HTTP/1.1\r\nhost: {}\r\nuser-agent: evenload\r\naccept: */*\r\n{content}connection: close\r\n\r\n",
         backend.path_prefix, backend.authority
     );
-    let mut request = Outgoing::new(head.into(), &Bytes::new());
+    let mut request = Outgoing::new(head.into(), &body);
     let mut room = vec![0; ROOM_BYTES];
     let head = poll_fn(|context| connection.poll_exchange(context, &mut request, false, &mut room))
         .await
