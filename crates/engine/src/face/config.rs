@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::Adapter;
+use super::{Adapter, FixedTimes};
 use crate::{InvalidProfile, Profile};
 
 /// Settings of a fleet of simulated engines.
@@ -35,6 +35,8 @@ pub struct Config {
     pub startup_delay: Duration,
     /// Larger request bodies are refused.
     pub max_body_bytes: usize,
+    /// Answer at these times instead of by the profile: no batch, no queue, no memory.
+    pub fixed_times: Option<FixedTimes>,
 }
 
 /// What is wrong with a [`Config`].
@@ -81,6 +83,7 @@ impl Config {
             output_tokens: None,
             startup_delay: Duration::ZERO,
             max_body_bytes: 64 << 20,
+            fixed_times: None,
         }
     }
 

@@ -19,6 +19,7 @@ mod config;
 mod connection;
 mod fault;
 mod feed;
+mod fixed;
 mod generate;
 mod histogram;
 mod metrics;
@@ -31,4 +32,5 @@ mod tokens;
 
 pub use adapters::Adapter;
 pub use config::{Config, InvalidConfig};
+pub use fixed::FixedTimes;
 pub use server::{Fleet, ServeError, serve};
