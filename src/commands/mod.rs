@@ -4,6 +4,7 @@ mod bench;
 mod calibrate;
 mod demo;
 mod engine;
+mod engine_profile;
 mod interrupt;
 mod profile;
 mod refused;
