@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod engine;
+mod engine_profile;
 mod interrupt;
 mod profile;
 mod refused;

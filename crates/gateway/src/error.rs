@@ -53,6 +53,8 @@ reasons! {
     BodyTimeout "body_timeout" 408
     /// The body exceeds the limit.
     BodyTooLarge "body_too_large" 413
+    /// The request line alone exceeds the limit.
+    TargetTooLong "target_too_long" 414
     /// An `Expect` that is not `100-continue`.
     ExpectationFailed "expectation_failed" 417
     /// The request line or the fields exceed the limits in bytes or number.

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use crate::{
     Coefficients, PolicySettings,
     coefficients::{Learner, Number},
+    engine_caches::EngineCaches,
     outputs::Outputs,
     prefix_index::PrefixIndex,
 };
@@ -17,6 +18,8 @@ pub(crate) struct Experience {
     pub(crate) learner: Learner,
     pub(crate) outputs: Outputs,
     pub(crate) index: PrefixIndex,
+    /// What engines say about their caches.
+    pub(crate) caches: EngineCaches,
     /// Prompt and output tokens of a request; 0 before the first.
     pub(crate) mean_tokens: Number,
     /// Seconds of work of a request; 0 before the first.
@@ -40,6 +43,7 @@ impl Experience {
             learner: Learner::new(),
             outputs: Outputs::new(),
             index: PrefixIndex::new(),
+            caches: EngineCaches::new(),
             mean_tokens: Number::new(0.0),
             mean_work: Number::new(0.0),
         }

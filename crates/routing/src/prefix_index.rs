@@ -36,7 +36,7 @@ type Shard = HashMap<u64, Segment, BuildHasherDefault<Identity>>;
 
 /// Block hashes are hashes already.
 #[derive(Debug, Default)]
-struct Identity(u64);
+pub(crate) struct Identity(u64);
 
 impl Hasher for Identity {
     fn finish(&self) -> u64 {
@@ -415,6 +415,11 @@ impl PrefixIndex {
             return;
         }
         self.forget(history.slot, &mut state, |record| record.stamp <= renewed.stamp);
+    }
+
+    /// The engine's cache is empty.
+    pub(crate) fn emptied(&self, history: &History) {
+        self.forget(history.slot, &mut history.state.lock(), |_| true);
     }
 
     /// Forgets everything about a replica that left, for good.

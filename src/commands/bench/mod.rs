@@ -3,6 +3,7 @@
 //! The block and the JSON hold those scripts' figures by their definitions. What they do not say (how late requests
 //! left, how many were in flight, whether the numbers may be quoted) follows after the block.
 
+mod dataset;
 mod flags;
 mod load;
 mod output;

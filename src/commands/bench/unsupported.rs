@@ -2,7 +2,7 @@
 
 use crate::commands::refused::{NoneOf, RefusedFlags};
 
-const ONLY_SHAREGPT: &str = "prompts come from ShareGPT files only";
+const NO_DOWNLOADS: &str = "evenload downloads nothing; save the data as a ShareGPT file";
 
 /// Proof that none of them was given.
 pub(super) type NoneUnsupported = NoneOf<Unsupported>;
@@ -15,15 +15,8 @@ impl RefusedFlags for Unsupported {
         ("use-beam-search", "answers are sampled"),
         ("profile", "start the server's profiler by hand"),
         ("dataset", "name the file with --dataset-path"),
-        ("sonnet-input-len", ONLY_SHAREGPT),
-        ("sonnet-output-len", ONLY_SHAREGPT),
-        ("sonnet-prefix-len", ONLY_SHAREGPT),
-        ("random-input-len", ONLY_SHAREGPT),
-        ("random-output-len", ONLY_SHAREGPT),
-        ("random-range-ratio", ONLY_SHAREGPT),
-        ("random-prefix-len", ONLY_SHAREGPT),
-        ("hf-subset", ONLY_SHAREGPT),
-        ("hf-split", ONLY_SHAREGPT),
-        ("hf-output-len", ONLY_SHAREGPT),
+        ("hf-subset", NO_DOWNLOADS),
+        ("hf-split", NO_DOWNLOADS),
+        ("hf-output-len", NO_DOWNLOADS),
     ];
 }

@@ -1,0 +1,34 @@
+//! `evenload simulate`: a fleet in virtual time. One file a subcommand.
+
+mod inputs;
+mod kubeai;
+mod output;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+/// Flags of `evenload simulate`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Simulate the twelve tables of KubeAI's published comparison, beside the published figures.
+    Kubeai(kubeai::Arguments),
+    /// Compare routing policies on a workload.
+    Run(Box<run::Arguments>),
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        match self.what {
+            What::Kubeai(arguments) => arguments.run(),
+            What::Run(arguments) => arguments.run(),
+        }
+    }
+}
