@@ -8,6 +8,8 @@ mod engine_profile;
 mod interrupt;
 mod profile;
 mod refused;
+mod report;
+mod run;
 mod serve;
 mod simulate;
 
@@ -28,6 +30,10 @@ pub(crate) enum Command {
     Engine(engine::Arguments),
     /// Load one or several servers, by AIPerf's flags and files.
     Profile(Box<profile::Arguments>),
+    /// Draw charts of reports, or merge those of several machines.
+    Report(report::Arguments),
+    /// Load a server by inference-perf's configuration, with its reports.
+    Run(Box<run::Arguments>),
     /// Balance requests over inference servers.
     Serve(Box<serve::Arguments>),
     /// Simulate a fleet in virtual time.
@@ -43,6 +49,8 @@ impl Command {
             Self::Demo(arguments) => arguments.run(),
             Self::Engine(arguments) => arguments.run(),
             Self::Profile(arguments) => arguments.run(),
+            Self::Report(arguments) => arguments.run(),
+            Self::Run(arguments) => arguments.run(),
             Self::Serve(arguments) => arguments.run(),
             Self::Simulate(arguments) => arguments.run(),
         }

@@ -2,6 +2,16 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// `20250212-101500`, in UTC: for names of files.
+pub fn compact_time(time: SystemTime) -> String {
+    Civil::utc(time).compact()
+}
+
+/// `2025-02-12T10:15:00.000000Z`.
+pub fn iso_time(time: SystemTime) -> String {
+    Civil::utc(time).iso() + "Z"
+}
+
 /// A moment of the calendar.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Civil {

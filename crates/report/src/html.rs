@@ -4,7 +4,7 @@
 //! tables. All text is escaped.
 
 use crate::{
-    Assessment, BarChart, HeatChart, LineChart, Severity, Verdict,
+    Assessment, BarChart, CurveChart, HeatChart, LineChart, Severity, Verdict,
     chart::{Draw, Drawing, escape},
 };
 
@@ -106,6 +106,12 @@ impl Page {
     /// Shows lines.
     #[must_use]
     pub fn lines(self, chart: &LineChart) -> Self {
+        self.figure(&chart.draw())
+    }
+
+    /// Shows points joined by lines.
+    #[must_use]
+    pub fn curve(self, chart: &CurveChart) -> Self {
         self.figure(&chart.draw())
     }
 

@@ -14,6 +14,7 @@ mod figures;
 mod format;
 mod html;
 mod imbalance;
+pub mod inference_perf;
 mod lines;
 mod metric;
 mod ordered;
@@ -31,7 +32,8 @@ mod verdict;
 mod vllm_bench;
 mod warning;
 
-pub use chart::{BarChart, HeatChart, LineChart, MAX_POINTS, MAX_ROWS, MAX_SERIES};
+pub use chart::{BarChart, CurveChart, HeatChart, LineChart, MAX_POINTS, MAX_ROWS, MAX_SERIES};
+pub use civil::{compact_time, iso_time};
 pub use client::{client_json, client_lines};
 pub use comparison::{Compared, comparison_table};
 pub use distribution::{Distribution, EXACT_SAMPLES, LARGEST, Spread};

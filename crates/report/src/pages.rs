@@ -49,13 +49,11 @@ pub fn run_page(
     page = page
         .headline(milliseconds(total, Metric::E2e, 99.0), "99th percentile of the whole answer")
         .section("Over time", "");
+    for chart in time_charts(report) {
+        page = page.lines(&chart);
+    }
+    page = page.lines(&latency_curve(total));
     let view = View::new(report, 1.0);
-    let line = |title, unit| LineChart::new(title, unit, SINCE_START);
-    page = page
-        .lines(&view.ttft(line("Time to first token", "seconds, mean of the requests sent then"), ""))
-        .lines(&view.tokens(line("Output tokens", "per second"), ""))
-        .lines(&view.in_flight(line("Requests in flight", ""), ""))
-        .lines(&latency_curve(total));
     if report.targets.len() > 1 {
         let text = "Shares and latencies of each target: an even fleet has even bars and even rows.";
         page = page
@@ -73,6 +71,17 @@ pub fn run_page(
     }
     page.section("Client", "How this side fared; the verdict rests on it.")
         .table(&client_table(report, health))
+}
+
+/// What happened over a run's time: first tokens, output, requests in flight.
+pub(crate) fn time_charts(report: &Report) -> [LineChart; 3] {
+    let view = View::new(report, 1.0);
+    let line = |title, unit| LineChart::new(title, unit, SINCE_START);
+    [
+        view.ttft(line("Time to first token", "seconds, mean of the requests sent then"), ""),
+        view.tokens(line("Output tokens", "per second"), ""),
+        view.in_flight(line("Requests in flight", ""), ""),
+    ]
 }
 
 /// The page that sets policies side by side, and beside what was published.

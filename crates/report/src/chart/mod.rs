@@ -8,11 +8,13 @@
 //! ones are averaged). What is left out is said under the chart.
 
 mod bars;
+mod curve;
 mod heat;
 mod lines;
 mod scale;
 
 pub use bars::BarChart;
+pub use curve::CurveChart;
 pub use heat::HeatChart;
 pub use lines::LineChart;
 use scale::Scale;

@@ -151,7 +151,8 @@ impl Collector {
         }
         if bound >= WAITED {
             self.causes.bounded += 1;
-            let since = self.causes.bounded_since.map_or(record.scheduled, |since| since.min(record.scheduled));
+            let since =
+                self.causes.bounded_since.map_or(record.scheduled, |since| since.min(record.scheduled));
             self.causes.bounded_since = Some(since);
         }
     }
@@ -203,6 +204,11 @@ impl Collector {
     /// Requests that were started.
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Requests that fell due and were not started.
+    pub fn not_sent(&self) -> u64 {
+        self.not_sent
     }
 
     /// Requests that were answered.

@@ -5,7 +5,11 @@
 
 use std::time::Duration;
 
-use super::{Settings, collector::{Latencies, start}, failures::{error_type, message}};
+use super::{
+    Settings,
+    collector::{Latencies, start},
+    failures::{error_type, message},
+};
 use crate::{Count, CountSource, Object, Record};
 
 /// Which parts an entry has.
@@ -37,7 +41,12 @@ pub struct EntryBodies<'a> {
 }
 
 /// The entry of one request; nothing if it was not sent.
-pub fn entry(record: &Record, bodies: EntryBodies<'_>, fields: EntryFields, settings: &Settings) -> Option<Object> {
+pub fn entry(
+    record: &Record,
+    bodies: EntryBodies<'_>,
+    fields: EntryFields,
+    settings: &Settings,
+) -> Option<Object> {
     let start = start(record)?;
     let latencies = Latencies::of(record, settings.streaming);
     let mut object = Object::default();

@@ -87,7 +87,9 @@ fn meaning(status: u16, text: &str) -> &'static str {
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
-        _ if says(&["context length", "context window", "maximum context", "max_model_len"]) => "Context Window",
+        _ if says(&["context length", "context window", "maximum context", "max_model_len"]) => {
+            "Context Window"
+        }
         _ if says(&["json"]) => "Invalid JSON",
         _ if says(&["timeout", "timed out"]) => "Timeout",
         _ if says(&["does not exist", "model not found", "not found"]) => "Model Not Found",

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Collector, Settings, figures::{constant, distribution}};
+use super::{
+    Collector, Settings,
+    figures::{constant, distribution},
+};
 use crate::{Distribution, Object, SECOND};
 
 /// What a file is about.

@@ -24,8 +24,6 @@ mod partial;
 mod prometheus;
 mod sessions;
 mod table;
-#[cfg(test)]
-mod tests;
 mod validation;
 
 pub use analysis::{Analysed, analysis_page, six_charts};
@@ -34,7 +32,7 @@ pub use entry::{EntryBodies, EntryFields, entry};
 pub use figures::distribution;
 pub use lifecycle::{Kind, lifecycle};
 pub use partial::{PartialTimes, partial};
-pub use prometheus::{Family, FAMILIES, prometheus_report, queries};
+pub use prometheus::{MetricFamily, Query, prometheus_report, queries};
 pub use sessions::{SessionCollector, StageStatus};
 pub use table::tables;
 pub use validation::{Finding, validation};

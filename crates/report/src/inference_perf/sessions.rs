@@ -107,9 +107,15 @@ impl SessionCollector {
         object.set("num_sessions_failed", failed);
         object.set("failures", sum(|session| session.failed));
         object.set("total_events", sum(|session| session.events));
-        object.set("total_events_completed", sum(|session| session.events - session.failed - session.cancelled));
+        object.set(
+            "total_events_completed",
+            sum(|session| session.events - session.failed - session.cancelled),
+        );
         object.set("total_events_cancelled", sum(|session| session.cancelled));
-        object.set("sessions_per_second", crate::summary::ratio(sessions.len() as f64, (end - start).as_secs_f64()));
+        object.set(
+            "sessions_per_second",
+            crate::summary::ratio(sessions.len() as f64, (end - start).as_secs_f64()),
+        );
         let nanoseconds = crate::distribution::nanoseconds;
         let length = |session: &Session| Some(nanoseconds(session.end - session.start));
         object.nest("session_duration_sec", spread(&length, SECOND));

@@ -1,7 +1,10 @@
 //! What the terminal shows of a run: five tables that fit 80 columns.
 
 use super::Collector;
-use crate::{Distribution, MILLISECOND, format::{human, thousands}};
+use crate::{
+    Distribution, MILLISECOND,
+    format::{human, thousands},
+};
 
 /// The tables, one row a stage and one for all of them.
 pub fn tables(stages: &[(String, Option<f64>, &Collector)], total: &Collector) -> String {

@@ -48,7 +48,11 @@ fn check(collected: &Collector) -> Vec<Finding> {
         }
     };
     let (count, answered, failed) = (collected.count, collected.answered, collected.failed);
-    require(answered + failed == count, "count", format!("{answered} answered and {failed} failed of {count} requests"));
+    require(
+        answered + failed == count,
+        "count",
+        format!("{answered} answered and {failed} failed of {count} requests"),
+    );
     let latencies = collected.latency.request.count();
     require(latencies == answered, "request_latency", format!("{latencies} latencies of {answered} answers"));
     let cached = collected.cached_tokens;

@@ -12,6 +12,9 @@ use crate::{Arrival, Error, Pattern, RequestTemplate, Session};
 
 /// Bits of a session's id below the number of its stage.
 const STAGE_SHIFT: u32 = 48;
+/// Number of the first request of a sweep's first probe. Probes have requests of their own, so that the stages after
+/// them send the same whatever was probed.
+const FIRST_PROBE: u64 = 1 << 40;
 /// Requests whose data is read where the number is not known beforehand.
 const SWEEP_REQUESTS: usize = 100_000;
 
@@ -24,8 +27,9 @@ pub struct Workload {
     rows: Option<u64>,
     mode: ArrivalMode,
     seed: u64,
-    /// Number of the next stage's first request or session.
+    /// Number of the next stage's first request or session, and of the next probe's.
     next: u64,
+    next_probe: u64,
     notes: Vec<String>,
 }
 
@@ -92,6 +96,11 @@ impl Shard {
     }
 }
 
+impl StagePlan {
+    /// The number of a sweep's probes.
+    pub const PROBE: u16 = u16::MAX;
+}
+
 impl Workload {
     /// Reads the data that a configuration names, for the model `model`.
     pub fn load(config: &Config, model: &str) -> Result<Self, Error> {
@@ -125,6 +134,7 @@ impl Workload {
             mode: config.evenload.arrival,
             seed: config.seed(),
             next: 0,
+            next_probe: FIRST_PROBE,
             notes,
         })
     }
@@ -210,8 +220,9 @@ impl Workload {
 
     /// What a stage starts. Stages go on in the data where the one before it ended.
     pub fn start(&mut self, plan: &StagePlan, shard: Shard) -> Result<StageLoad, Error> {
-        let first = self.next;
-        self.next += plan.count.unwrap_or(0);
+        let next = if plan.number == StagePlan::PROBE { &mut self.next_probe } else { &mut self.next };
+        let first = *next;
+        *next += plan.count.unwrap_or(0);
         let stage = u64::from(plan.number) << STAGE_SHIFT;
         let planned = usize::try_from(plan.count.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
         let times: Times = match plan.law {

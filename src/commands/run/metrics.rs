@@ -1,0 +1,149 @@
+//! `*_prometheus_metrics.json`: the server's own figures, asked of a Prometheus server after the run.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use loadgen::{Ask, Targets};
+use report::{
+    Object,
+    inference_perf::{MetricFamily, Query, prometheus_report, queries},
+};
+use serde_json::Value;
+use workload::inference_perf::{Config, PrometheusConfig, ServerType};
+
+use super::{driver::Outcome, files::Folder, lines::Lines, output::in_stages, server::Server};
+
+/// Time limit for one query.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// What inference-perf waits beyond the scrape interval.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// Asks and writes the files that the configuration wants.
+pub(super) fn write(
+    config: &Config,
+    server: &Server,
+    lines: &Lines,
+    folder: &Folder,
+    outcome: &Outcome,
+) -> anyhow::Result<()> {
+    let Some(prometheus) = config.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref()) else {
+        return Ok(());
+    };
+    let Some(url) = &prometheus.url else { return Ok(()) };
+    let targets = Targets::resolve([url])?;
+    let wanted = &config.report.prometheus;
+    let margin = Duration::from_secs(prometheus.scrape_interval) + MARGIN;
+    let (Some(first), Some(last)) = (outcome.stages.first(), outcome.stages.last()) else { return Ok(()) };
+    if !wanted.summary && !wanted.per_stage {
+        return Ok(());
+    }
+    lines.info(&format!("waiting {} s for Prometheus to have seen the end of the run", margin.as_secs()));
+    let until = Instant::now() + margin;
+    while Instant::now() < until {
+        thread::sleep(until.saturating_duration_since(Instant::now()).min(Duration::from_millis(200)));
+    }
+    let asked = Asked { targets, filter: filter(prometheus, server), family: family(config) };
+    let write = |name: String, start: Duration, end: Duration| -> anyhow::Result<()> {
+        let at = Duration::from_nanos(outcome.started_at_ns) + end + margin;
+        let (object, problem) = asked.report(end.saturating_sub(start) + margin, at);
+        if let Some(problem) = problem {
+            lines.warn(&format!("{name}: {problem}"));
+        }
+        folder.write_json(&name, &object)
+    };
+    if wanted.summary {
+        write("summary_prometheus_metrics.json".to_owned(), first.start, last.end)?;
+    }
+    for (stage, _) in in_stages(outcome).filter(|_| wanted.per_stage) {
+        write(format!("stage_{}_prometheus_metrics.json", stage.number), stage.start, stage.end)?;
+    }
+    Ok(())
+}
+
+struct Asked {
+    targets: Targets,
+    filter: String,
+    family: MetricFamily,
+}
+
+impl Asked {
+    /// The file for the window that ends at `at`, since 1970; and the first thing that went wrong.
+    fn report(&self, window: Duration, at: Duration) -> (Object, Option<String>) {
+        let mut problem = None;
+        let mut answer = |query: &Query| {
+            // A server that does not answer once is not asked a hundred times more.
+            if problem.is_some() {
+                return None;
+            }
+            match self.ask(&query.promql, at) {
+                Ok(value) => value,
+                Err(error) => {
+                    problem = Some(error);
+                    None
+                }
+            }
+        };
+        let queries = queries(self.family, &self.filter, window);
+        let values: Vec<(Query, Option<f64>)> =
+            queries.into_iter().map(|query| (query.clone(), answer(&query))).collect();
+        (prometheus_report(&values), problem)
+    }
+
+    /// The value of a query; nothing where there is no such series.
+    fn ask(&self, promql: &str, at: Duration) -> Result<Option<f64>, String> {
+        let path = format!("/api/v1/query?query={}&time={:.3}", encoded(promql), at.as_secs_f64());
+        let reply = Ask::get(&path, TIMEOUT).send(&self.targets, 0)?;
+        let answer: Value =
+            serde_json::from_slice(&reply.body).map_err(|error| format!("not Prometheus: {error}"))?;
+        if answer["status"] != "success" {
+            return Err(format!(
+                "status {}: {}",
+                reply.status,
+                answer["error"].as_str().unwrap_or("no success")
+            ));
+        }
+        let results = answer["data"]["result"].as_array();
+        let value =
+            results.and_then(|results| results.first()).and_then(|result| result["value"][1].as_str());
+        Ok(value.and_then(|value| value.parse().ok()).filter(|value: &f64| value.is_finite()))
+    }
+}
+
+fn family(config: &Config) -> MetricFamily {
+    match config.server().r#type {
+        ServerType::Vllm | ServerType::Mock => MetricFamily::Vllm,
+        ServerType::Sglang => MetricFamily::Sglang,
+        ServerType::Tgi => MetricFamily::Tgi,
+    }
+}
+
+/// The matchers for all series: the model and its adapters, then the user's own.
+fn filter(prometheus: &PrometheusConfig, server: &Server) -> String {
+    let names: Vec<String> = std::iter::once(server.model())
+        .chain(server.adapters.iter().map(String::as_str))
+        .map(escaped)
+        .collect();
+    let model = match names.as_slice() {
+        [name] => format!("model_name='{name}'"),
+        names => format!("model_name=~'{}'", names.join("|")),
+    };
+    std::iter::once(model).chain(prometheus.filters.iter().cloned()).collect::<Vec<_>>().join(",")
+}
+
+fn escaped(name: &str) -> String {
+    name.replace('\\', "\\\\").replace('\'', "\\'")
+}
+
+/// Percent-encoded for a query.
+fn encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                char::from(byte).to_string()
+            }
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,145 @@
+//! `evenload run`: inference-perf's configuration, load and reports, at the rate that was asked for.
+//!
+//! The file is read as it is; flags of the same paths go over it. Stages run one after the other; what was measured is
+//! on disk also when a stage fails, a circuit breaker opens or the user stops the run.
+
+mod books;
+mod breaker;
+mod driver;
+mod files;
+mod keys;
+mod lines;
+mod merge;
+mod metrics;
+mod output;
+mod server;
+mod sweep;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, bail};
+use report::compact_time;
+use workload::inference_perf::{Config, ConfigError, Shard, Surroundings, Workload};
+
+pub(crate) use merge::merge;
+
+/// Exit status for a configuration that cannot be used, as for wrong flags.
+const USAGE: u8 = 2;
+/// Latest time of `--start-at`, from now.
+const MAX_WAIT: Duration = Duration::from_hours(24);
+
+/// Flags of `evenload run`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Every key of the file is a flag, too: --load.worker_max_concurrency 200, \
+                        --load.stages '[{\"rate\": 10, \"duration\": 60}]'. docs/run.md lists them.")]
+pub(crate) struct Arguments {
+    /// The configuration: a YAML file.
+    #[arg(short = 'c', long = "config_file", alias = "config-file", value_name = "FILE")]
+    config_file: Option<PathBuf>,
+    /// Draws charts of the reports in these folders, as `evenload report --analyze` does, and runs nothing.
+    #[arg(short = 'a', long, value_name = "DIR", num_args = 1.., conflicts_with = "config_file")]
+    analyze: Vec<PathBuf>,
+    /// With --analyze: also lays the runs over each other, with charts in this folder.
+    #[arg(
+        short = 'u',
+        long = "unified_analysis_dir",
+        alias = "unified-analysis-dir",
+        value_name = "DIR",
+        requires = "analyze"
+    )]
+    unified_analysis_dir: Option<PathBuf>,
+    /// Least severity of what is said about the run on standard error.
+    #[arg(long = "log-level", value_name = "LEVEL", default_value = "INFO", ignore_case = true)]
+    log_level: lines::Level,
+    /// Runs the I-th of N equal shares of the same schedule, I from 1: one on each of N machines.
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<Shard>,
+    /// Starts the first stage at this moment: seconds since 1970, to line up several machines.
+    #[arg(long, value_name = "SECONDS", value_parser = moment)]
+    start_at: Option<SystemTime>,
+    #[command(flatten)]
+    keys: keys::KeyFlags,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        if !self.analyze.is_empty() {
+            return super::report::analyze(&self.analyze, self.unified_analysis_dir.as_deref());
+        }
+        let lines = lines::Lines::new(self.log_level);
+        let config = match self.config(&lines)? {
+            Ok(config) => config,
+            Err(problem) => {
+                eprintln!("evenload: {problem}");
+                return Ok(ExitCode::from(USAGE));
+            }
+        };
+        println!("{}", config.to_yaml().trim_end());
+        let server = server::Server::find(&config, &lines)?;
+        let mut workload = Workload::load(&config, server.model())?;
+        workload.notes().iter().for_each(|note| lines.warn(note));
+        let shard = self.shard.unwrap_or(Shard::WHOLE);
+        let folder = files::Folder::create(&config)?;
+        folder.write_text("config.yaml", &config.to_yaml())?;
+        let driver = driver::Driver::new(&config, &server, &lines, shard, self.start_at)?;
+        let outcome = driver.run(&mut workload, &folder)?;
+        output::conclude(&config, &server, &lines, &folder, &outcome)
+    }
+
+    /// The effective configuration, or what is wrong with it.
+    fn config(&self, lines: &lines::Lines) -> anyhow::Result<Result<Config, ConfigError>> {
+        let now = SystemTime::now();
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let surroundings = Surroundings {
+            cores,
+            now_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            timestamp: &compact_time(now),
+        };
+        let config = match &self.config_file {
+            None if self.keys.is_empty() => {
+                bail!("no configuration: give --config_file FILE, or keys as flags, or --analyze DIR")
+            }
+            None => Ok(Config::default()),
+            Some(path) => Config::from_yaml(&read(path)?, path),
+        };
+        let config = self.keys.iter().fold(config, |config, (key, value)| config?.set(key, value));
+        let config = config.and_then(|config| config.resolve(surroundings));
+        if let (Ok(_), Some(seed)) = (&config, config.as_ref().ok().map(Config::seed)) {
+            lines.info(&format!(
+                "seed {seed}: --load.base_seed {seed} makes the same requests at the same times"
+            ));
+        }
+        Ok(config)
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn shard(text: &str) -> Result<Shard, String> {
+    let parts =
+        text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+    match parts {
+        Some((index, count)) if (1..=count).contains(&index) => Ok(Shard { index: index - 1, count }),
+        _ => Err("a share is I/N, with I from 1 to N, as in 2/4".to_owned()),
+    }
+}
+
+fn moment(text: &str) -> Result<SystemTime, String> {
+    let seconds: f64 =
+        text.parse().map_err(|_| "give seconds since 1970, as date +%s prints them".to_owned())?;
+    let since = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+    let moment = UNIX_EPOCH + since;
+    match moment.duration_since(SystemTime::now()) {
+        Ok(wait) if wait > MAX_WAIT => Err("that is more than a day away".to_owned()),
+        Ok(_) => Ok(moment),
+        Err(_) => Err("that moment has passed".to_owned()),
+    }
+}

@@ -1,0 +1,284 @@
+//! Brackets the capacity from both sides, narrows the bracket, and looks again.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::ensure;
+use report::Record;
+use workload::inference_perf::{StagePlan, Sweep, Workload};
+
+use super::{Driver, Found, Probe, plan};
+
+/// Length of a probe, in seconds; and of the first ones, while the rate is far below the capacity.
+const PROBE_S: u64 = 4;
+const SHORT_PROBE_S: u64 = 2;
+/// Rate of the first probe.
+const FIRST_RATE: f64 = 4.0;
+/// No probe is faster.
+const LARGEST_RATE: f64 = 200_000.0;
+/// A probe that answers this share of what it sends, in the time in which it sends, keeps up.
+const KEEPS_UP: f64 = 0.97;
+/// A side that sends less than this share of what it should, or this late, is the bottleneck.
+const SENT_SHARE: f64 = 0.98;
+const LATE: Duration = Duration::from_millis(20);
+/// Width of the bracket at which the search ends.
+const NARROW: f64 = 1.04;
+/// Probes at most.
+const PROBES: usize = 40;
+
+struct Search<'a> {
+    driver: &'a Driver<'a>,
+    workload: &'a mut Workload,
+    probes: Vec<Probe>,
+    /// The highest rate that was kept up with, and the lowest that was not.
+    low: f64,
+    high: Option<f64>,
+    until: Instant,
+}
+
+/// What a probe says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Says {
+    KeepsUp,
+    FallsBehind,
+    ClientLimited,
+}
+
+pub(super) fn find(driver: &Driver<'_>, sweep: &Sweep, workload: &mut Workload) -> anyhow::Result<Found> {
+    // `timeout` bounds inference-perf's one probe; each of ours is shorter than that.
+    let until = Instant::now() + Duration::from_secs_f64(sweep.timeout) * 5;
+    let mut search = Search { driver, workload, probes: Vec::new(), low: 0.0, high: None, until };
+    search.bracket()
+}
+
+impl Search<'_> {
+    fn bracket(&mut self) -> anyhow::Result<Found> {
+        let mut rate = FIRST_RATE;
+        let mut limited = None;
+        while self.high.is_none() && limited.is_none() && self.may_go_on() {
+            match self.probe(rate, SHORT_PROBE_S)? {
+                Says::KeepsUp => self.low = rate,
+                Says::FallsBehind => self.high = Some(rate),
+                Says::ClientLimited => limited = Some(rate),
+            }
+            rate = (rate * 2.0).min(LARGEST_RATE);
+            if self.low >= LARGEST_RATE {
+                break;
+            }
+        }
+        let Some(mut high) = self.high else { return Ok(self.client_limited()) };
+        // What an overloaded server answers is near its capacity: the bracket shrinks to that, if it holds.
+        let estimate = self.probes.last().map_or(high, |probe| probe.answered);
+        for guess in [estimate * 1.03, estimate * 0.97] {
+            if guess > self.low && guess < high && self.may_go_on() {
+                match self.probe(guess, PROBE_S)? {
+                    Says::KeepsUp => self.low = guess,
+                    Says::FallsBehind => high = guess,
+                    Says::ClientLimited => return Ok(self.client_limited()),
+                }
+            }
+        }
+        while high / self.low.max(FIRST_RATE / 2.0) > NARROW && self.may_go_on() {
+            let middle = if self.low > 0.0 { (self.low * high).sqrt() } else { high / 2.0 };
+            match self.probe(middle, PROBE_S)? {
+                Says::KeepsUp => self.low = middle,
+                Says::FallsBehind => high = middle,
+                Says::ClientLimited => return Ok(self.client_limited()),
+            }
+        }
+        // Past the knee, twice: what it answers there is what it can do.
+        let mut answered = Vec::new();
+        for _ in 0..2 {
+            self.probe(high * 1.25, PROBE_S)?;
+            answered.extend(self.probes.last().map(|probe| probe.answered));
+        }
+        let overload = answered.iter().sum::<f64>() / answered.len().max(1) as f64;
+        let bounds = [self.low, high].into_iter().chain(answered.iter().copied());
+        let (least, most) =
+            bounds.fold((f64::INFINITY, 0.0_f64), |(least, most), rate| (least.min(rate), most.max(rate)));
+        // Between what it held and what it did not hold, by what it answered when it was overloaded.
+        let rate = overload.clamp(self.low, high);
+        Ok(Found {
+            rate,
+            spread: Some((least, most)),
+            client_limited: false,
+            probes: std::mem::take(&mut self.probes),
+        })
+    }
+
+    fn may_go_on(&self) -> bool {
+        self.probes.len() < PROBES && Instant::now() < self.until
+    }
+
+    /// The highest rate that was held; or what this side managed, if none was.
+    fn client_limited(&mut self) -> Found {
+        let managed = self.probes.iter().map(|probe| probe.sent).fold(1.0, f64::max);
+        let rate = if self.low > 0.0 { self.low } else { managed };
+        Found { rate, spread: None, client_limited: true, probes: std::mem::take(&mut self.probes) }
+    }
+
+    fn probe(&mut self, rate: f64, seconds: u64) -> anyhow::Result<Says> {
+        // Few requests say little: slow rates are probed for longer.
+        let seconds = seconds.max((16.0 / rate).ceil() as u64);
+        let stage = plan(self.driver.config(), StagePlan::PROBE, rate, seconds);
+        let load = self.workload.start(&stage, self.driver.shard())?;
+        let control = self.driver.next_control();
+        let records = Mutex::new(Vec::<Record>::new());
+        let sent_for = Duration::from_secs(seconds);
+        self.driver.send(&stage, load, None, &control, |record, _| {
+            records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+        })?;
+        ensure!(control.stops() == 0, "stopped by hand during the sweep");
+        let records = records.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let failed = records.iter().filter(|record| record.outcome.is_failure()).count();
+        let mut probe = measure(rate, &records);
+        let says = self.judge(&probe, &records, sent_for, failed);
+        probe.verdict = match says {
+            Says::KeepsUp => "keeps up",
+            Says::FallsBehind => "falls behind",
+            Says::ClientLimited => "client-limited",
+        };
+        self.driver.lines.info(&format!(
+            "sweep: {:.1} requests/s asked, {:.1} sent, {:.1} answered: {}",
+            probe.asked, probe.sent, probe.answered, probe.verdict
+        ));
+        self.probes.push(probe);
+        Ok(says)
+    }
+
+    fn judge(&self, probe: &Probe, records: &[Record], sent_for: Duration, failed: usize) -> Says {
+        if failed * 20 > records.len() {
+            return Says::FallsBehind;
+        }
+        let asked = probe.asked / f64::from(self.driver.shard().count);
+        let bounded = records.iter().filter(|record| record.admitted > record.scheduled + LATE).count();
+        let late = late_share(records);
+        if bounded * 50 <= records.len() && (probe.sent < SENT_SHARE * asked || late > 0.5) {
+            return Says::ClientLimited;
+        }
+        if bounded * 50 > records.len() || probe.answered < KEEPS_UP * asked || grows(records, sent_for) {
+            return Says::FallsBehind;
+        }
+        Says::KeepsUp
+    }
+}
+
+/// Share of the requests that this side sent late, and not because of a bound.
+fn late_share(records: &[Record]) -> f64 {
+    let late = records.iter().filter(|record| {
+        let ready = record.scheduled.max(record.admitted) + record.connect.unwrap_or_default();
+        record.sent.is_some_and(|sent| sent > ready + LATE)
+    });
+    late.count() as f64 / records.len().max(1) as f64
+}
+
+/// Whether requests sent late in the probe took much longer than those sent early: a queue that grows. An unanswered one
+/// took as long as it was waited for.
+fn grows(records: &[Record], sent_for: Duration) -> bool {
+    let first = records.iter().map(|record| record.scheduled).min().unwrap_or_default();
+    let third = |from: u32| {
+        let (start, end) = (first + sent_for * from / 3, first + sent_for * (from + 1) / 3);
+        let inside = records.iter().filter(|record| (start..end).contains(&record.scheduled));
+        median(inside.map(|record| record.done.saturating_sub(record.scheduled)).collect())
+    };
+    let (early, late) = (third(0), third(2));
+    late > early * 2 && late - early > sent_for / 25
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// The figures of a probe. Answers are counted in the second half of the time in which it was sent, when a queue, if
+/// there is one, has formed.
+pub(super) fn measure(asked: f64, records: &[Record]) -> Probe {
+    let sends: Vec<Duration> = records.iter().filter_map(|record| record.sent).collect();
+    let (first, last) =
+        (sends.iter().min().copied().unwrap_or_default(), sends.iter().max().copied().unwrap_or_default());
+    let sent = (sends.len().max(1) - 1) as f64 / (last - first).as_secs_f64().max(1e-9);
+    let due = records.iter().map(|record| record.scheduled);
+    let (start, end) = (due.clone().min().unwrap_or_default(), due.max().unwrap_or_default());
+    let half = start + (end - start) / 2;
+    let mut done: Vec<Duration> = records
+        .iter()
+        .filter(|record| record.outcome.is_success() && (half..=end).contains(&record.done))
+        .map(|record| record.done)
+        .collect();
+    done.sort_unstable();
+    let answered = match (done.first(), done.last()) {
+        (Some(first), Some(last)) if last > first => (done.len() - 1) as f64 / (*last - *first).as_secs_f64(),
+        _ => 0.0,
+    };
+    let latencies = records.iter().map(|record| record.done.saturating_sub(record.scheduled)).collect();
+    Probe { asked, sent, answered, median_latency: median(latencies), verdict: "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use report::{Count, Outcome};
+
+    use super::*;
+
+    fn record(scheduled_ms: u64, done_ms: u64) -> Record {
+        let ms = Duration::from_millis;
+        Record {
+            phase: 0,
+            index: 0,
+            session: 0,
+            turn: 0,
+            target: 0,
+            model: Arc::from("m"),
+            scheduled: ms(scheduled_ms),
+            admitted: ms(scheduled_ms),
+            sent: Some(ms(scheduled_ms)),
+            written: None,
+            headers: None,
+            chunks: Vec::new(),
+            first_answer: None,
+            done: ms(done_ms),
+            connection_reused: true,
+            connect: None,
+            input_tokens: Count::default(),
+            output_tokens: Count::default(),
+            reasoning_tokens: None,
+            cached_tokens: None,
+            requested_tokens: None,
+            request_bytes: 0,
+            retries: 0,
+            retried_for: Duration::ZERO,
+            status: Some(200),
+            outcome: Outcome::Success,
+        }
+    }
+
+    #[test]
+    fn a_server_that_keeps_up_answers_at_the_rate_of_the_sends() {
+        let records: Vec<Record> = (0..400).map(|n| record(n * 10, n * 10 + 50)).collect();
+        let probe = measure(100.0, &records);
+        assert!((probe.sent - 100.0).abs() < 0.1 && (probe.answered - 100.0).abs() < 1.0, "{probe:?}");
+        assert!(!grows(&records, Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn an_overloaded_server_shows_its_capacity_and_its_queue_grows() {
+        // 100 a second, answered one every 20 ms.
+        let records: Vec<Record> = (0..400).map(|n| record(n * 10, n * 20 + 50)).collect();
+        let probe = measure(100.0, &records);
+        assert!((probe.answered - 50.0).abs() < 1.0, "{probe:?}");
+        assert!(grows(&records, Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn lateness_is_this_sides_only_beyond_the_bound_and_the_connection() {
+        let mut waited = record(0, 90);
+        (waited.admitted, waited.sent) = (Duration::from_millis(60), Some(Duration::from_millis(61)));
+        let mut late = record(0, 90);
+        late.sent = Some(Duration::from_millis(61));
+        assert_eq!(late_share(&[waited, late]), 0.5);
+    }
+}
