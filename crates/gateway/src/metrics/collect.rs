@@ -71,9 +71,11 @@ const PREDICTION_COUNTERS: &[Row<Replica>] = &[
     ("predicted_cached_tokens", "Prompt tokens that a replica's cache was expected to hold.", |replica| {
         replica.load.prediction().expected_tokens
     }),
-    ("predicted_missing_tokens", "Prompt tokens that were expected in a replica's cache and not found.", |replica| {
-        replica.load.prediction().missing_tokens
-    }),
+    (
+        "predicted_missing_tokens",
+        "Prompt tokens that were expected in a replica's cache and not found.",
+        |replica| replica.load.prediction().missing_tokens,
+    ),
     ("unpredicted_cached_tokens", "Prompt tokens that a replica's cache held unexpectedly.", |replica| {
         replica.load.prediction().surprising_tokens
     }),
