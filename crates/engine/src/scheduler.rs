@@ -83,6 +83,17 @@ impl Scheduler {
 
     /// Puts a request at the end of the queue. It is looked at when the next step starts.
     pub fn submit(&mut self, submission: Submission, now: Duration) -> Result<(), Rejected> {
+        self.submit_loaded(submission, 0, now)
+    }
+
+    /// The same for a prompt whose first `loaded_tokens` tokens come from outside: they take memory, and count as
+    /// found in the cache, but are not computed. Only full blocks are loaded, and never the last token.
+    pub fn submit_loaded(
+        &mut self,
+        submission: Submission,
+        loaded_tokens: u32,
+        now: Duration,
+    ) -> Result<(), Rejected> {
         let tokens = u64::from(submission.prompt_tokens.max(1)) + u64::from(submission.output_tokens);
         let memory = u64::from(self.pool.len()) * u64::from(self.rules.block_tokens);
         let limit = memory.min(self.profile.max_model_len.max(1).into());
@@ -93,7 +104,7 @@ impl Scheduler {
             self.sequences.push(Sequence::default());
             (self.sequences.len() - 1) as Slot
         });
-        self.sequences[slot as usize].begin(submission, now);
+        self.sequences[slot as usize].begin(submission, loaded_tokens, now);
         self.waiting.push_back(slot);
         Ok(())
     }

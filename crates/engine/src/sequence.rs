@@ -19,6 +19,8 @@ pub(crate) struct Sequence {
     cached_blocks: u32,
     pub(crate) prompt_tokens: u32,
     pub(crate) output_tokens: u32,
+    /// Prompt tokens that come from outside.
+    loaded_tokens: u32,
     /// 0 is the base model.
     pub(crate) adapter: u32,
     /// Output tokens so far. They stay when the sequence is preempted.
@@ -37,13 +39,14 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
-    pub(crate) fn begin(&mut self, submission: Submission, now: Duration) {
+    pub(crate) fn begin(&mut self, submission: Submission, loaded_tokens: u32, now: Duration) {
         *self = Self {
             id: submission.id,
             hashes: submission.block_hashes,
             blocks: std::mem::take(&mut self.blocks),
             prompt_tokens: submission.prompt_tokens.max(1),
             output_tokens: submission.output_tokens,
+            loaded_tokens,
             adapter: submission.adapter,
             submitted: now,
             ..Self::default()
@@ -60,8 +63,8 @@ impl Sequence {
     pub(crate) fn admit(&mut self, pool: &mut Pool, rules: &Rules, budget: u32) -> Option<u32> {
         debug_assert!(self.blocks.is_empty(), "only sequences without blocks are admitted");
         let mut free_hits = 0;
+        let limit = (self.tokens() - 1) / rules.block_tokens;
         if rules.prefix_caching {
-            let limit = (self.tokens() - 1) / rules.block_tokens;
             for &hash in self.hashes.iter().take(limit as usize) {
                 let Some(block) = pool.find(hash) else { break };
                 free_hits += u32::from(pool.is_free(block));
@@ -69,7 +72,7 @@ impl Sequence {
             }
         }
         let hits = self.blocks.len() as u32;
-        let hit_tokens = hits * rules.block_tokens;
+        let hit_tokens = hits.max(limit.min(self.loaded_tokens / rules.block_tokens)) * rules.block_tokens;
         let end = hit_tokens + budget.min(self.tokens() - hit_tokens);
         let needed = if rules.reserve_prompt { self.tokens() } else { end };
         if needed.div_ceil(rules.block_tokens) - hits > pool.free() - free_hits {

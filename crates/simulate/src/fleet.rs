@@ -1,21 +1,20 @@
 //! Replicas and the balancers in front of them.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use engine::{Counters, Profile, Scheduler};
+use protocol::BLOCK_TOKENS;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use routing::{Pick, PolicySettings, Query, ReplicaSpec, Router};
+use routing::{EngineReport, Pick, PolicySettings, PredictionSnapshot, Query, ReplicaSpec, Router};
 
-use crate::{Error, PromptHashes};
+use crate::{Error, Fault, FaultKind, PromptHashes};
 
 /// What stands between the clients and the answers.
 #[derive(Clone, Debug)]
 pub struct FleetSettings {
     /// One a replica; mixed fleets have different ones.
     pub profiles: Vec<Profile>,
-    /// Relative speed of each replica: 0.5 takes twice as long for a step. Empty means 1 everywhere.
-    pub speeds: Vec<f64>,
     /// The rule that picks a replica.
     pub policy: PolicySettings,
     /// Independent balancers, each with its own view; a request reaches one at random.
@@ -24,24 +23,25 @@ pub struct FleetSettings {
     pub network: Duration,
     /// Whether the balancers know the output length of a request.
     pub output_known: bool,
+    /// How balancers learn of queues, for `least_queue`.
+    pub scrape: Scrape,
+    /// In any order.
+    pub faults: Vec<Fault>,
+    /// Every prompt finds all that was ever sent before, wherever it goes: what no cache can beat.
+    pub all_hits: bool,
 }
 
-impl FleetSettings {
-    /// `replicas` equal replicas behind one balancer, 3 ms away.
-    pub fn uniform(profile: &Profile, replicas: usize, policy: PolicySettings) -> Self {
-        Self {
-            profiles: vec![profile.clone(); replicas],
-            speeds: Vec::new(),
-            policy,
-            balancers: 1,
-            network: Duration::from_millis(3),
-            output_known: true,
-        }
-    }
+/// How balancers learn of engines' queues.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scrape {
+    /// Between two readings of a replica by a balancer.
+    pub interval: Duration,
+    /// Age of a reading when it arrives.
+    pub delay: Duration,
 }
 
 /// What one replica did in a run.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct ReplicaFigures {
     /// Requests sent to it.
     pub requests: u64,
@@ -53,16 +53,24 @@ pub struct ReplicaFigures {
 /// Replicas and balancers of one run.
 pub(crate) struct Fleet {
     pub(crate) replicas: Vec<SimulatedReplica>,
-    routers: Vec<Balancer>,
+    balancers: Vec<Balancer>,
     generator: ChaCha8Rng,
     output_known: bool,
+    /// Every block ever sent, where all of them are hits.
+    sent: Option<HashSet<u64>>,
 }
 
 pub(crate) struct SimulatedReplica {
     pub(crate) scheduler: Scheduler,
+    /// A step is under way.
     pub(crate) stepping: bool,
+    pub(crate) alive: bool,
+    /// How often it died: what happened before says nothing about it now.
+    pub(crate) deaths: u32,
     speed: f64,
     requests: u64,
+    /// Of the engines that died.
+    buried: Vec<Counters>,
 }
 
 struct Balancer {
@@ -71,76 +79,110 @@ struct Balancer {
     first_id: u64,
 }
 
+/// A pick, and what the engine is told besides.
+pub(crate) struct Picked {
+    pub(crate) replica: usize,
+    pub(crate) pick: Pick,
+    /// Prompt tokens that need not be computed, whatever the replica's cache holds.
+    pub(crate) loaded_tokens: u32,
+}
+
+impl FleetSettings {
+    /// `replicas` equal replicas behind one balancer, 3 ms away.
+    pub fn uniform(profile: &Profile, replicas: usize, policy: PolicySettings) -> Self {
+        Self {
+            profiles: vec![profile.clone(); replicas],
+            policy,
+            balancers: 1,
+            network: Duration::from_millis(3),
+            output_known: true,
+            scrape: Scrape::default(),
+            faults: Vec::new(),
+            all_hits: false,
+        }
+    }
+}
+
+impl Default for Scrape {
+    /// As `serve` does.
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(1), delay: Duration::ZERO }
+    }
+}
+
 impl Fleet {
     pub(crate) fn new(settings: &FleetSettings, seed: u64) -> Result<Self, Error> {
+        let fault = settings.faults.iter().find(|fault| fault.replica >= settings.profiles.len());
+        if let Some(fault) = fault {
+            return Err(Error::Fault { replica: fault.replica, replicas: settings.profiles.len() });
+        }
         let specs: Vec<ReplicaSpec> = (0..settings.profiles.len())
             .map(|index| ReplicaSpec::new(format!("replica-{index:04}")))
             .collect();
-        let balancers = settings.balancers.max(1);
+        let count = settings.balancers.max(1);
         let mut policy = settings.policy.clone();
         if let PolicySettings::PrefixAware(prefix_aware) = &mut policy {
-            prefix_aware.balancers = balancers;
+            prefix_aware.balancers = count;
         }
-        let routers = (0..balancers)
-            .map(|_| {
-                let router = Router::new(policy.clone(), specs.clone())?;
-                let ids: Vec<u64> = router.replicas().iter().map(|replica| replica.id).collect();
-                let first_id = ids.first().copied().ok_or(Error::NoReplicas)?;
-                debug_assert!(ids.iter().zip(first_id..).all(|(id, expected)| *id == expected));
-                Ok(Balancer { router, first_id })
-            })
-            .collect::<Result<_, Error>>()?;
-        let replicas = settings
-            .profiles
-            .iter()
-            .enumerate()
-            .map(|(index, profile)| SimulatedReplica {
-                scheduler: Scheduler::new(profile.clone()),
-                stepping: false,
-                speed: settings.speeds.get(index).copied().unwrap_or(1.0),
-                requests: 0,
-            })
-            .collect();
+        let balancer = |_| {
+            let router = Router::new(policy.clone(), specs.clone())?;
+            let replicas = router.replicas();
+            let first_id = replicas.first().ok_or(Error::NoReplicas)?.id;
+            debug_assert!((first_id..).zip(&*replicas).all(|(id, replica)| replica.id == id));
+            for (replica, profile) in replicas.iter().zip(&settings.profiles) {
+                replica.set_cache_tokens(profile.kv_tokens());
+            }
+            Ok(Balancer { router, first_id })
+        };
         Ok(Self {
-            replicas,
-            routers,
+            balancers: (0..count).map(balancer).collect::<Result<_, Error>>()?,
+            replicas: settings.profiles.iter().map(SimulatedReplica::new).collect(),
             generator: ChaCha8Rng::seed_from_u64(seed),
             output_known: settings.output_known,
+            sent: settings.all_hits.then(HashSet::new),
         })
     }
 
-    /// Picks a replica for a request; returns its index with the pick.
+    /// Picks a replica for a request that failed on those `tried` (places in the fleet).
     pub(crate) fn pick(
         &mut self,
         prompt: &PromptHashes,
         session: u64,
         output_tokens: u32,
+        tried: &[usize],
         now: Duration,
-    ) -> Result<(usize, Pick), Error> {
-        let balancer = match self.routers.len() {
+    ) -> Result<Picked, Error> {
+        let balancer = match self.balancers.len() {
             1 => 0,
             count => self.generator.random_range(0..count),
         };
-        let Balancer { router, first_id } = &self.routers[balancer];
+        let loaded_tokens = self.sent.as_mut().map_or(0, |sent| {
+            let held = prompt.blocks.iter().take_while(|block| sent.contains(*block)).count();
+            sent.extend(&prompt.blocks[held..]);
+            (held * BLOCK_TOKENS) as u32
+        });
+        let Balancer { router, first_id } = &self.balancers[balancer];
+        let tried: Vec<u64> = tried.iter().map(|replica| first_id + *replica as u64).collect();
         let query = Query {
             prefix_key: Some(routing::prefix_key(None, &prompt.prefix.to_le_bytes())),
             session_key: Some(routing::session_key(&session.to_le_bytes())),
             blocks: &prompt.blocks,
-            block_tokens: protocol::BLOCK_TOKENS as u32,
-            prompt_tokens: prompt.tokens,
+            block_tokens: BLOCK_TOKENS as u32,
+            prompt_tokens: prompt.tokens - loaded_tokens.min(prompt.tokens - 1),
             output_tokens: self.output_known.then_some(output_tokens),
+            tried: &tried,
             ..Query::default()
         };
         let pick = router.pick(&query, now, &mut self.generator)?;
-        let index = (pick.lease.replica().id - first_id) as usize;
-        self.replicas[index].requests += 1;
-        Ok((index, pick))
+        let replica = (pick.lease.replica().id - first_id) as usize;
+        self.replicas[replica].requests += 1;
+        Ok(Picked { replica, pick, loaded_tokens })
     }
 
     /// Begins a step on an idle replica that has work; returns when it ends.
     pub(crate) fn start_step(&mut self, replica: usize, now: Duration) -> Option<Duration> {
         let replica = &mut self.replicas[replica];
-        if replica.stepping {
+        if replica.stepping || !replica.alive {
             return None;
         }
         let duration = replica.scheduler.start_step(now)?;
@@ -148,13 +190,107 @@ impl Fleet {
         Some(now + duration.div_f64(replica.speed))
     }
 
+    /// Does what a fault says. True if everything on the replica is lost.
+    pub(crate) fn fault(&mut self, fault: Fault) -> bool {
+        let replica = &mut self.replicas[fault.replica];
+        match fault.kind {
+            FaultKind::Speed(factor) => replica.speed = factor,
+            FaultKind::Up => replica.alive = true,
+            FaultKind::Down if replica.alive => {
+                replica.buried.push(replica.scheduler.counters());
+                replica.scheduler = Scheduler::new(replica.scheduler.profile().clone());
+                replica.deaths += 1;
+                (replica.alive, replica.stepping) = (false, false);
+                return true;
+            }
+            FaultKind::Down => {}
+        }
+        false
+    }
+
+    /// What the engines' pages say now.
+    pub(crate) fn queues(&self) -> Vec<Option<EngineReport>> {
+        let queue = |replica: &SimulatedReplica| {
+            let snapshot = replica.scheduler.snapshot();
+            replica
+                .alive
+                .then(|| EngineReport { running: snapshot.running.into(), waiting: snapshot.waiting.into() })
+        };
+        self.replicas.iter().map(queue).collect()
+    }
+
+    pub(crate) fn balancers(&self) -> usize {
+        self.balancers.len()
+    }
+
+    /// A balancer gets a reading of all replicas.
+    pub(crate) fn report(&self, balancer: usize, queues: &[Option<EngineReport>], now: Duration) {
+        for (replica, queue) in self.balancers[balancer].router.replicas().iter().zip(queues) {
+            if let Some(queue) = queue {
+                replica.report(*queue, now);
+            }
+        }
+    }
+
+    /// All balancers check the health of all replicas; between full rounds only where something changes.
+    pub(crate) fn check(&self, all: bool, now: Duration) {
+        for balancer in &self.balancers {
+            for (replica, simulated) in balancer.router.replicas().iter().zip(&self.replicas) {
+                if all || replica.health.in_transition() {
+                    replica.health.record_check(simulated.alive, now);
+                }
+            }
+        }
+    }
+
     pub(crate) fn figures(&self) -> Vec<ReplicaFigures> {
-        self.replicas
-            .iter()
-            .map(|replica| ReplicaFigures {
-                requests: replica.requests,
-                counters: replica.scheduler.counters(),
-            })
-            .collect()
+        let figures = |replica: &SimulatedReplica| ReplicaFigures {
+            requests: replica.requests,
+            counters: replica.buried.iter().fold(replica.scheduler.counters(), |sum, dead| add(sum, *dead)),
+        };
+        self.replicas.iter().map(figures).collect()
+    }
+
+    /// How well cached parts were predicted, over all balancers and replicas.
+    pub(crate) fn prediction(&self) -> PredictionSnapshot {
+        let replicas = self.balancers.iter().flat_map(|balancer| balancer.router.replicas().to_vec());
+        replicas.map(|replica| replica.load.prediction()).fold(PredictionSnapshot::default(), |sum, one| {
+            PredictionSnapshot {
+                answers: sum.answers + one.answers,
+                expected_tokens: sum.expected_tokens + one.expected_tokens,
+                cached_tokens: sum.cached_tokens + one.cached_tokens,
+                missing_tokens: sum.missing_tokens + one.missing_tokens,
+                surprising_tokens: sum.surprising_tokens + one.surprising_tokens,
+            }
+        })
+    }
+}
+
+impl SimulatedReplica {
+    fn new(profile: &Profile) -> Self {
+        Self {
+            scheduler: Scheduler::new(profile.clone()),
+            stepping: false,
+            alive: true,
+            deaths: 0,
+            speed: 1.0,
+            requests: 0,
+            buried: Vec::new(),
+        }
+    }
+}
+
+fn add(left: Counters, right: Counters) -> Counters {
+    Counters {
+        steps: left.steps + right.steps,
+        busy: left.busy + right.busy,
+        prefix_query_tokens: left.prefix_query_tokens + right.prefix_query_tokens,
+        prefix_hit_tokens: left.prefix_hit_tokens + right.prefix_hit_tokens,
+        prefill_tokens: left.prefill_tokens + right.prefill_tokens,
+        output_tokens: left.output_tokens + right.output_tokens,
+        finished: left.finished + right.finished,
+        aborted: left.aborted + right.aborted,
+        preemptions: left.preemptions + right.preemptions,
+        evictions: left.evictions + right.evictions,
     }
 }

@@ -5,6 +5,7 @@
 //! because nothing waits. What is not modelled: the network beyond a fixed delay, and the balancer's own work.
 
 mod client;
+mod faults;
 mod fleet;
 pub mod insight;
 pub mod kubeai;
@@ -13,9 +14,14 @@ mod prompt;
 mod queue;
 mod run;
 pub mod scenario;
+mod sessions;
+mod simulation;
+mod traffic;
 
 pub use client::ClientModel;
-pub use fleet::{FleetSettings, ReplicaFigures};
+pub use faults::{Fault, FaultKind, InvalidFault};
+pub use fleet::{FleetSettings, ReplicaFigures, Scrape};
 pub use means::Means;
 pub use prompt::PromptHashes;
 pub use run::{Error, Figures, Settings, run};
+pub use traffic::{Pace, Traffic};

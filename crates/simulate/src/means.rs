@@ -1,5 +1,6 @@
 //! Figures of one policy as means over seeds.
 
+use engine::Counters;
 use report::{Distribution, Metric};
 
 use crate::scenario::Trial;
@@ -25,6 +26,12 @@ pub struct Means {
     pub imbalance: f64,
     /// Sequences that were put back for want of memory.
     pub preemptions: f64,
+    /// Cached blocks that were given to something else.
+    pub evictions: f64,
+    /// Requests that were sent again because their replica was gone.
+    pub retries: f64,
+    /// Share of the predicted cached tokens that were not there, for `prefix_aware`.
+    pub prediction_missing: f64,
     /// Requests without an answer.
     pub failed: f64,
 }
@@ -49,12 +56,20 @@ impl Means {
             mean_tpot_ms: mean(&|trial| mean_ms(trial.report.total.of(Metric::Tpot))),
             prefix_hit_ratio: mean(&|trial| trial.report.total.prefix_hit_ratio().unwrap_or(0.0)),
             imbalance: mean(&imbalance),
-            preemptions: mean(&|trial| {
-                trial.figures.replicas.iter().map(|replica| replica.counters.preemptions).sum::<u64>() as f64
+            preemptions: mean(&|trial| total(trial, |counters| counters.preemptions)),
+            evictions: mean(&|trial| total(trial, |counters| counters.evictions)),
+            retries: mean(&|trial| trial.figures.retries as f64),
+            prediction_missing: mean(&|trial| {
+                let prediction = trial.figures.prediction;
+                prediction.missing_tokens as f64 / prediction.expected_tokens.max(1) as f64
             }),
             failed: mean(&|trial| trial.report.total.failed() as f64),
         }
     }
+}
+
+fn total(trial: &Trial, counter: fn(&Counters) -> u64) -> f64 {
+    trial.figures.replicas.iter().map(|replica| counter(&replica.counters)).sum::<u64>() as f64
 }
 
 /// Requests of the busiest replica over the mean.

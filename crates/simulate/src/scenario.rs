@@ -1,45 +1,30 @@
 //! A workload, a fleet and a list of policies: which policy serves this traffic best?
 //!
-//! Every policy meets the same requests at the same times. A closed loop sends the next session when one ends;
-//! a rate sends at Poisson times; a trace brings its own times.
+//! Every policy meets the same requests at the same times.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use engine::Profile;
-use protocol::Endpoint;
-use rand::{SeedableRng, seq::SliceRandom};
-use rand_chacha::ChaCha8Rng;
-use report::{PhaseShape, Recorder, Report, RunShape};
+use report::{PhaseShape, Record, Recorder, Report, RunShape};
 use routing::PolicySettings;
-use workload::{
-    Arrival, Arrivals, Limits, Pattern, Phase, PhaseKind, Plan, Rate, RequestTemplate, SeedPrompt, Session,
-    Turn, kubeai_seed, read_seed_prompts, seed_sessions,
+use workload::{PhaseKind, Plan};
+
+use crate::{
+    ClientModel, Error, Figures, FleetSettings, Pace, PromptHashes, Settings, Traffic, insight::Demand,
+    prompt::History, run, traffic::Source,
 };
-
-use crate::{ClientModel, Error, Figures, FleetSettings, PromptHashes, Settings, insight::Demand, run};
-
-/// What is sent.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Traffic {
-    /// The built-in workload of KubeAI's comparison, repeated up to this many requests.
-    Kubeai(usize),
-    /// Every prompt of a file once, in an order shuffled by the seed.
-    Prompts(PathBuf),
-    /// The conversations of a file: a turn is sent when the one before it has been answered.
-    Sessions(PathBuf),
-}
 
 /// Everything that stays the same while policies are compared.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     /// What is sent.
     pub traffic: Traffic,
+    /// When.
+    pub pace: Pace,
+    /// Sessions in all; `None` is the whole file, or 8,000 of what has no end.
+    pub sessions: Option<usize>,
     /// Sessions in flight; `None` is an open loop.
     pub concurrency: Option<u32>,
-    /// Arrivals per second; `None` sends as soon as there is room.
-    pub rate: Option<f64>,
-    /// Tokens that every prompt of a sessions file starts with.
-    pub preamble_tokens: u32,
     /// Send everything once before the run that counts, so that caches are warm.
     pub warm: bool,
     /// Engines, balancers, network. Its policy is replaced by each policy compared.
@@ -57,14 +42,26 @@ pub struct Trial {
     pub figures: Figures,
 }
 
+/// Blocks of a replica without limits.
+const MOST_BLOCKS: u32 = 1 << 22;
+
+/// How far a trial is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// Virtual time.
+    pub simulated: Duration,
+    /// Requests that are over, warm-up included.
+    pub requests: u64,
+}
+
 impl Scenario {
     /// A warm closed loop of the built-in workload against eight L4 replicas.
     pub fn kubeai(concurrency: u32) -> Self {
         Self {
-            traffic: Traffic::Kubeai(crate::kubeai::REQUESTS),
+            traffic: Traffic::Kubeai,
+            pace: Pace::AtOnce,
+            sessions: None,
             concurrency: Some(concurrency),
-            rate: None,
-            preamble_tokens: 0,
             warm: true,
             fleet: FleetSettings::uniform(&Profile::l4(), crate::kubeai::REPLICAS, PolicySettings::Random),
             client: ClientModel::IDEAL,
@@ -73,12 +70,11 @@ impl Scenario {
 
     /// Reads the workload once for any number of trials.
     pub fn load(self) -> Result<LoadedScenario, Error> {
-        let prompts: Arc<[SeedPrompt]> = match &self.traffic {
-            Traffic::Kubeai(_) => kubeai_seed().into(),
-            Traffic::Prompts(path) | Traffic::Sessions(path) => read_seed_prompts(path)?.into(),
-        };
-        let template = RequestTemplate::new(Endpoint::Completions, "simulated");
-        Ok(LoadedScenario { scenario: self, prompts, template })
+        let source = Source::load(&self.traffic)?;
+        if matches!(self.pace, Pace::OwnTimes { .. }) && !source.has_times() {
+            return Err(Error::NoTimes);
+        }
+        Ok(LoadedScenario { scenario: self, source })
     }
 }
 
@@ -86,14 +82,42 @@ impl Scenario {
 #[derive(Clone, Debug)]
 pub struct LoadedScenario {
     scenario: Scenario,
-    prompts: Arc<[SeedPrompt]>,
-    template: RequestTemplate,
+    source: Source,
 }
 
 impl LoadedScenario {
     /// Runs `policy` under `seed`.
     pub fn trial(&self, policy: PolicySettings, seed: u64) -> Result<Trial, Error> {
+        self.trial_watched(policy, seed, |_| {})
+    }
+
+    /// The same, saying now and then how far it is.
+    pub fn trial_watched(
+        &self,
+        policy: PolicySettings,
+        seed: u64,
+        watch: impl FnMut(Progress),
+    ) -> Result<Trial, Error> {
         let fleet = FleetSettings { policy, ..self.scenario.fleet.clone() };
+        self.run(fleet, seed, watch)
+    }
+
+    /// What no policy can beat: every prompt finds in the cache all that was ever sent before, wherever it goes, it
+    /// goes where the fewest tokens are pending, and memory never limits a batch.
+    pub fn bound(&self, demand: &Demand, seed: u64, watch: impl FnMut(Progress)) -> Result<Trial, Error> {
+        let mut fleet = self.scenario.fleet.clone();
+        for profile in &mut fleet.profiles {
+            let longest =
+                demand.longest_tokens.div_ceil(profile.block_tokens.max(1)) + profile.preallocated_blocks;
+            profile.kv_blocks =
+                profile.kv_blocks.max(longest.saturating_mul(profile.max_num_seqs).min(MOST_BLOCKS));
+        }
+        fleet.policy = PolicySettings::LeastTokens;
+        (fleet.balancers, fleet.output_known, fleet.all_hits) = (1, true, true);
+        self.run(fleet, seed, watch)
+    }
+
+    fn run(&self, fleet: FleetSettings, seed: u64, mut watch: impl FnMut(Progress)) -> Result<Trial, Error> {
         let settings = Settings { fleet, client: self.scenario.client, seed };
         let plan = self.plan(seed)?;
         let shape = RunShape {
@@ -110,64 +134,47 @@ impl LoadedScenario {
             targets: (0..settings.fleet.profiles.len()).map(|index| format!("replica-{index:04}")).collect(),
         };
         let mut recorder = Recorder::new(shape, Vec::new());
-        let figures = run(&settings, plan, |record| recorder.push(record))?;
+        let mut requests = 0;
+        let figures = run(&settings, plan, |record: &Record| {
+            recorder.push(record);
+            requests += 1;
+            watch(Progress { simulated: record.done, requests });
+        })?;
         Ok(Trial { report: recorder.report(), figures })
     }
 
     /// What the workload asks of the caches.
-    pub fn demand(&self, seed: u64) -> Demand {
-        let sessions = self.sessions(seed);
-        let prompts = sessions.iter().flatten().map(|turn| PromptHashes::of(&turn.request));
-        Demand::of(prompts, &self.scenario.fleet.profiles)
+    pub fn demand(&self, seed: u64) -> Result<Demand, Error> {
+        let Scenario { pace, concurrency, sessions, .. } = self.scenario;
+        let phase = self.source.phase("measured", pace, concurrency, sessions, seed)?;
+        let prompts = phase.arrivals.flat_map(|arrival| {
+            let turns = arrival.session.turns;
+            let mut history = History::default();
+            let mut prompts = Vec::with_capacity(turns.len());
+            for (turn, request) in turns.iter().map(|turn| &turn.request).enumerate() {
+                let output = request.output_tokens.unwrap_or(1);
+                prompts.push((PromptHashes::after(request, &mut history), output));
+                history.answered(turn as u64, output);
+            }
+            prompts
+        });
+        Ok(Demand::of(prompts, &self.scenario.fleet.profiles))
     }
 
-    fn sessions(&self, seed: u64) -> Vec<Vec<Turn>> {
-        let single = |prompt: &SeedPrompt| {
-            vec![Turn { request: prompt.request(&self.template), delay: Duration::ZERO, not_before: None }]
-        };
-        match &self.scenario.traffic {
-            Traffic::Kubeai(count) => self.prompts.iter().cycle().take(*count).map(single).collect(),
-            Traffic::Prompts(_) => {
-                let mut sessions: Vec<_> = self.prompts.iter().map(single).collect();
-                sessions.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-                sessions
-            }
-            Traffic::Sessions(_) => {
-                let mut sessions =
-                    seed_sessions(&self.prompts, &self.template, self.scenario.preamble_tokens);
-                sessions.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-                sessions
-            }
-        }
+    /// Requests of a trial, warm-up included.
+    pub fn requests(&self, demand: &Demand) -> u64 {
+        demand.requests * (1 + u64::from(self.scenario.warm))
     }
 
     fn plan(&self, seed: u64) -> Result<Plan, Error> {
-        let measured = self.phase("measured", PhaseKind::Measured, seed)?;
-        let phases = if self.scenario.warm {
-            vec![self.phase("warm-up", PhaseKind::Warmup, seed)?, measured]
-        } else {
-            vec![measured]
+        let Scenario { pace, concurrency, sessions, warm, .. } = self.scenario;
+        let phase = |name, kind| {
+            let mut phase = self.source.phase(name, pace, concurrency, sessions, seed)?;
+            phase.kind = kind;
+            Ok::<_, Error>(phase)
         };
-        Ok(Plan { phases })
-    }
-
-    fn phase(&self, name: &str, kind: PhaseKind, seed: u64) -> Result<Phase, Error> {
-        let sessions = self.sessions(seed);
-        let requests = sessions.iter().map(Vec::len).sum::<usize>() as u64;
-        let times: Box<dyn Iterator<Item = Duration> + Send> = match self.scenario.rate {
-            Some(rate) => Box::new(Arrivals::new(Pattern::Poisson, Rate::constant(rate)?, seed)?),
-            None => Box::new(std::iter::repeat(Duration::ZERO)),
-        };
-        let arrivals = (0..)
-            .zip(times.zip(sessions))
-            .map(|(id, (at, turns))| Arrival { at, session: Session { id, turns, target: None } });
-        Ok(Phase {
-            name: name.into(),
-            kind,
-            limits: Limits { concurrency: self.scenario.concurrency, ..Limits::default() },
-            target_rate: self.scenario.rate,
-            expected_requests: Some(requests),
-            arrivals: Box::new(arrivals),
-        })
+        let measured = phase("measured", PhaseKind::Measured)?;
+        let warm_up = warm.then(|| phase("warm-up", PhaseKind::Warmup)).transpose()?;
+        Ok(Plan { phases: warm_up.into_iter().chain([measured]).collect() })
     }
 }

@@ -1,14 +1,155 @@
 //! Values of flags that several subcommands take.
 
-use simulate::{kubeai, scenario::Traffic};
+use std::{path::PathBuf, time::Duration};
 
-pub(super) use crate::commands::engine_profile::read as profile;
+use engine::Profile;
+use routing::{PolicySettings, PrefixHashSettings};
+use workload::{DatasetKind, Delay, Length, Pattern};
 
-pub(super) fn traffic(text: &str) -> Result<Traffic, String> {
-    match text.split_once(':') {
-        None if text == "kubeai" => Ok(Traffic::Kubeai(kubeai::REQUESTS)),
-        Some(("prompts", path)) => Ok(Traffic::Prompts(path.into())),
-        Some(("sessions", path)) => Ok(Traffic::Sessions(path.into())),
-        _ => Err(format!("`{text}` is no workload: give kubeai, prompts:FILE or sessions:FILE")),
+use crate::commands::engine_profile;
+
+/// What is sent, as it is written.
+#[derive(Clone, Debug)]
+pub(super) enum Workload {
+    Kubeai,
+    Prompts(PathBuf),
+    Sessions(PathBuf),
+    Conversations,
+    Words,
+    File { path: PathBuf, kind: Option<DatasetKind> },
+}
+
+/// Replicas of one engine profile, as they are written.
+#[derive(Clone, Debug)]
+pub(super) struct Engines {
+    name: String,
+    speed: f64,
+    pub(super) count: Option<usize>,
+}
+
+pub(super) fn workload(text: &str) -> Result<Workload, String> {
+    Ok(match text.split_once(':') {
+        _ if text == "kubeai" => Workload::Kubeai,
+        _ if text == "conversations" => Workload::Conversations,
+        _ if text == "words" => Workload::Words,
+        Some(("prompts", path)) => Workload::Prompts(path.into()),
+        Some(("sessions", path)) => Workload::Sessions(path.into()),
+        Some((kind, path)) if DatasetKind::from_name(kind).is_some() => {
+            Workload::File { path: path.into(), kind: DatasetKind::from_name(kind) }
+        }
+        _ if std::path::Path::new(text).exists() => Workload::File { path: text.into(), kind: None },
+        _ => {
+            let kinds = DatasetKind::ALL.map(DatasetKind::name).join(", ");
+            return Err(format!(
+                "`{text}` is neither a file nor a workload: give kubeai, conversations, words, prompts:FILE, \
+                 sessions:FILE, a FILE, or KIND:FILE with one of {kinds}"
+            ));
+        }
+    })
+}
+
+/// `NAME[@SPEED][=COUNT]`.
+pub(super) fn engines(text: &str) -> Result<Engines, String> {
+    let (rest, count) = match text.rsplit_once('=') {
+        Some((rest, count)) => {
+            let count = count.parse().ok().filter(|count| (1..=65_535).contains(count));
+            (rest, Some(count.ok_or_else(|| format!("`{text}`: the count after = must be from 1 to 65535"))?))
+        }
+        None => (text, None),
+    };
+    let (name, speed) = match rest.rsplit_once('@') {
+        Some((name, speed)) => {
+            let speed = speed.parse().ok().filter(|speed: &f64| *speed > 0.0 && speed.is_finite());
+            (name, speed.ok_or_else(|| format!("`{text}`: the speed after @ must be above 0"))?)
+        }
+        None => (rest, 1.0),
+    };
+    Ok(Engines { name: name.into(), speed, count })
+}
+
+impl Engines {
+    /// The profile at its speed.
+    pub(super) fn profile(&self) -> anyhow::Result<Profile> {
+        let profile = engine_profile::read(&self.name)?;
+        Ok(if self.speed == 1.0 { profile } else { profile.sped_up(self.speed) })
     }
+}
+
+/// A policy with the name that tables give it.
+#[derive(Clone, Debug)]
+pub(super) struct Policy {
+    pub(super) label: String,
+    pub(super) settings: PolicySettings,
+}
+
+/// A policy's name; `kubeai`; JSON with settings, `{"prefix_hash": {"load_factor_percent": 150}}`; or `LABEL=JSON`.
+pub(super) fn policy(text: &str) -> Result<Policy, String> {
+    let (label, json) = match text.find('{') {
+        Some(0) => (None, Some(text)),
+        Some(_) => match text.split_once('=') {
+            Some((label, json)) => (Some(label), Some(json)),
+            None => (None, Some(text)),
+        },
+        None => (None, None),
+    };
+    let settings: PolicySettings = match json {
+        Some(json) => serde_json::from_str(json).map_err(|error| error.to_string())?,
+        None if text == "kubeai" => {
+            PolicySettings::PrefixHash(PrefixHashSettings { exact_kubeai: true, ..Default::default() })
+        }
+        None => text.parse().map_err(|error: routing::SettingsError| error.to_string())?,
+    };
+    settings.validate().map_err(|error| error.to_string())?;
+    let label = match label {
+        None if json.is_some() => settings.name().to_string(),
+        None => text.replace('-', "_"),
+        Some(label) => label.to_owned(),
+    };
+    Ok(Policy { label, settings })
+}
+
+/// `MEAN`, `MEAN,DEVIATION` or `LOW-HIGH`.
+pub(super) fn length(text: &str) -> Result<Length, String> {
+    let wrong = || format!("`{text}` is no length: give MEAN, MEAN,DEVIATION or LOW-HIGH");
+    if let Some((low, high)) = text.split_once('-') {
+        let (low, high) = (low.parse().map_err(|_| wrong())?, high.parse().map_err(|_| wrong())?);
+        return if 0 < low && low <= high { Ok(Length::Uniform { low, high }) } else { Err(wrong()) };
+    }
+    let (mean, stddev) = pair(text).ok_or_else(wrong)?;
+    Length::normal(mean, stddev).map_err(|error| error.to_string())
+}
+
+/// `MEAN` or `MEAN,DEVIATION`, in seconds.
+pub(super) fn delay(text: &str) -> Result<Delay, String> {
+    let seconds = |seconds| Duration::try_from_secs_f64(seconds).ok();
+    let delay =
+        pair(text).and_then(|(mean, stddev)| Some(Delay { mean: seconds(mean)?, stddev: seconds(stddev)? }));
+    delay.ok_or_else(|| format!("`{text}` is no time: give MEAN or MEAN,DEVIATION in seconds"))
+}
+
+fn pair(text: &str) -> Option<(f64, f64)> {
+    match text.split_once(',') {
+        Some((mean, stddev)) => Some((mean.parse().ok()?, stddev.parse().ok()?)),
+        None => Some((text.parse().ok()?, 0.0)),
+    }
+}
+
+/// `constant`, `poisson` or `gamma:SHAPE`.
+pub(super) fn pattern(text: &str) -> Result<Pattern, String> {
+    match text.split_once(':') {
+        None if text == "constant" => Ok(Pattern::Constant),
+        None if text == "poisson" => Ok(Pattern::Poisson),
+        Some(("gamma", shape)) if shape.parse::<f64>().is_ok_and(|shape| shape > 0.0) => {
+            Ok(Pattern::Gamma(shape.parse().unwrap_or(1.0)))
+        }
+        _ => Err(format!(
+            "`{text}` is no arrival process: give constant, poisson or gamma:SHAPE (below 1: bursts)"
+        )),
+    }
+}
+
+/// A time in milliseconds.
+pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
+    let time = text.parse().ok().and_then(|time: f64| Duration::try_from_secs_f64(time / 1e3).ok());
+    time.ok_or_else(|| format!("`{text}` is no time: give milliseconds, 0 or more"))
 }

@@ -2,6 +2,7 @@
 
 mod inputs;
 mod kubeai;
+mod output;
 mod run;
 
 use std::process::ExitCode;

@@ -1,157 +1,298 @@
 //! `evenload simulate run`: routing policies compared on a workload.
 
-use std::{io::Write, process::ExitCode, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::bail;
 use clap::Args;
 use engine::Profile;
+use indicatif::{ProgressBar, ProgressStyle};
 use routing::PolicySettings;
-use serde_json::json;
 use simulate::{
-    ClientModel, FleetSettings, Means,
-    scenario::{Scenario, Traffic},
+    ClientModel, Fault, FleetSettings, Means, Pace, Scrape, Traffic,
+    insight::Demand,
+    scenario::{LoadedScenario, Progress, Scenario, Trial},
+};
+use workload::{BlockSessions, Delay, Length, Pattern, SequenceLengths, Synthetic};
+
+use super::{
+    inputs::{self, Engines, Policy, Workload},
+    output::{self, Compared},
 };
 
-use super::inputs;
+/// Sessions in flight and sessions a second of the built-in workload, if neither is said: the published run's.
+const USUAL_LOAD: (u32, f64) = simulate::kubeai::LOADS[0];
 
 /// Flags of `evenload simulate run`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// What is sent: `kubeai` (built in), `prompts:FILE` or `sessions:FILE` (JSON lines with conversation, turn,
-    /// input_length, output_length, first_100_chars, hash_ids).
-    #[arg(long, default_value = "kubeai", value_parser = inputs::traffic)]
-    workload: Traffic,
-    /// A policy to compare; repeat for more.
-    #[arg(long = "policy", required = true)]
-    policies: Vec<PolicySettings>,
-    /// Replicas of each engine profile in turn.
-    #[arg(long, default_value_t = 8)]
-    replicas: usize,
-    /// Engine profile: a built-in name, or a JSON file. Repeat for a mixed fleet.
-    #[arg(long = "profile", default_value = "l4-llama-3.1-8b-fp8")]
-    profiles: Vec<String>,
+    /// What is sent: `kubeai` (built in); `conversations` or `words` (made, see below); a FILE that load generators
+    /// take, or KIND:FILE; `prompts:FILE` or `sessions:FILE` (JSON lines with conversation, turn, input_length,
+    /// output_length, first_100_chars, hash_ids).
+    #[arg(long, default_value = "kubeai", value_parser = inputs::workload)]
+    workload: Workload,
+    /// A policy to compare; repeat for more. Its name; `kubeai`, prefix_hash exactly as KubeAI does it; or JSON with
+    /// settings, as {"prefix_hash": {"load_factor_percent": 150}}, with LABEL= before it or not.
+    #[arg(long = "policy", default_value = "prefix_aware", value_parser = inputs::policy)]
+    policies: Vec<Policy>,
+    /// Sessions to send; without it the whole file, or 8000 of what has no end.
+    #[arg(long)]
+    sessions: Option<usize>,
     /// Sessions in flight; without it the loop is open.
     #[arg(long)]
     concurrency: Option<u32>,
-    /// Sessions per second, at Poisson times; without it one starts as soon as there is room.
+    /// Sessions per second; without it one starts as soon as there is room, or at the file's own times.
     #[arg(long)]
     rate: Option<f64>,
-    /// Tokens that every prompt of a sessions file starts with.
-    #[arg(long, default_value_t = 0)]
-    preamble_tokens: u32,
+    /// Gaps between sessions at a rate: constant, poisson, or gamma:SHAPE (below 1 in bursts).
+    #[arg(long, default_value = "poisson", value_parser = inputs::pattern)]
+    arrival: Pattern,
+    /// Divide the file's own times by this.
+    #[arg(long, default_value_t = 1.0)]
+    speed_up: f64,
     /// Send everything once before, so that caches are warm.
     #[arg(long)]
     warm: bool,
+    #[command(flatten)]
+    made: Made,
+    #[command(flatten)]
+    fleet: Fleet,
+    /// A seed; repeat for more, figures are means over them.
+    #[arg(long = "seed", default_values_t = [1, 2, 3])]
+    seeds: Vec<u64>,
+    /// Leave out the bound: the run in which every prefix is a hit, wherever a request goes.
+    #[arg(long)]
+    no_bound: bool,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Write results.json and report.html into this directory.
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Made workloads, and tokens that prompts share")]
+struct Made {
+    /// Tokens that prompts start with, in made sessions and in those of `sessions:FILE`.
+    #[arg(long, default_value_t = 0)]
+    preamble_tokens: u32,
+    /// Different preambles; a made session draws one.
+    #[arg(long, default_value_t = 1)]
+    preambles: u32,
+    /// Turns of a session: MEAN, MEAN,DEVIATION or LOW-HIGH.
+    #[arg(long, default_value = "5", value_parser = inputs::length)]
+    turns: Length,
+    /// Tokens of a turn's message, likewise.
+    #[arg(long, default_value = "200,100", value_parser = inputs::length)]
+    message_tokens: Length,
+    /// Tokens of an answer, likewise.
+    #[arg(long, default_value = "200,100", value_parser = inputs::length)]
+    answer_tokens: Length,
+    /// Seconds from an answer to the next message: MEAN or MEAN,DEVIATION.
+    #[arg(long, default_value = "0", value_parser = inputs::delay)]
+    think_time_s: Delay,
+    /// A session ends before its prompt and answer would be longer than this.
+    #[arg(long, default_value_t = 8192)]
+    max_session_tokens: u32,
+    /// Tokens in a block of the file's ids, where that is not the kind's usual number.
+    #[arg(long)]
+    block_tokens: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Fleet")]
+struct Fleet {
+    /// Replicas in all, of the engine profiles in turn.
+    #[arg(long, default_value_t = 8)]
+    replicas: usize,
+    /// Engine profile, NAME[@SPEED][=COUNT]: a built-in name or a JSON file, how many times as fast, how many
+    /// replicas. Repeat for a mixed fleet; with counts on all of them --replicas plays no part.
+    #[arg(long = "profile", default_value = "l4-llama-3.1-8b-fp8", value_parser = inputs::engines)]
+    profiles: Vec<Engines>,
     /// Independent balancers, each with its own view.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     balancers: u32,
     /// One way, through the balancer, in milliseconds.
-    #[arg(long, default_value_t = 3.0)]
-    network_ms: f64,
-    /// Relative speed of the first replica; 0.5 is half as fast as the others.
-    #[arg(long, default_value_t = 1.0)]
-    first_replica_speed: f64,
+    #[arg(long, default_value = "3", value_parser = inputs::milliseconds)]
+    network_ms: Duration,
     /// The balancers do not know output lengths.
     #[arg(long)]
     unknown_output: bool,
-    /// A seed; repeat for more, figures are means over them.
-    #[arg(long = "seed", default_values_t = [1, 2, 3])]
-    seeds: Vec<u64>,
-    /// Print JSON instead of a table.
-    #[arg(long)]
-    json: bool,
+    /// Milliseconds between two readings of the engines' queues by a balancer, for least_queue.
+    #[arg(long, default_value = "1000", value_parser = inputs::milliseconds)]
+    scrape_interval_ms: Duration,
+    /// Age of such a reading when it arrives, in milliseconds.
+    #[arg(long, default_value = "0", value_parser = inputs::milliseconds)]
+    scrape_delay_ms: Duration,
+    /// SECONDS:REPLICA:down, SECONDS:REPLICA:up (with an empty cache) or SECONDS:REPLICA:speed=FACTOR. Repeat for more.
+    #[arg(long = "fault")]
+    faults: Vec<Fault>,
 }
 
 impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let kinds =
-            self.profiles.iter().map(|name| inputs::profile(name)).collect::<anyhow::Result<Vec<_>>>()?;
-        let profiles: Vec<Profile> = kinds.iter().cycle().take(self.replicas).cloned().collect();
-        let mut speeds = vec![1.0; self.replicas];
-        if let Some(first) = speeds.first_mut() {
-            *first = self.first_replica_speed;
-        }
-        if self.first_replica_speed.is_nan() || self.first_replica_speed <= 0.0 {
-            bail!("--first-replica-speed must be above 0");
-        }
-        let scenario = Scenario {
-            traffic: self.workload,
-            concurrency: self.concurrency,
-            rate: self.rate,
-            preamble_tokens: self.preamble_tokens,
-            warm: self.warm,
-            fleet: FleetSettings {
-                profiles,
-                speeds,
-                policy: PolicySettings::Random,
-                balancers: self.balancers,
-                network: Duration::from_secs_f64(self.network_ms.max(0.0) / 1e3),
-                output_known: !self.unknown_output,
-            },
-            client: ClientModel::IDEAL,
-        };
-        let loaded = scenario.load()?;
+        let loaded = self.scenario()?.load()?;
+        let demand = loaded.demand(self.seeds.first().copied().unwrap_or(1))?;
         let mut out = std::io::stdout().lock();
         if !self.json {
-            let demand = loaded.demand(self.seeds.first().copied().unwrap_or(1));
-            writeln!(
-                out,
-                "{} requests, {} prompt tokens; working set {} tokens, cache of a replica {}, of all {}; best possible hit ratio {:.3}",
-                demand.requests,
-                demand.prompt_tokens,
-                demand.working_set_tokens,
-                demand.replica_capacity_tokens,
-                demand.fleet_capacity_tokens,
-                demand.best_hit_ratio
-            )?;
-            writeln!(
-                out,
-                "{:<14}{:>10}{:>6}{:>11}{:>11}{:>11}{:>10}{:>8}{:>9}{:>10}{:>11}",
-                "policy",
-                "seconds",
-                "+-",
-                "tokens/s",
-                "TTFT ms",
-                "p99 ms",
-                "TPOT ms",
-                "hit",
-                "max/mean",
-                "preempted",
-                "failed"
-            )?;
+            writeln!(out, "{}", output::demand_lines(&demand))?;
+            writeln!(out, "{}", output::header())?;
         }
-        for policy in &self.policies {
-            let trials = self
-                .seeds
-                .iter()
-                .map(|seed| loaded.trial(policy.clone(), *seed))
-                .collect::<Result<Vec<_>, _>>()?;
-            let row = Means::of(&trials);
-            if self.json {
-                writeln!(
-                    out,
-                    "{}",
-                    json!({"policy": policy.name().to_string(), "seeds": self.seeds, "figures": row})
-                )?;
-            } else {
-                writeln!(
-                    out,
-                    "{:<14}{:>10.2}{:>6.2}{:>11.0}{:>11.1}{:>11.1}{:>10.2}{:>8.3}{:>9.2}{:>10.0}{:>11.0}",
-                    policy.name().to_string(),
-                    row.duration_s,
-                    row.duration_deviation_s,
-                    row.total_tokens_per_s,
-                    row.mean_ttft_ms,
-                    row.p99_ttft_ms,
-                    row.mean_tpot_ms,
-                    row.prefix_hit_ratio,
-                    row.imbalance,
-                    row.preemptions,
-                    row.failed
-                )?;
-            }
+        let mut compared = Vec::new();
+        let policies = self.policies.iter().map(Some);
+        for policy in policies.chain((!self.no_bound).then_some(None)) {
+            let one = self.compare(&loaded, policy, &demand)?;
+            let line =
+                if self.json { output::json(&one, &self.seeds).to_string() } else { output::row(&one) };
+            writeln!(out, "{line}")?;
             out.flush()?;
+            compared.push(one);
+        }
+        if let Some(directory) = &self.output {
+            for path in output::write(directory, &demand, &compared, &self.seeds, &self.what())? {
+                eprintln!("written: {}", path.display());
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
+
+    /// A policy, or the bound, under all seeds.
+    fn compare(
+        &self,
+        loaded: &LoadedScenario,
+        policy: Option<&Policy>,
+        demand: &Demand,
+    ) -> anyhow::Result<Compared> {
+        let name = policy.map_or_else(|| "bound".to_owned(), |policy| policy.label.clone());
+        let total = loaded.requests(demand) * self.seeds.len() as u64;
+        let bar = progress_bar(&name, total, self.json);
+        let mut trials: Vec<Trial> = Vec::new();
+        for (before, seed) in (0..).zip(&self.seeds) {
+            let watch = |progress: Progress| {
+                if progress.requests.is_multiple_of(256) {
+                    bar.set_position(before * loaded.requests(demand) + progress.requests);
+                    bar.set_message(format!(
+                        "seed {seed}, {:.0} s simulated",
+                        progress.simulated.as_secs_f64()
+                    ));
+                }
+            };
+            trials.push(match policy {
+                Some(policy) => loaded.trial_watched(policy.settings.clone(), *seed, watch)?,
+                None => loaded.bound(demand, *seed, watch)?,
+            });
+        }
+        bar.finish_and_clear();
+        let means = Means::of(&trials);
+        Ok(Compared { name, means, trials })
+    }
+
+    fn scenario(&self) -> anyhow::Result<Scenario> {
+        let said = self.rate.is_some() || self.concurrency.is_some();
+        let (concurrency, rate) = match self.workload {
+            Workload::Kubeai if !said => (Some(USUAL_LOAD.0), Some(USUAL_LOAD.1)),
+            _ => (self.concurrency, self.rate),
+        };
+        let pace = match rate {
+            Some(rate) => Pace::Rate { pattern: self.arrival, rate },
+            None if concurrency.is_none() && matches!(self.workload, Workload::File { .. }) => {
+                Pace::OwnTimes { speed_up: self.speed_up }
+            }
+            None => Pace::AtOnce,
+        };
+        if pace == Pace::AtOnce && concurrency.is_none() {
+            bail!("give --concurrency (a closed loop) or --rate (an open one)");
+        }
+        Ok(Scenario {
+            traffic: self.traffic(),
+            pace,
+            sessions: self.sessions,
+            concurrency,
+            warm: self.warm,
+            fleet: self.fleet.settings()?,
+            client: ClientModel::IDEAL,
+        })
+    }
+
+    fn traffic(&self) -> Traffic {
+        let Made { preamble_tokens, preambles, turns, message_tokens, answer_tokens, .. } = self.made;
+        match &self.workload {
+            Workload::Kubeai => Traffic::Kubeai,
+            Workload::Prompts(path) => Traffic::Prompts(path.clone()),
+            Workload::Sessions(path) => Traffic::Sessions { path: path.clone(), preamble_tokens },
+            Workload::File { path, kind } => {
+                Traffic::File { path: path.clone(), kind: *kind, block_tokens: self.made.block_tokens }
+            }
+            Workload::Conversations => Traffic::Conversations(BlockSessions {
+                preambles,
+                preamble_tokens,
+                turns,
+                message: message_tokens,
+                answer: answer_tokens,
+                delay: self.made.think_time_s,
+                max_tokens: self.made.max_session_tokens,
+            }),
+            Workload::Words => Traffic::Words(Box::new(Synthetic {
+                turns,
+                delay: self.made.think_time_s,
+                prefixes: if preamble_tokens > 0 { preambles } else { 0 },
+                prefix_tokens: preamble_tokens,
+                ..Synthetic::new(SequenceLengths::of(message_tokens, Some(answer_tokens)))
+            })),
+        }
+    }
+
+    /// The run in a line.
+    fn what(&self) -> String {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        format!("evenload {}", arguments.join(" "))
+    }
+}
+
+impl Fleet {
+    fn settings(&self) -> anyhow::Result<FleetSettings> {
+        let mut profiles: Vec<Profile> = Vec::new();
+        let counted = self.profiles.iter().filter(|engines| engines.count.is_some()).count();
+        if counted == self.profiles.len() {
+            for engines in &self.profiles {
+                profiles.extend(vec![engines.profile()?; engines.count.unwrap_or(1)]);
+            }
+        } else if counted == 0 {
+            let kinds = self.profiles.iter().map(Engines::profile).collect::<anyhow::Result<Vec<_>>>()?;
+            profiles.extend(kinds.iter().cycle().take(self.replicas).cloned());
+        } else {
+            bail!("give a count (=COUNT) for every --profile or for none");
+        }
+        if profiles.len() > usize::from(u16::MAX) {
+            bail!("{} replicas: at most {} can be told apart", profiles.len(), u16::MAX);
+        }
+        Ok(FleetSettings {
+            profiles,
+            policy: PolicySettings::default(),
+            balancers: self.balancers,
+            network: self.network_ms,
+            output_known: !self.unknown_output,
+            scrape: Scrape { interval: self.scrape_interval_ms, delay: self.scrape_delay_ms },
+            faults: self.faults.clone(),
+            all_hits: false,
+        })
+    }
+}
+
+/// On a terminal only.
+fn progress_bar(policy: &str, requests: u64, quiet: bool) -> ProgressBar {
+    if quiet || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(requests);
+    if let Ok(style) = ProgressStyle::with_template("{prefix:<15} {bar:30} {pos:>9}/{len} {elapsed} {msg}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(policy.to_owned());
+    bar
 }

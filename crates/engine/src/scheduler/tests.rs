@@ -94,6 +94,22 @@ fn a_request_gets_one_token_a_step_and_then_ends() {
 }
 
 #[test]
+fn a_loaded_prefix_takes_memory_and_no_computation() {
+    let mut bench = Bench::new(profile(10));
+    bench.scheduler.submit_loaded(request(1, 1, 100, 2), 90, bench.now).expect("a request that fits");
+    bench.step();
+    assert_eq!((bench.cached(1), bench.used()), (80, 7), "five full blocks of 90 tokens were loaded");
+    assert_eq!(bench.scheduler.counters().prefill_tokens, 20);
+    bench.submit(request(2, 1, 100, 1));
+    bench.drain();
+    assert_eq!(bench.cached(2), 96, "what was loaded is in the cache");
+    bench.scheduler.submit_loaded(request(3, 2, 32, 1), 32, bench.now).expect("a request that fits");
+    bench.drain();
+    assert_eq!(bench.cached(3), 16, "the last token is always computed");
+    bench.audit();
+}
+
+#[test]
 fn a_step_lasts_as_the_formula_says() {
     let mut bench = Bench::new(Profile {
         step_base_s: 0.04,

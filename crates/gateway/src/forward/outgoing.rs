@@ -52,7 +52,8 @@ pub(super) fn write(
         // Writing to memory cannot fail.
         let _ = write!(out, "content-length: {body_length}\r\n");
     }
-    let _ = write!(out, "via: 1.1 evenload\r\nx-forwarded-for: {}\r\n", client.address.ip().to_canonical());
+    put_field(&mut out, "via", b"1.1 evenload");
+    put_field(&mut out, "x-forwarded-for", client.host.as_bytes());
     if !knows_protocol {
         put_field(&mut out, "x-forwarded-proto", b"http");
     }

@@ -49,6 +49,8 @@ pub(crate) enum Phase {
 pub(crate) struct Client {
     pub(crate) worker: Rc<Worker>,
     pub(crate) address: SocketAddr,
+    /// The address without its port, as replicas are told it.
+    pub(crate) host: Box<str>,
     stream: RefCell<TcpStream>,
     /// Read and not yet used.
     pub(crate) input: RefCell<BytesMut>,
@@ -71,6 +73,7 @@ impl Client {
         Ok(Self {
             worker,
             address,
+            host: address.ip().to_canonical().to_string().into(),
             stream: RefCell::new(stream),
             input: RefCell::default(),
             phase: Cell::new(Phase::Head),

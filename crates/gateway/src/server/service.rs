@@ -22,6 +22,9 @@ use crate::{
     shared::Stage,
 };
 
+/// Room for a usual head of an answer.
+const HEAD_ROOM: usize = 512;
+
 /// What becomes of the connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Next {
@@ -100,7 +103,7 @@ fn answer_locally(client: &Client, head: &RequestHead) -> Option<Response<Bytes>
 async fn pass_on(flight: Box<Flight>, asked: Asked, mut manners: Manners) -> Next {
     let client = Rc::clone(&flight.client);
     client.enter(Phase::Reply, client.worker.limits().stream_timeout);
-    let mut out = BytesMut::new();
+    let mut out = BytesMut::with_capacity(HEAD_ROOM + asked.connection.buffer.len());
     manners.write_head(&asked.head, &mut out);
     if asked.head.status == StatusCode::SWITCHING_PROTOCOLS {
         if poll_fn(|context| client.poll_write(context, &mut out)).await.is_ok() {

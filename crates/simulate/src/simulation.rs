@@ -1,0 +1,509 @@
+//! The event loop of one run.
+//!
+//! A session takes a slot of the client, its turns go one after the other: pick a replica, cross the network,
+//! wait and run in the engine, stream back. Tokens of one engine step travel together.
+
+use std::time::Duration;
+
+use report::{Chunk, Count, CountSource, Outcome, Record};
+use routing::{EngineReport, Lease, PolicySettings, RetrySettings};
+use workload::{Arrival, Phase, PhaseKind};
+
+use crate::{
+    ClientModel, Error, Fault, Figures, PromptHashes, Scrape, Settings,
+    client::EventLoop,
+    fleet::Fleet,
+    queue::EventQueue,
+    sessions::{ActiveSession, PhaseState},
+};
+
+/// Between two health checks of a replica whose state may change; every fifth one is of all replicas.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Output of a request that does not say its length.
+const UNSAID_OUTPUT: u32 = 128;
+
+enum Event {
+    /// The next session of the plan is due.
+    Arrive,
+    /// The client has finished a pass over a request.
+    Pass {
+        slot: usize,
+        left: u32,
+    },
+    /// A request reaches its engine.
+    Deliver {
+        slot: usize,
+    },
+    /// An engine's step is over, if it did not die in between.
+    StepEnd {
+        replica: usize,
+        deaths: u32,
+    },
+    /// The tokens of a step reach the balancer and the client.
+    Tokens {
+        batch: Vec<engine::Event>,
+    },
+    /// The client has handled the last chunk of a request.
+    Done {
+        slot: usize,
+    },
+    /// A session's think time is over.
+    Turn {
+        session: Box<ActiveSession>,
+    },
+    Fault(Fault),
+    /// Health checks, by their number.
+    Check(u32),
+    /// A balancer reads the engines' pages.
+    Scrape {
+        balancer: usize,
+    },
+    /// What it read arrives.
+    Reading {
+        balancer: usize,
+        queues: Vec<Option<EngineReport>>,
+    },
+}
+
+/// A run under way.
+pub(crate) struct Simulation {
+    fleet: Fleet,
+    client: ClientModel,
+    event_loop: EventLoop,
+    network: Duration,
+    faults: Vec<Fault>,
+    /// Where a policy reads queues.
+    scrape: Option<Scrape>,
+    /// Periodic events were begun.
+    ticking: bool,
+    events: EventQueue<Event>,
+    requests: Vec<Option<ActiveRequest>>,
+    free: Vec<usize>,
+    spare_batches: Vec<Vec<engine::Event>>,
+    /// Requests so far; tells a request from earlier ones in its slot.
+    started: u32,
+    tokens: u64,
+    retries: u64,
+    now: Duration,
+}
+
+struct ActiveRequest {
+    record: Record,
+    prompt: PromptHashes,
+    output_tokens: u32,
+    replica: usize,
+    loaded_tokens: u32,
+    /// It is in its engine.
+    delivered: bool,
+    number: u32,
+    tried: Vec<usize>,
+    lease: Option<Lease>,
+    session: Box<ActiveSession>,
+}
+
+impl Simulation {
+    pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
+        let fleet = &settings.fleet;
+        Ok(Self {
+            scrape: matches!(fleet.policy, PolicySettings::LeastQueue(_)).then_some(fleet.scrape),
+            fleet: Fleet::new(fleet, settings.seed)?,
+            client: settings.client,
+            event_loop: EventLoop::default(),
+            network: fleet.network,
+            faults: fleet.faults.clone(),
+            ticking: false,
+            events: EventQueue::new(),
+            requests: Vec::new(),
+            free: Vec::new(),
+            spare_batches: Vec::new(),
+            started: 0,
+            tokens: 0,
+            retries: 0,
+            now: Duration::ZERO,
+        })
+    }
+
+    pub(crate) fn figures(&self) -> Figures {
+        Figures {
+            simulated: self.now,
+            events: self.events.inserted() + self.tokens,
+            retries: self.retries,
+            prediction: self.fleet.prediction(),
+            replicas: self.fleet.figures(),
+        }
+    }
+
+    pub(crate) fn phase(
+        &mut self,
+        number: u16,
+        phase: Phase,
+        on_record: &mut impl FnMut(&Record),
+    ) -> Result<(), Error> {
+        let measured = phase.kind == PhaseKind::Measured;
+        let mut state = PhaseState::new(number, phase, self.now);
+        if let Some(first) = &state.next {
+            self.events.push(state.start + first.at, Event::Arrive);
+        }
+        self.begin_periodic();
+        if measured {
+            for fault in std::mem::take(&mut self.faults) {
+                self.events.push(state.start + fault.at, Event::Fault(fault));
+            }
+        }
+        while state.busy()
+            && let Some((at, event)) = self.events.pop()
+        {
+            self.now = at;
+            match event {
+                Event::Arrive => self.arrive(&mut state)?,
+                Event::Pass { slot, left } => self.pass(slot, left)?,
+                Event::Deliver { slot } => self.deliver(slot)?,
+                Event::StepEnd { replica, deaths } => self.step_end(replica, deaths),
+                Event::Tokens { batch } => self.token_batch(batch),
+                Event::Done { slot } => self.done(slot, &mut state, on_record)?,
+                Event::Turn { session } => self.turn(session, &mut state)?,
+                Event::Fault(fault) => self.fault(fault),
+                Event::Check(check) => {
+                    self.fleet.check(check.is_multiple_of(5), self.now);
+                    self.events.push(self.now + CHECK_INTERVAL, Event::Check(check + 1));
+                }
+                Event::Scrape { balancer } => self.scrape(balancer),
+                Event::Reading { balancer, queues } => self.fleet.report(balancer, &queues, self.now),
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_periodic(&mut self) {
+        if std::mem::replace(&mut self.ticking, true) {
+            return;
+        }
+        if !self.faults.is_empty() {
+            self.events.push(self.now, Event::Check(0));
+        }
+        if let Some(Scrape { interval, .. }) = self.scrape {
+            // Balancers do not ask in step.
+            let balancers = self.fleet.balancers();
+            for balancer in 0..balancers {
+                let offset = interval.mul_f64(balancer as f64 / balancers as f64);
+                self.events.push(self.now + offset, Event::Scrape { balancer });
+            }
+        }
+    }
+
+    fn scrape(&mut self, balancer: usize) {
+        let Some(Scrape { interval, delay }) = self.scrape else { return };
+        let queues = self.fleet.queues();
+        self.events.push(self.now + delay, Event::Reading { balancer, queues });
+        self.events.push(self.now + interval.max(Duration::from_millis(1)), Event::Scrape { balancer });
+    }
+
+    fn arrive(&mut self, state: &mut PhaseState) -> Result<(), Error> {
+        let Some(Arrival { at, session }) = state.take() else { return Ok(()) };
+        let scheduled = state.start + at;
+        let handled = self.event_loop.handle(self.now, self.client.pass());
+        if state.active < state.concurrency {
+            state.active += 1;
+            self.turn(ActiveSession::new(session, scheduled), state)?;
+        } else {
+            state.waiting.push_back((scheduled, session));
+        }
+        if let Some(next) = &state.next {
+            let due = if self.client.relative_gaps {
+                handled + next.at.saturating_sub(at)
+            } else {
+                state.start + next.at
+            };
+            if !self.client.relative_gaps && due <= self.now && state.active >= state.concurrency {
+                state.blocked = true;
+            } else {
+                self.events.push(due.max(self.now), Event::Arrive);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the next turn of a session, or gives its slot to the next one.
+    fn turn(&mut self, mut session: Box<ActiveSession>, state: &mut PhaseState) -> Result<(), Error> {
+        let Some(turn) = session.turns.next() else { return self.release(state) };
+        let request = turn.request;
+        let output_tokens = request.output_tokens.unwrap_or(UNSAID_OUTPUT).max(1);
+        let prompt = PromptHashes::after(&request, &mut session.history);
+        if session.turns.len() > 0 {
+            session.history.answered(session.id, output_tokens);
+        }
+        let record = Record {
+            phase: state.number,
+            index: state.index,
+            session: session.id,
+            turn: session.turn,
+            target: 0,
+            model: request.model,
+            scheduled: session.scheduled,
+            admitted: self.now,
+            sent: None,
+            written: None,
+            headers: None,
+            chunks: Vec::with_capacity(output_tokens as usize),
+            first_answer: None,
+            done: Duration::ZERO,
+            connection_reused: false,
+            connect: None,
+            input_tokens: Count { tokens: prompt.tokens, source: CountSource::Dataset },
+            output_tokens: Count { tokens: 0, source: CountSource::Usage },
+            reasoning_tokens: None,
+            cached_tokens: None,
+            requested_tokens: Some(output_tokens),
+            request_bytes: 0,
+            retries: 0,
+            retried_for: Duration::ZERO,
+            status: Some(200),
+            outcome: Outcome::Incomplete,
+        };
+        state.index += 1;
+        session.turn += 1;
+        self.started = self.started.wrapping_add(1);
+        let request = ActiveRequest {
+            record,
+            prompt,
+            output_tokens,
+            replica: 0,
+            loaded_tokens: 0,
+            delivered: false,
+            number: self.started,
+            tried: Vec::new(),
+            lease: None,
+            session,
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.requests[slot] = Some(request);
+                slot
+            }
+            None => {
+                self.requests.push(Some(request));
+                self.requests.len() - 1
+            }
+        };
+        // The first pass was spent on creating the request, when it arrived; the last one sends it.
+        let Some(left) = self.client.passes.checked_sub(2) else { return self.send(slot) };
+        let handled = self.event_loop.handle(self.now, self.client.pass());
+        self.events.push(handled, Event::Pass { slot, left });
+        Ok(())
+    }
+
+    fn pass(&mut self, slot: usize, left: u32) -> Result<(), Error> {
+        if let Some(request) = self.requests[slot].as_mut() {
+            // The client's clock starts when it first holds the request, not when the bytes leave.
+            request.record.sent.get_or_insert(self.now);
+        }
+        if left == 0 {
+            return self.send(slot);
+        }
+        let handled = self.event_loop.handle(self.now, self.client.pass());
+        self.events.push(handled, Event::Pass { slot, left: left - 1 });
+        Ok(())
+    }
+
+    fn send(&mut self, slot: usize) -> Result<(), Error> {
+        let Some(request) = self.requests[slot].as_mut() else { return Ok(()) };
+        request.record.sent.get_or_insert(self.now);
+        request.record.written.get_or_insert(self.now);
+        let ActiveRequest { prompt, session, output_tokens, tried, .. } = request;
+        match self.fleet.pick(prompt, session.id, *output_tokens, tried, self.now) {
+            Ok(picked) => {
+                request.replica = picked.replica;
+                request.loaded_tokens = picked.loaded_tokens;
+                request.record.target = u16::try_from(picked.replica).unwrap_or(u16::MAX);
+                request.lease = Some(picked.pick.lease);
+                self.events.push(self.now + self.network, Event::Deliver { slot });
+            }
+            Err(Error::Pick(none)) => {
+                request.record.status = Some(503);
+                self.end(slot, self.now, Outcome::Status(503, none.to_string()));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, slot: usize) -> Result<(), Error> {
+        let Some(request) = self.requests[slot].as_mut() else { return Ok(()) };
+        let replica = &mut self.fleet.replicas[request.replica];
+        if !replica.alive {
+            return self.retry(slot);
+        }
+        let submission = engine::Submission {
+            id: u64::from(request.number) << 32 | slot as u64,
+            block_hashes: request.prompt.blocks.clone(),
+            prompt_tokens: request.prompt.tokens,
+            output_tokens: request.output_tokens,
+            adapter: 0,
+        };
+        match replica.scheduler.submit_loaded(submission, request.loaded_tokens, self.now) {
+            Ok(()) => {
+                request.delivered = true;
+                let replica = request.replica;
+                self.start_step(replica);
+            }
+            Err(rejected) => {
+                request.record.status = Some(400);
+                self.end(slot, self.now + self.network, Outcome::Status(400, rejected.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody listens at the request's replica: another one gets it, a few times.
+    fn retry(&mut self, slot: usize) -> Result<(), Error> {
+        let Some(request) = self.requests[slot].as_mut() else { return Ok(()) };
+        if let Some(lease) = request.lease.take() {
+            lease.settle(routing::Outcome::ConnectFailed, self.now);
+        }
+        if request.tried.len() < RetrySettings::default().retries as usize {
+            request.tried.push(request.replica);
+            self.retries += 1;
+            return self.send(slot);
+        }
+        request.record.status = Some(502);
+        let outcome = Outcome::Status(502, "no replica could be reached".into());
+        self.end(slot, self.now + self.network, outcome);
+        Ok(())
+    }
+
+    fn start_step(&mut self, replica: usize) {
+        if let Some(end) = self.fleet.start_step(replica, self.now) {
+            let deaths = self.fleet.replicas[replica].deaths;
+            self.events.push(end, Event::StepEnd { replica, deaths });
+        }
+    }
+
+    fn step_end(&mut self, replica: usize, deaths: u32) {
+        let simulated = &mut self.fleet.replicas[replica];
+        if simulated.deaths != deaths {
+            return;
+        }
+        let mut batch = self.spare_batches.pop().unwrap_or_default();
+        simulated.stepping = false;
+        simulated.scheduler.finish_step(&mut batch);
+        self.tokens += batch.len() as u64;
+        self.events.push(self.now + self.network, Event::Tokens { batch });
+        self.start_step(replica);
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        if !self.fleet.fault(fault) {
+            return;
+        }
+        for slot in 0..self.requests.len() {
+            let Some(request) = self.requests[slot].as_mut() else { continue };
+            if request.replica == fault.replica && request.delivered && request.lease.is_some() {
+                self.fail(slot);
+            }
+        }
+    }
+
+    /// The request's replica died under it.
+    fn fail(&mut self, slot: usize) {
+        let Some(request) = self.requests[slot].as_mut() else { return };
+        if let Some(lease) = request.lease.take() {
+            lease.settle(routing::Outcome::Broken, self.now);
+        }
+        if request.record.chunks.is_empty() {
+            request.record.status = Some(502);
+        }
+        self.end(slot, self.now + self.network, Outcome::Broken("the replica died".into()));
+    }
+
+    fn token_batch(&mut self, mut batch: Vec<engine::Event>) {
+        for event in batch.drain(..) {
+            self.token(event);
+        }
+        self.spare_batches.push(batch);
+    }
+
+    fn token(&mut self, event: engine::Event) {
+        match event {
+            engine::Event::FirstToken { id, cached_tokens, .. } => self.chunk(id, Some(cached_tokens)),
+            engine::Event::Token { id } => self.chunk(id, None),
+            engine::Event::Finished { id } => {
+                let Some(request) = self.request(id) else { return };
+                let done = request.record.chunks.last().map(|chunk| chunk.at);
+                self.end(id as u32 as usize, done.unwrap_or(self.now), Outcome::Success);
+            }
+        }
+    }
+
+    /// The request that an engine means, unless it is over.
+    fn request(&mut self, id: u64) -> Option<&mut ActiveRequest> {
+        let request = self.requests[id as u32 as usize].as_mut()?;
+        (request.number == (id >> 32) as u32 && request.lease.is_some()).then_some(request)
+    }
+
+    /// A token reaches the balancer, which counts it, and the client, which stamps it when it gets to it.
+    fn chunk(&mut self, id: u64, cached_tokens: Option<u32>) {
+        let (now, per_chunk) = (self.now, self.client.per_chunk);
+        if self.request(id).is_none() {
+            return;
+        }
+        let stamp = self.event_loop.handle(now, per_chunk);
+        let Some(request) = self.request(id) else { return };
+        if let Some(lease) = &mut request.lease {
+            if let Some(cached_tokens) = cached_tokens {
+                lease.observed_cached(cached_tokens);
+            }
+            lease.produced(1, now);
+        }
+        let record = &mut request.record;
+        if cached_tokens.is_some() {
+            record.headers = Some(stamp);
+            record.first_answer = Some(stamp);
+            record.cached_tokens = cached_tokens;
+        }
+        record.chunks.push(Chunk { at: stamp, tokens: 1 });
+        record.output_tokens.tokens += 1;
+    }
+
+    /// The request is over; the client notices at `done`.
+    fn end(&mut self, slot: usize, done: Duration, outcome: Outcome) {
+        let Some(request) = self.requests[slot].as_mut() else { return };
+        if let Some(lease) = request.lease.take() {
+            lease.settle(routing::Outcome::Answered, self.now);
+        }
+        request.record.done = done;
+        request.record.outcome = outcome;
+        self.events.push(done, Event::Done { slot });
+    }
+
+    fn done(
+        &mut self,
+        slot: usize,
+        state: &mut PhaseState,
+        on_record: &mut impl FnMut(&Record),
+    ) -> Result<(), Error> {
+        let Some(request) = self.requests[slot].take() else { return Ok(()) };
+        self.free.push(slot);
+        on_record(&request.record);
+        let mut session = request.session;
+        let Some(next) = session.turns.as_slice().first() else { return self.release(state) };
+        let due = (self.now + next.delay).max(state.start + next.not_before.unwrap_or_default());
+        session.scheduled = due;
+        if due > self.now {
+            self.events.push(due, Event::Turn { session });
+            return Ok(());
+        }
+        self.turn(session, state)
+    }
+
+    fn release(&mut self, state: &mut PhaseState) -> Result<(), Error> {
+        state.active -= 1;
+        if let Some((scheduled, session)) = state.waiting.pop_front() {
+            state.active += 1;
+            return self.turn(ActiveSession::new(session, scheduled), state);
+        }
+        if std::mem::take(&mut state.blocked) {
+            self.events.push(self.now, Event::Arrive);
+        }
+        Ok(())
+    }
+}

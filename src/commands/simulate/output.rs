@@ -1,0 +1,221 @@
+//! The table, the JSON and the page of `evenload simulate run`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use report::{
+    BarChart, ClientHealth, Flags, Imbalance, LineChart, PolicyFigures, PolicyRun, TextTable,
+    comparison_page, judge,
+};
+use serde_json::{Value, json};
+use simulate::{Means, insight::Demand, scenario::Trial};
+
+/// What the verdict's advice names.
+const FLAGS: Flags = Flags {
+    concurrency: "--concurrency",
+    rate: "--rate",
+    requests: "--sessions",
+    tokenizer: "--workload",
+    prompts: "--workload",
+};
+/// Points of a line over time.
+const POINTS: f64 = 120.0;
+
+/// A policy, or the bound, under all seeds.
+pub(super) struct Compared {
+    pub(super) name: String,
+    pub(super) means: Means,
+    pub(super) trials: Vec<Trial>,
+}
+
+pub(super) fn demand_lines(demand: &Demand) -> String {
+    let Demand { working_set_tokens, replica_capacity_tokens, fleet_capacity_tokens, .. } = demand;
+    let share = |capacity: &u64| *working_set_tokens as f64 / (*capacity).max(1) as f64;
+    format!(
+        "{} requests with {} prompt tokens; best possible hit ratio {:.3}\n\
+         working set {working_set_tokens} tokens: {:.2} times the cache of one replica ({replica_capacity_tokens}), \
+         {:.2} times that of all ({fleet_capacity_tokens})\n",
+        demand.requests,
+        demand.prompt_tokens,
+        demand.best_hit_ratio,
+        share(replica_capacity_tokens),
+        share(fleet_capacity_tokens),
+    )
+}
+
+pub(super) fn header() -> String {
+    format!(
+        "{:<15}{:>10}{:>7}{:>11}{:>11}{:>11}{:>10}{:>7}{:>10}{:>11}{:>11}{:>8}",
+        "policy",
+        "seconds",
+        "+-",
+        "tokens/s",
+        "TTFT ms",
+        "p99 ms",
+        "TPOT ms",
+        "hit",
+        "max/mean",
+        "evicted",
+        "preempted",
+        "failed"
+    )
+}
+
+pub(super) fn row(compared: &Compared) -> String {
+    let means = &compared.means;
+    format!(
+        "{:<15}{:>10.2}{:>7.2}{:>11.0}{:>11.1}{:>11.1}{:>10.2}{:>7.3}{:>10.2}{:>11.0}{:>11.0}{:>8.0}",
+        compared.name,
+        means.duration_s,
+        means.duration_deviation_s,
+        means.total_tokens_per_s,
+        means.mean_ttft_ms,
+        means.p99_ttft_ms,
+        means.mean_tpot_ms,
+        means.prefix_hit_ratio,
+        means.imbalance,
+        means.evictions,
+        means.preemptions,
+        means.failed
+    )
+}
+
+/// One line: a policy's means.
+pub(super) fn json(compared: &Compared, seeds: &[u64]) -> Value {
+    json!({"policy": compared.name, "seeds": seeds, "figures": compared.means})
+}
+
+/// Writes the files; returns their paths.
+pub(super) fn write(
+    directory: &Path,
+    demand: &Demand,
+    compared: &[Compared],
+    seeds: &[u64],
+    what: &str,
+) -> anyhow::Result<Vec<PathBuf>> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let policy = |compared: &Compared| {
+        let trials = seeds.iter().zip(&compared.trials).map(|(seed, trial)| {
+            let figures = PolicyFigures::new(compared.name.as_str(), &trial.report.total, 1.0);
+            json!({"seed": seed, "figures": figures, "simulation": trial.figures, "in_flight": in_flight(trial)})
+        });
+        let trials: Vec<Value> = trials.collect();
+        json!({"policy": compared.name, "means": compared.means, "trials": trials})
+    };
+    let policies: Vec<Value> = compared.iter().map(policy).collect();
+    let results = json!({"command": what, "demand": demand, "seeds": seeds, "policies": policies});
+    let files = [
+        ("results.json", serde_json::to_string_pretty(&results)?),
+        ("report.html", page(demand, compared, what)),
+    ];
+    let mut paths = Vec::new();
+    for (name, content) in files {
+        let path = directory.join(name);
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+/// Imbalance over time: requests in flight of the busiest replica over the mean, with the times in seconds.
+fn in_flight(trial: &Trial) -> Value {
+    let (step_s, imbalance) = imbalance_over_time(trial);
+    let column = |value: &dyn Fn(&Imbalance) -> f64| -> Vec<Option<f64>> {
+        imbalance.iter().map(|imbalance| imbalance.as_ref().map(value)).collect()
+    };
+    json!({
+        "step_s": step_s,
+        "max_over_mean": column(&|imbalance| imbalance.max_over_mean),
+        "cv": column(&|imbalance| imbalance.cv),
+    })
+}
+
+fn imbalance_over_time(trial: &Trial) -> (f64, Vec<Option<Imbalance>>) {
+    let window = trial.report.total.window;
+    let width = window.length().div_f64(POINTS);
+    let widest = trial.report.target_series.iter().map(report::TimeSeries::width).max().unwrap_or_default();
+    let series: Vec<_> =
+        trial.report.target_series.iter().map(|series| series.coarsened(width.max(widest))).collect();
+    let Some(first) = series.first() else { return (1.0, Vec::new()) };
+    let step = first.width();
+    let skipped = (window.start().unwrap_or_default().as_nanos() / step.as_nanos().max(1)) as usize;
+    let loads: Vec<Vec<u64>> =
+        series.iter().map(|series| series.in_flight().skip(skipped).collect()).collect();
+    let points = loads.iter().map(Vec::len).max().unwrap_or(0);
+    let at = |point: usize| {
+        let shares: Vec<f64> =
+            loads.iter().map(|load| load.get(point).copied().unwrap_or(0) as f64).collect();
+        Imbalance::of(&shares)
+    };
+    (step.as_secs_f64(), (0..points).map(at).collect())
+}
+
+fn page(demand: &Demand, compared: &[Compared], what: &str) -> String {
+    let runs: Vec<PolicyRun> = compared
+        .iter()
+        .filter_map(|compared| {
+            let report = compared.trials.first()?.report.clone();
+            let assessment = judge(&report, &ClientHealth::default(), &FLAGS);
+            let measured = PolicyFigures::new(compared.name.as_str(), &report.total, 1.0);
+            let compared = report::Compared { measured, published: None };
+            Some(PolicyRun { compared, report, assessment, speedup: 1.0 })
+        })
+        .collect();
+    let subtitle = format!(
+        "A simulated fleet in virtual time: {} requests for each policy. Tables are means over the seeds, pictures the first \
+         seed. `bound` is a fleet in which every prefix is a hit wherever a request goes.",
+        demand.requests
+    );
+    let mut imbalance = LineChart::new(
+        "Imbalance",
+        "requests in flight, busiest replica over the mean",
+        "seconds since the start",
+    )
+    .wide();
+    for one in compared {
+        let Some(trial) = one.trials.first() else { continue };
+        let (step_s, values) = imbalance_over_time(trial);
+        let values = values.into_iter().map(|value| value.map(|value| value.max_over_mean));
+        imbalance = imbalance.line(one.name.as_str(), step_s, values);
+    }
+    let hits = compared
+        .iter()
+        .fold(BarChart::new("Prefix cache hits", "percent").colour_by_group(), |chart, one| {
+            chart.group(one.name.as_str(), [Some(one.means.prefix_hit_ratio * 100.0)])
+        });
+    let columns = [
+        "",
+        "seconds",
+        "tokens/s",
+        "mean TTFT ms",
+        "P99 TTFT ms",
+        "hits",
+        "evicted blocks",
+        "preemptions",
+        "failed",
+    ];
+    let table = compared.iter().fold(TextTable::new("Means over the seeds", columns), |table, one| {
+        let means = &one.means;
+        table.row([
+            one.name.clone(),
+            format!("{:.2}", means.duration_s),
+            format!("{:.0}", means.total_tokens_per_s),
+            format!("{:.1}", means.mean_ttft_ms),
+            format!("{:.1}", means.p99_ttft_ms),
+            format!("{:.3}", means.prefix_hit_ratio),
+            format!("{:.0}", means.evictions),
+            format!("{:.0}", means.preemptions),
+            format!("{:.0}", means.failed),
+        ])
+    });
+    comparison_page("Routing policies, simulated", &subtitle, &runs)
+        .section("Caches and balance", demand_lines(demand))
+        .bars(&hits)
+        .lines(&imbalance)
+        .table(&table)
+        .footer(format!("evenload {}: {what}", env!("CARGO_PKG_VERSION")))
+        .render()
+}
