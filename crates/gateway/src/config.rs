@@ -20,6 +20,7 @@ use std::{
 use routing::{HealthSettings, PolicyName, PolicySettings, RetrySettings, SettingsError};
 use serde::{Deserialize, Deserializer};
 
+use crate::DecisionLogSettings;
 pub use sections::{CheckConfig, Checks, HealthConfig, LimitConfig, Limits, PolicyFlags, RetryConfig};
 pub use units::{EventSource, ReplicaUrl, Seconds, ValueError};
 
@@ -59,6 +60,16 @@ pub struct Config {
     /// Seconds that requests in progress may take to end after SIGTERM [default: 120].
     #[arg(long, value_name = "SECONDS")]
     pub drain_timeout_s: Option<Seconds>,
+    /// Write routed requests to this file: hashes, lengths and times, no text; see `simulate replay`.
+    #[arg(long, value_name = "FILE")]
+    pub decision_log: Option<PathBuf>,
+    /// MiB that the decision log may take, older files included [default: 1024].
+    #[arg(long, value_name = "MIB")]
+    pub decision_log_max_mib: Option<NonZero<u32>>,
+    /// Secret that the hashes in the decision log are keyed with; give it to make the logs of several runs or
+    /// balancers comparable [default: drawn at the start].
+    #[arg(long, value_name = "TEXT", env = "EVENLOAD_DECISION_LOG_SALT", hide_env_values = true)]
+    pub decision_log_salt: Option<String>,
     /// Which requests get a line in the log [default: errors].
     #[arg(long, value_name = "WHICH")]
     pub access_log: Option<AccessLog>,
@@ -153,6 +164,8 @@ pub struct Settings {
     pub scrape_interval: Duration,
     /// Time that requests in progress may take to end at shutdown.
     pub drain_timeout: Duration,
+    /// Where routed requests are kept, if they are.
+    pub decision_log: Option<DecisionLogSettings>,
     /// Which requests get a line in the log.
     pub access_log: AccessLog,
     /// Least severity of what is logged.
@@ -263,6 +276,9 @@ impl Config {
             kv_events_port: self.kv_events_port.or(under.kv_events_port),
             kv_events_replay_port: self.kv_events_replay_port.or(under.kv_events_replay_port),
             drain_timeout_s: self.drain_timeout_s.or(under.drain_timeout_s),
+            decision_log: self.decision_log.or(under.decision_log),
+            decision_log_max_mib: self.decision_log_max_mib.or(under.decision_log_max_mib),
+            decision_log_salt: self.decision_log_salt.or(under.decision_log_salt),
             access_log: self.access_log.or(under.access_log),
             log_level: self.log_level.or(under.log_level),
             log_format: self.log_format.or(under.log_format),
@@ -288,6 +304,11 @@ impl Config {
             policy,
             scrape_interval: self.scrape_interval_s.map_or(Duration::from_secs(1), Duration::from),
             drain_timeout: self.drain_timeout_s.map_or(Duration::from_secs(120), Duration::from),
+            decision_log: self.decision_log.clone().map(|path| DecisionLogSettings {
+                path,
+                max_bytes: u64::from(self.decision_log_max_mib.map_or(1024, NonZero::get)) << 20,
+                salt: self.decision_log_salt.clone(),
+            }),
             access_log: self.access_log.unwrap_or_default(),
             log_level: self.log_level.unwrap_or_default(),
             log_format: self.log_format.unwrap_or_default(),

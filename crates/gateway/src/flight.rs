@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
+use protocol::{COMPLETE, Decision, Usage};
 use routing::{ActiveRequest, Lease, Outcome, Retry};
 
 use crate::{
@@ -40,6 +41,8 @@ pub(crate) struct Flight {
     retries: u32,
     /// For the log line, where there may be one.
     request: Option<Box<(Method, String, String)>>,
+    /// For the decision log, where there is one.
+    pub(crate) decision: Option<Box<Decision<'static>>>,
     _active: ActiveRequest,
 }
 
@@ -71,6 +74,7 @@ impl Flight {
             output_tokens: 0,
             retries: 0,
             request: None,
+            decision: None,
             _active: active,
         })
     }
@@ -129,9 +133,13 @@ impl Flight {
     }
 
     /// Takes over what the engine says it produced and found in its cache.
-    pub(crate) fn report(&mut self, output_tokens: u32, cached_tokens: Option<u32>) {
-        self.output_tokens = output_tokens.into();
-        if let (Some(attempt), Some(cached)) = (&mut self.attempt, cached_tokens) {
+    pub(crate) fn report(&mut self, usage: Usage) {
+        self.output_tokens = usage.completion_tokens.into();
+        if let Some(decision) = &mut self.decision {
+            decision.prompt_tokens = Some(usage.prompt_tokens).filter(|tokens| *tokens > 0);
+            decision.cached_tokens = usage.cached_tokens;
+        }
+        if let (Some(attempt), Some(cached)) = (&mut self.attempt, usage.cached_tokens) {
             attempt.lease.observed_cached(cached);
             attempt.backend.metrics.cached_tokens.add(cached.into());
         }
@@ -160,6 +168,26 @@ impl Flight {
         self.status = response.status().as_u16();
         self.response_bytes = response.body().len() as u64;
         response
+    }
+
+    /// Hands what was decided, and what came of it, to the decision log.
+    fn keep_decision(&mut self, elapsed: Duration) {
+        let (Some(decision), Some(log)) = (self.decision.take(), &self.client.worker.shared.decision_log)
+        else {
+            return;
+        };
+        let mut decision = *decision;
+        decision.timestamp = log.time(self.started);
+        decision.output_length = u32::try_from(self.output_tokens).unwrap_or(u32::MAX);
+        decision.replica =
+            self.attempt.as_ref().map(|attempt| attempt.lease.replica().spec.name.to_string().into());
+        decision.outcome = self.reason.map_or(COMPLETE, Reason::label).into();
+        decision.status = self.status;
+        decision.retries = self.retries;
+        decision.ttft_ms =
+            self.first_token.map(|first| milliseconds(first.saturating_duration_since(self.started)));
+        decision.duration_ms = milliseconds(elapsed);
+        log.offer(decision);
     }
 
     fn log(&self, elapsed: Duration) {
@@ -222,6 +250,7 @@ impl Drop for Flight {
             None => metrics.own_answers[class(self.status)].add(1),
         }
         self.log(elapsed);
+        self.keep_decision(elapsed);
         self.end_attempt();
         self.client.enter(Phase::Idle, worker.limits().idle_timeout);
     }

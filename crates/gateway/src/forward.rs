@@ -65,6 +65,7 @@ pub(crate) async fn ask(
     let worker = &client.worker;
     let shared = &worker.shared;
     let understood = Understood::of(worker, head, &body);
+    flight.decision = understood.decision().map(Box::new);
     let mut tried = Vec::new();
     let mut last: Option<Failure> = None;
     let mut retry = None;
@@ -82,7 +83,11 @@ pub(crate) async fn ask(
             },
             Err(none) => return Err(nowhere(none, last.as_ref())),
         };
-        let Pick { lease, reason, .. } = pick;
+        let Pick { lease, reason, cached_tokens, .. } = pick;
+        if let Some(decision) = &mut flight.decision {
+            decision.reason = Some(reason.label().into());
+            decision.expected_tokens = cached_tokens;
+        }
         backend.metrics.picks(reason).add(1);
         backend.metrics.prompt_tokens.add(understood.prompt_tokens.into());
         tried.push(backend.id);

@@ -15,6 +15,7 @@
 
 mod admin;
 mod config;
+mod decision_log;
 mod error;
 mod fleet;
 mod flight;
@@ -36,6 +37,7 @@ pub use config::{
     AccessLog, CheckConfig, Checks, Config, ConfigError, EventSource, HealthConfig, LimitConfig, Limits,
     LogFormat, LogLevel, PolicyFlags, ReplicaConfig, ReplicaUrl, RetryConfig, Seconds, Settings, ValueError,
 };
+pub use decision_log::DecisionLogSettings;
 pub use error::Reason;
 pub use lifecycle::{Handle, StartError, start};
 pub use signals::run;

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
+    path::PathBuf,
     rc::Rc,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -20,6 +21,7 @@ use tokio::{
 use crate::{
     Settings, admin,
     config::ConfigError,
+    decision_log::DecisionLog,
     kv_events, server,
     shared::{Shared, Stage},
     watch,
@@ -49,6 +51,14 @@ pub enum StartError {
     /// A thread or its runtime cannot be made.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
+    /// The decision log cannot be written.
+    #[error("cannot write the decision log {}", path.display())]
+    DecisionLog {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The settings cannot be used.
     #[error(transparent)]
     Settings(#[from] ConfigError),
@@ -66,7 +76,13 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let admin_listener = listen(settings.admin_listen, 1)?.remove(0);
     let address_of = |listener: &StdListener| listener.local_addr().map_err(StartError::Thread);
     let (address, admin_address) = (address_of(&listeners[0])?, address_of(&admin_listener)?);
-    let shared = Arc::new(Shared::new(settings).map_err(ConfigError::from)?);
+    let mut shared = Shared::new(settings).map_err(ConfigError::from)?;
+    if let Some(settings) = &shared.settings.decision_log {
+        let log = DecisionLog::open(settings);
+        shared.decision_log =
+            Some(log.map_err(|source| StartError::DecisionLog { path: settings.path.clone(), source })?);
+    }
+    let shared = Arc::new(shared);
     let mut handle = Handle { address, admin_address, shared, threads: Vec::new() };
     let (alive, ended) = mpsc::channel::<()>(1);
     for (number, listener) in listeners.into_iter().enumerate() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use routing::{RetryBudget, SettingsError};
 use tokio::sync::watch;
 
-use crate::{Settings, fleet::Fleet, kv_events::Lessons, metrics::Metrics};
+use crate::{Settings, decision_log::DecisionLog, fleet::Fleet, kv_events::Lessons, metrics::Metrics};
 
 /// The common part of a gateway.
 #[derive(Debug)]
@@ -15,6 +15,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) budget: Arc<RetryBudget>,
     pub(crate) lessons: Lessons,
+    pub(crate) decision_log: Option<DecisionLog>,
     pub(crate) stage: watch::Sender<Stage>,
 }
 
@@ -40,6 +41,7 @@ impl Shared {
             metrics: Metrics::default(),
             budget: Arc::default(),
             lessons: Lessons::default(),
+            decision_log: None,
             stage: watch::Sender::new(Stage::Running),
             settings,
         })

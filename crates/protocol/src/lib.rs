@@ -8,6 +8,7 @@
 
 mod answer;
 mod block;
+mod decision;
 mod endpoint;
 pub mod engine_metrics;
 mod error;
@@ -23,6 +24,7 @@ pub mod zmtp;
 
 pub use answer::{Answer, AnswerError, parse_answer};
 pub use block::{BLOCK_BYTES, BLOCK_TOKENS, BYTES_PER_TOKEN, BlockChain, block_hashes, estimate_tokens};
+pub use decision::{COMPLETE, Decision};
 pub use endpoint::Endpoint;
 pub use engine_metrics::EngineMetrics;
 pub use error::{ErrorBody, error_message};

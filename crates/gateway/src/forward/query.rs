@@ -7,13 +7,17 @@ use std::mem;
 
 use bytes::Bytes;
 use http::Method;
-use protocol::{BLOCK_TOKENS, Endpoint, RequestView, estimate_tokens};
+use protocol::{BLOCK_TOKENS, Decision, Endpoint, RequestView, estimate_tokens};
 use routing::{PrefixKey, PrefixNeed, Query, session_key};
 
 use crate::{
     http1::request::RequestHead,
     worker::{Scratch, Worker},
 };
+
+/// The prefix that the decision log knows a prompt by: that of `prefix_hash` by default.
+const LOGGED_KEY: PrefixNeed =
+    PrefixNeed { source: PrefixKey::FirstUserMessage, characters: 100, exact_kubeai: false };
 
 /// A request as routing sees it.
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub(super) struct Understood<'w> {
     blocks: Vec<u64>,
     pub(super) prompt_tokens: u32,
     output_tokens: Option<u32>,
+    /// For the decision log: the model, and the key that prefix_hash would have by default.
+    described: Option<(String, Option<u64>)>,
 }
 
 // === impl Understood ===
@@ -42,6 +48,7 @@ impl<'w> Understood<'w> {
             blocks: mem::take(&mut worker.scratch.borrow_mut().blocks),
             prompt_tokens: estimate_tokens(body.len()),
             output_tokens: None,
+            described: None,
         };
         understood.blocks.clear();
         let endpoint = Endpoint::from_path(head.path());
@@ -67,11 +74,31 @@ impl<'w> Understood<'w> {
         if let Some(need) = needs.prefix {
             understood.prefix_key = prefix_key(need, &view, &prompt, understood.adapter.as_deref());
         }
-        if needs.blocks {
+        let logged = worker.shared.decision_log.is_some();
+        if logged {
+            let key = prefix_key(LOGGED_KEY, &view, &prompt, None);
+            understood.described = Some((view.model.clone().into_owned(), key));
+        }
+        if needs.blocks || logged {
             protocol::block_hashes(view.model.as_bytes(), &prompt, &mut understood.blocks);
         }
         worker.scratch.borrow_mut().keep_prompt(prompt);
         understood
+    }
+
+    /// What the decision log keeps of the request, where there is one and the request is about a prompt.
+    pub(super) fn decision(&self) -> Option<Decision<'static>> {
+        let log = self.worker.shared.decision_log.as_ref()?;
+        let (model, prefix_key) = self.described.clone()?;
+        Some(Decision {
+            input_length: self.prompt_tokens,
+            max_tokens: self.output_tokens,
+            prefix_key: prefix_key.map(|key| log.keyed(key)),
+            session_key: self.session_key.map(|key| log.keyed(key)),
+            model: model.into(),
+            policy: self.worker.shared.fleet.router.policy().name().label().into(),
+            ..log.begin(&self.blocks)
+        })
     }
 
     pub(super) fn query<'q>(&'q self, tried: &'q [u64]) -> Query<'q> {

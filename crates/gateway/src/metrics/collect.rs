@@ -1,6 +1,9 @@
 //! A scrape: every metric with its name, help and labels, in one place.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -10,7 +13,7 @@ use prometheus_client::{
 use routing::{HealthState, PickReason, PolicyName, Replica};
 
 use super::{CLASSES, Histogram, Metrics, ReplicaMetrics};
-use crate::{Reason, fleet::Backend, kv_events, shared::Shared};
+use crate::{Reason, decision_log, fleet::Backend, kv_events, shared::Shared};
 
 /// Reads all metrics of a gateway.
 #[derive(Debug)]
@@ -122,6 +125,15 @@ impl Collector for Scrape {
             family.encode_gauge(&read(shared))?;
         }
 
+        if let Some(log) = &shared.decision_log {
+            for &(name, help, read) in decision_log::COUNTERS {
+                let mut family = describe(&mut encoder, name, help, MetricType::Counter)?;
+                family.encode_counter(&read(&log.counts), None::<&Exemplar<NoLabelSet, u64>>)?;
+            }
+            let help = "Bytes of the decision log, older files included.";
+            let mut family = describe(&mut encoder, "decision_log_bytes", help, MetricType::Gauge)?;
+            family.encode_gauge(&log.counts.bytes.load(Relaxed))?;
+        }
         for &(name, help, read) in kv_events::LESSON_COUNTERS {
             let mut family = describe(&mut encoder, name, help, MetricType::Counter)?;
             family.encode_counter(&read(&metrics.lessons), None::<&Exemplar<NoLabelSet, u64>>)?;

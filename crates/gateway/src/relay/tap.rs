@@ -109,7 +109,7 @@ impl Seen {
             flight.judge(Outcome::ServerError);
         }
         if let Some(usage) = self.usage {
-            flight.report(usage.completion_tokens, usage.cached_tokens);
+            flight.report(usage);
         }
     }
 }

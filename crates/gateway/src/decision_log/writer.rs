@@ -1,0 +1,203 @@
+//! Writes decisions to files of limited size.
+//!
+//! There are [`FILES`] files: the one that is written, and older ones with numbers, the highest the oldest. Lines
+//! are whole. A disk that takes no more costs the lines that do not fit, not those that come later.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::Ordering::Relaxed,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::Duration,
+};
+
+use protocol::Decision;
+
+use super::{Counts, DecisionLogSettings};
+
+/// The file that is written, and those before it.
+const FILES: u64 = 4;
+/// Bytes that are collected before they are written.
+const BUFFER_BYTES: usize = 256 << 10;
+/// Lines wait no longer to be written.
+const PAUSE: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    path: PathBuf,
+    file: File,
+    /// Bytes in the file.
+    length: u64,
+    /// Bytes that a file may have.
+    most: u64,
+    buffer: Vec<u8>,
+    /// Lines in the buffer.
+    lines: u64,
+    complained: bool,
+    counts: Arc<Counts>,
+}
+
+impl Writer {
+    pub(super) fn open(settings: &DecisionLogSettings, counts: Arc<Counts>) -> io::Result<Self> {
+        let path = settings.path.clone();
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let length = file.metadata()?.len();
+        let writer = Self {
+            path,
+            file,
+            length,
+            most: (settings.max_bytes / FILES).max(1),
+            buffer: Vec::new(),
+            lines: 0,
+            complained: false,
+            counts,
+        };
+        writer.count_bytes();
+        Ok(writer)
+    }
+
+    /// Writes what comes, until nobody sends any more.
+    pub(super) fn run(&mut self, decisions: &Receiver<Decision<'static>>) {
+        loop {
+            match decisions.recv_timeout(PAUSE) {
+                Ok(decision) => self.take(&decision),
+                Err(RecvTimeoutError::Timeout) => self.flush(),
+                Err(RecvTimeoutError::Disconnected) => return self.flush(),
+            }
+        }
+    }
+
+    fn take(&mut self, decision: &Decision<'_>) {
+        self.counts.taken(decision);
+        let before = self.buffer.len();
+        let encoded = serde_json::to_writer(&mut self.buffer, decision);
+        self.buffer.push(b'\n');
+        let line = (self.buffer.len() - before) as u64;
+        if encoded.is_err() || line > self.most {
+            self.buffer.truncate(before);
+            self.counts.dropped.add(1);
+            return;
+        }
+        self.lines += 1;
+        if self.length + self.buffer.len() as u64 > self.most {
+            let last = self.buffer.split_off(before);
+            self.lines -= 1;
+            self.flush();
+            self.turn_over();
+            self.buffer.extend(last);
+            self.lines = 1;
+        }
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        match self.file.write_all(&self.buffer) {
+            Ok(()) => {
+                self.counts.written.add(self.lines);
+                self.complained = false;
+            }
+            Err(error) => {
+                self.counts.failed.add(self.lines);
+                self.complain("cannot write to the decision log", &error);
+                // Part of a line may be there; what follows begins on a line of its own.
+                let _ = self.file.set_len(self.length);
+            }
+        }
+        self.length = self.file.metadata().map_or(self.length, |file| file.len());
+        self.buffer.clear();
+        self.lines = 0;
+        self.count_bytes();
+    }
+
+    /// Makes the file the first of the older ones, and begins a new one.
+    fn turn_over(&mut self) {
+        let turned = (1..FILES)
+            .rev()
+            .try_for_each(|number| match fs::rename(self.numbered(number - 1), self.numbered(number)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                renamed => renamed,
+            })
+            .and_then(|()| OpenOptions::new().create(true).append(true).open(&self.path));
+        match turned {
+            Ok(file) => (self.file, self.length) = (file, 0),
+            Err(error) => {
+                self.complain("cannot turn the decision log over; it begins again", &error);
+                let _ = self.file.set_len(0);
+                self.length = 0;
+            }
+        }
+    }
+
+    /// The file with this number; 0 is the one that is written.
+    fn numbered(&self, number: u64) -> PathBuf {
+        if number == 0 {
+            return self.path.clone();
+        }
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".{number}"));
+        name.into()
+    }
+
+    fn count_bytes(&self) {
+        let lengths = (0..FILES).filter_map(|number| Some(fs::metadata(self.numbered(number)).ok()?.len()));
+        self.counts.bytes.store(lengths.sum(), Relaxed);
+    }
+
+    fn complain(&mut self, what: &str, error: &io::Error) {
+        if !std::mem::replace(&mut self.complained, true) {
+            tracing::error!(file = %self.path.display(), %error, "{what}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decision(number: u64) -> Decision<'static> {
+        Decision { timestamp: number as f64, hash_ids: vec![number; 20].into(), ..Decision::default() }
+    }
+
+    #[test]
+    fn files_are_turned_over_and_keep_to_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings =
+            DecisionLogSettings { path: folder.path().join("decisions.jsonl"), max_bytes: 4000, salt: None };
+        let counts = Arc::<Counts>::default();
+        let (sender, receiver) = std::sync::mpsc::sync_channel(100);
+        (0..100).for_each(|number| sender.send(decision(number)).unwrap());
+        drop(sender);
+        Writer::open(&settings, Arc::clone(&counts)).unwrap().run(&receiver);
+        assert_eq!((counts.written.get(), counts.dropped.get(), counts.failed.get()), (100, 0, 0));
+        let mut last = Vec::new();
+        let mut bytes = 0;
+        for number in (0..FILES).rev() {
+            let name = if number == 0 { String::new() } else { format!(".{number}") };
+            let text = fs::read_to_string(format!("{}{name}", settings.path.display())).unwrap();
+            assert!(text.len() <= 1000 && text.ends_with('\n'));
+            bytes += text.len() as u64;
+            last.extend(
+                text.lines().map(|line| serde_json::from_str::<Decision<'_>>(line).unwrap().timestamp),
+            );
+        }
+        let expected: Vec<f64> = (100 - last.len() as u32..100).map(f64::from).collect();
+        assert_eq!(last, expected, "the newest are kept, in order");
+        assert_eq!(counts.bytes.load(Relaxed), bytes);
+        // Another start goes on where this one ended.
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        sender.send(decision(100)).unwrap();
+        drop(sender);
+        Writer::open(&settings, counts).unwrap().run(&receiver);
+        let text = fs::read_to_string(&settings.path).unwrap();
+        assert!(text.lines().last().unwrap().contains("\"timestamp\":100"), "{text}");
+    }
+}
