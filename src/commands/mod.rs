@@ -37,7 +37,7 @@ pub(crate) enum Command {
     /// Balance requests over inference servers.
     Serve(Box<serve::Arguments>),
     /// Simulate a fleet in virtual time.
-    Simulate(simulate::Arguments),
+    Simulate(Box<simulate::Arguments>),
 }
 
 impl Command {
