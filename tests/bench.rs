@@ -242,9 +242,11 @@ fn flags_that_cannot_be_had_are_refused_by_name() {
     let stage = Stage::new();
     for (flags, said) in [
         (&["--use-beam-search"][..], "--use-beam-search is not supported"),
-        (&["--random-input-len", "9"], "--random-input-len is not supported"),
+        (&["--random-range-ratio=1.5"], "--random-range-ratio 1.5"),
+        (&["--dataset-name=random"], "reads no file"),
+        (&["--hf-split=train"], "--hf-split is not supported"),
         (&["--profile"], "--profile is not supported"),
-        (&["--dataset-name=hf"], "only sharegpt"),
+        (&["--dataset-name=hf"], "hf is a download"),
         (&["--backend=tgi"], "invalid value 'tgi' for '--backend"),
         (&["--tokenizer-mode=mistral"], "invalid value 'mistral'"),
         (&["--request-rate=0"], "--request-rate"),
@@ -256,6 +258,48 @@ fn flags_that_cannot_be_had_are_refused_by_name() {
         let message = failure(&stage.command(flags).output().unwrap(), 2);
         assert!(message.lines().next().unwrap().contains(said), "{flags:?}: {message}");
     }
+}
+
+#[test]
+fn prompts_without_a_dataset() {
+    let stage = Stage::new();
+    let command = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_evenload"));
+        command.args(["bench", "--num-prompts=20", "--model", MODEL, "--base-url", &stage.url()]).args(flags);
+        command
+    };
+    let run = |flags: &[&str]| {
+        let output = command(flags).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let random = [
+        "--dataset-name=random",
+        "--random-input-len=100",
+        "--random-prefix-len=60",
+        "--random-output-len=7",
+    ];
+    let text = run(&random);
+    assert_eq!(row(&text, "Total input tokens:"), "3200");
+    assert_eq!(row(&text, "Total generated tokens:"), "140");
+    // 60 shared tokens are three whole blocks of 16; 19 of 20 prompts find them.
+    assert_eq!(
+        row(&text, "Best possible prefix cache hits (%):"),
+        format!("{:.2}", 100.0 * 19.0 * 48.0 / 3200.0)
+    );
+    let spread = run(&[&random[..], &["--random-range-ratio=0.5", "--script=vllm", "--seed=3"]].concat());
+    assert_ne!(row(&spread, "Total input tokens:"), "3200");
+
+    let poem = stage.directory.path().join("poem.txt");
+    fs::write(&poem, "Shall I compare thee to a summer's day?\n".repeat(40)).unwrap();
+    let path = format!("--dataset-path={}", poem.display());
+    let text = run(&["--dataset-name=sonnet", &path, "--sonnet-output-len=5"]);
+    assert_eq!(row(&text, "Total generated tokens:"), "100");
+    let inputs: f64 = row(&text, "Total input tokens:").parse().unwrap();
+    assert!((inputs / 20.0 - 550.0).abs() < 11.0, "{inputs} tokens in 20 prompts of 550");
+
+    let message = failure(&command(&["--dataset-name=sonnet"]).output().unwrap(), 2);
+    assert!(message.contains("--dataset-path is missing"), "{message}");
 }
 
 #[test]

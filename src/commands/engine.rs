@@ -7,15 +7,19 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
-use engine::{Adapter, Config, Profile};
+use anyhow::Context;
+use engine::{Adapter, Config, KvEvents, Profile};
+use protocol::kv_events::EventFormat;
 use tokio::signal::unix::{SignalKind, signal};
+
+use super::engine_profile;
 
 /// Flags of `evenload engine`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Hardware, model and engine to simulate; the flags under "Profile" change single numbers of it.
-    #[arg(long, value_name = "NAME", default_value = Profile::NAMES[0], value_parser = Profile::NAMES)]
+    /// Hardware, model and engine to simulate: a built-in name, or a JSON file such as `simulate fit` writes. The
+    /// flags under "Profile" change single numbers of it.
+    #[arg(long, value_name = "NAME|FILE", default_value = Profile::NAMES[0])]
     profile: String,
     /// Engines to run, each on a port of its own.
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -48,6 +52,17 @@ pub(crate) struct Arguments {
     /// Refuse larger request bodies.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     max_body_mib: usize,
+    /// Publish what happens to the prefix caches on this port, as vLLM does with --kv-events-config; further
+    /// replicas on the ports after it. 0 lets the system choose.
+    #[arg(long, value_name = "PORT")]
+    kv_events_port: Option<u16>,
+    /// Replay what was published before on this port, and those after it. [default: the ports after those of the
+    /// publishers]
+    #[arg(long, value_name = "PORT", requires = "kv_events_port")]
+    kv_events_replay_port: Option<u16>,
+    /// Whose messages they are like.
+    #[arg(long, value_name = "FORMAT", requires = "kv_events_port", default_value = "vllm", value_parser = format)]
+    kv_events_format: EventFormat,
     #[command(flatten)]
     numbers: Numbers,
 }
@@ -109,6 +124,9 @@ impl Arguments {
             writeln!(listening, "http://{address}")?;
         }
         print!("{listening}");
+        for (address, [publisher, replay]) in fleet.addresses().iter().zip(fleet.kv_events()) {
+            eprintln!("cache events of http://{address}: tcp://{publisher}, replay tcp://{replay}");
+        }
         eprintln!("{} engine(s) ready, model {names}; Ctrl-C stops", fleet.addresses().len());
         runtime.block_on(told_to_stop()).context("cannot wait for signals")?;
         fleet.shutdown();
@@ -116,9 +134,15 @@ impl Arguments {
     }
 
     fn config(self) -> anyhow::Result<Config> {
-        let Some(profile) = Profile::built_in(&self.profile) else {
-            bail!("unknown profile {:?}: use one of {}", self.profile, Profile::NAMES.join(", "));
-        };
+        let profile = engine_profile::read(&self.profile)?;
+        let kv_events = self.kv_events_port.map(|port| KvEvents {
+            port,
+            replay_port: self.kv_events_replay_port.unwrap_or(match port {
+                0 => 0,
+                port => port.saturating_add(self.replicas),
+            }),
+            format: self.kv_events_format,
+        });
         let defaults = Config::new(self.numbers.over(profile));
         let startup_delay = Duration::try_from_secs_f64(self.startup_delay)
             .with_context(|| format!("--startup-delay {} is no time", self.startup_delay))?;
@@ -134,6 +158,7 @@ impl Arguments {
             output_tokens: self.output_tokens,
             startup_delay,
             max_body_bytes: self.max_body_mib.saturating_mul(1 << 20),
+            kv_events,
             profile: defaults.profile,
         })
     }
@@ -160,6 +185,12 @@ impl Numbers {
             name: profile.name,
         }
     }
+}
+
+fn format(text: &str) -> Result<EventFormat, String> {
+    let labels = EventFormat::ALL.map(EventFormat::label);
+    let found = EventFormat::ALL.into_iter().find(|format| format.label() == text);
+    found.ok_or_else(|| format!("use one of {}", labels.join(", ")))
 }
 
 fn adapter(text: &str) -> Result<Adapter, String> {

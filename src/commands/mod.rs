@@ -3,6 +3,10 @@
 mod bench;
 mod demo;
 mod engine;
+mod engine_profile;
+mod interrupt;
+mod profile;
+mod refused;
 mod serve;
 mod simulate;
 
@@ -19,6 +23,8 @@ pub(crate) enum Command {
     Demo(demo::Arguments),
     /// Run simulated vLLM servers.
     Engine(engine::Arguments),
+    /// Load one or several servers, by AIPerf's flags and files.
+    Profile(Box<profile::Arguments>),
     /// Balance requests over inference servers.
     Serve(Box<serve::Arguments>),
     /// Simulate a fleet in virtual time.
@@ -32,6 +38,7 @@ impl Command {
             Self::Bench(arguments) => arguments.run(),
             Self::Demo(arguments) => arguments.run(),
             Self::Engine(arguments) => arguments.run(),
+            Self::Profile(arguments) => arguments.run(),
             Self::Serve(arguments) => arguments.run(),
             Self::Simulate(arguments) => arguments.run(),
         }

@@ -4,7 +4,10 @@
 //! it is taken for something else; the front of the list is taken first. Several blocks may hold the same
 //! content, when sequences computed it side by side: each is found for as long as it lives.
 //!
-//! Everything is an index into arrays made once; nothing is allocated afterwards.
+//! Everything is an index into arrays made once; nothing is allocated afterwards, unless changes of the cache are
+//! recorded.
+
+use crate::scheduler::CacheChange;
 
 /// Index of a block.
 pub(crate) type Block = u32;
@@ -21,6 +24,8 @@ pub(crate) struct Pool {
     buckets: Vec<Block>,
     bucket_shift: u32,
     evictions: u64,
+    /// Since they were last taken, where somebody wants them.
+    changes: Option<Vec<CacheChange>>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,6 +62,22 @@ impl Pool {
             buckets: vec![NONE; buckets],
             bucket_shift: u64::BITS - buckets.trailing_zeros(),
             evictions: 0,
+            changes: None,
+        }
+    }
+
+    /// Keeps what happens to the cache from now on, until it is taken.
+    pub(crate) fn record_changes(&mut self) {
+        self.changes.get_or_insert_default();
+    }
+
+    pub(crate) fn take_changes(&mut self) -> Vec<CacheChange> {
+        self.changes.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    pub(crate) fn note(&mut self, change: CacheChange) {
+        if let Some(changes) = &mut self.changes {
+            changes.push(change);
         }
     }
 
@@ -109,6 +130,7 @@ impl Pool {
         }
         self.unlink(block);
         if self.entries[block as usize].cached {
+            self.note(CacheChange::Removed { hash: self.entries[block as usize].hash });
             self.forget(block);
             self.evictions += 1;
         }
@@ -145,6 +167,7 @@ impl Pool {
 
     /// Empties the cache. Blocks keep their references.
     pub(crate) fn clear_cache(&mut self) {
+        self.note(CacheChange::Cleared);
         self.buckets.fill(NONE);
         for entry in &mut self.entries {
             entry.cached = false;

@@ -25,7 +25,7 @@ use crate::{
 mod tests;
 mod words;
 
-pub use words::{Counters, Event, Rejected, Snapshot, Step, Submission};
+pub use words::{CacheChange, Counters, Event, Rejected, Snapshot, Step, Submission};
 
 /// No step is said to last longer.
 const LONGEST_STEP_S: f64 = 86_400.0;
@@ -225,6 +225,17 @@ impl Scheduler {
             self.pool.clear_cache();
         }
         idle
+    }
+
+    /// Keeps what happens to the prefix cache from now on, for
+    /// [`take_cache_changes`](Self::take_cache_changes), which is then to be called after every step.
+    pub fn record_cache_changes(&mut self) {
+        self.pool.record_changes();
+    }
+
+    /// What happened to the prefix cache since the last call, in order.
+    pub fn take_cache_changes(&mut self) -> Vec<CacheChange> {
+        self.pool.take_changes()
     }
 
     /// Schedules the running sequences; true if one of them was preempted.

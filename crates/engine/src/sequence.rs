@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     pool::{Block, Pool},
-    scheduler::Submission,
+    scheduler::{CacheChange, Submission},
 };
 
 /// Slots are used again by later requests, with the capacity of their block list.
@@ -102,10 +102,14 @@ impl Sequence {
         }
         let full = end / rules.block_tokens;
         if rules.prefix_caching && full > self.cached_blocks {
-            let new = self.cached_blocks as usize..full as usize;
+            let (id, first_block) = (self.id, self.cached_blocks);
+            let new = first_block as usize..full as usize;
             let hashes = self.hashes.get(new.start..new.end.min(self.hashes.len())).unwrap_or_default();
             for (&block, &hash) in self.blocks[new].iter().zip(hashes) {
                 pool.cache(block, hash);
+            }
+            if !hashes.is_empty() {
+                pool.note(CacheChange::Stored { id, first_block, blocks: hashes.len() as u32 });
             }
             self.cached_blocks = full;
         }

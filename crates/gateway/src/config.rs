@@ -8,7 +8,7 @@ mod sections;
 mod units;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     num::NonZero,
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ use routing::{HealthSettings, PolicyName, PolicySettings, RetrySettings, Setting
 use serde::{Deserialize, Deserializer};
 
 pub use sections::{CheckConfig, Checks, HealthConfig, LimitConfig, Limits, PolicyFlags, RetryConfig};
-pub use units::{ReplicaUrl, Seconds, ValueError};
+pub use units::{EventSource, ReplicaUrl, Seconds, ValueError};
 
 /// What was written in a file or in flags.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, clap::Args)]
@@ -48,6 +48,14 @@ pub struct Config {
     /// Seconds between two looks at the replicas' metrics pages; 0 for never [default: 1].
     #[arg(long, value_name = "SECONDS")]
     pub scrape_interval_s: Option<Seconds>,
+    /// Port on which the replicas publish what happens to their prefix caches (vLLM's and SGLang's
+    /// --kv-events-config); several replicas of one host use the ports after it, in order. A replica's own
+    /// `kv_events` in the file goes over it.
+    #[arg(long, value_name = "PORT")]
+    pub kv_events_port: Option<NonZero<u16>>,
+    /// Port on which they replay what was missed, likewise.
+    #[arg(long, value_name = "PORT")]
+    pub kv_events_replay_port: Option<NonZero<u16>>,
     /// Seconds that requests in progress may take to end after SIGTERM [default: 120].
     #[arg(long, value_name = "SECONDS")]
     pub drain_timeout_s: Option<Seconds>,
@@ -83,6 +91,8 @@ pub struct ReplicaConfig {
     pub weight: u32,
     /// The adapters it serves; any may be tried where this is not said.
     pub adapters: Option<BTreeSet<String>>,
+    /// Where it publishes what happens to its prefix cache, if it does.
+    pub kv_events: Option<EventSource>,
 }
 
 /// Which requests get a line in the log.
@@ -198,6 +208,14 @@ pub enum ConfigError {
         /// The policy in force.
         chosen: PolicyName,
     },
+    /// A port for replays, and none for events.
+    #[error("kv_events_replay_port needs kv_events_port: what is published there is what is replayed")]
+    NoEventsPort,
+    /// More replicas on a host than ports.
+    #[error(
+        "the ports after kv_events_port or kv_events_replay_port {0} go beyond 65535: choose a lower one"
+    )]
+    EventsPorts(NonZero<u16>),
     /// A value out of range.
     #[error(transparent)]
     Value(#[from] SettingsError),
@@ -242,6 +260,8 @@ impl Config {
             policy: self.policy.or(under.policy),
             policy_flags: self.policy_flags,
             scrape_interval_s: self.scrape_interval_s.or(under.scrape_interval_s),
+            kv_events_port: self.kv_events_port.or(under.kv_events_port),
+            kv_events_replay_port: self.kv_events_replay_port.or(under.kv_events_replay_port),
             drain_timeout_s: self.drain_timeout_s.or(under.drain_timeout_s),
             access_log: self.access_log.or(under.access_log),
             log_level: self.log_level.or(under.log_level),
@@ -264,7 +284,7 @@ impl Config {
             threads: self
                 .threads
                 .unwrap_or_else(|| thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)),
-            replicas: self.replicas.clone(),
+            replicas: self.replicas_with_events()?,
             policy,
             scrape_interval: self.scrape_interval_s.map_or(Duration::from_secs(1), Duration::from),
             drain_timeout: self.drain_timeout_s.map_or(Duration::from_secs(120), Duration::from),
@@ -278,6 +298,33 @@ impl Config {
         };
         settings.validate()?;
         Ok(settings)
+    }
+
+    /// The replicas, with the ports of their cache events.
+    fn replicas_with_events(&self) -> Result<Vec<ReplicaConfig>, ConfigError> {
+        let mut replicas = self.replicas.clone();
+        let Some(first) = self.kv_events_port else {
+            return match self.kv_events_replay_port {
+                Some(_) => Err(ConfigError::NoEventsPort),
+                None => Ok(replicas),
+            };
+        };
+        let mut on_host: BTreeMap<String, u16> = BTreeMap::new();
+        for replica in &mut replicas {
+            let authority = replica.url.authority();
+            let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host).to_owned();
+            let before = on_host.entry(host.clone()).or_default();
+            let address = |first: NonZero<u16>| {
+                let port = first.checked_add(*before).ok_or(ConfigError::EventsPorts(first))?;
+                Ok::<Box<str>, ConfigError>(format!("{host}:{port}").into())
+            };
+            if replica.kv_events.is_none() {
+                let replay = self.kv_events_replay_port.map(address).transpose()?;
+                replica.kv_events = Some(EventSource { publisher: address(first)?, replay });
+            }
+            *before += 1;
+        }
+        Ok(replicas)
     }
 }
 
@@ -309,7 +356,7 @@ impl Settings {
 impl ReplicaConfig {
     /// A replica of weight 1.
     pub fn new(url: ReplicaUrl) -> Self {
-        Self { url, weight: 1, adapters: None }
+        Self { url, weight: 1, adapters: None, kv_events: None }
     }
 }
 

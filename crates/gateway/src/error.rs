@@ -53,6 +53,8 @@ reasons! {
     BodyTimeout "body_timeout" 408
     /// The body exceeds the limit.
     BodyTooLarge "body_too_large" 413
+    /// The request line alone exceeds the limit.
+    TargetTooLong "target_too_long" 414
     /// An `Expect` that is not `100-continue`.
     ExpectationFailed "expectation_failed" 417
     /// The request line or the fields exceed the limits in bytes or number.
@@ -69,6 +71,8 @@ reasons! {
     NoReplica "no_replica" 503
     /// Too many request bytes are held in memory.
     BufferFull "buffer_full" 503
+    /// This process has no file descriptor left for a connection to a replica.
+    NoDescriptor "no_descriptor" 503
     /// No replica that could serve the request accepts connections.
     ConnectFailed "connect_failed" 503
     /// Connecting took too long, at every replica that was tried.

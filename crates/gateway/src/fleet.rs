@@ -15,7 +15,10 @@ use parking_lot::Mutex;
 use routing::{PolicySettings, Replica, ReplicaSpec, Router, SettingsError};
 use tokio::sync::Notify;
 
-use crate::{config::ReplicaConfig, metrics::ReplicaMetrics};
+use crate::{
+    config::{EventSource, ReplicaConfig},
+    metrics::ReplicaMetrics,
+};
 
 /// All replicas of the gateway.
 #[derive(Debug)]
@@ -43,6 +46,8 @@ pub(crate) struct Backend {
     pub(crate) path_prefix: Box<str>,
     /// What its name was last resolved to; empty before the first time.
     addresses: ArcSwap<Vec<SocketAddr>>,
+    /// Where it publishes what happens to its cache.
+    pub(crate) kv_events: Option<EventSource>,
     pub(crate) metrics: ReplicaMetrics,
 }
 
@@ -148,6 +153,7 @@ impl Backend {
             authority: authority.into(),
             path_prefix: config.url.path_prefix().into(),
             addresses: ArcSwap::from_pointee(authority.parse().into_iter().collect()),
+            kv_events: config.kv_events.clone(),
             metrics: ReplicaMetrics::default(),
         }
     }

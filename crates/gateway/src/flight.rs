@@ -11,15 +11,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, StatusCode, Uri, header::RETRY_AFTER};
+use http::{Method, Response, StatusCode};
 use routing::{ActiveRequest, Lease, Outcome, Retry};
 
 use crate::{
     Reason,
     config::AccessLog,
     fleet::Backend,
+    http1::{fields::Fields, request::RequestHead, response::ResponseHead},
     metrics::class,
-    server::client::{Client, Phase},
+    server::{Client, Phase},
     shared::Stage,
 };
 
@@ -38,7 +39,7 @@ pub(crate) struct Flight {
     output_tokens: u64,
     retries: u32,
     /// For the log line, where there may be one.
-    request: Option<Box<(Method, Uri, String)>>,
+    request: Option<Box<(Method, String, String)>>,
     _active: ActiveRequest,
 }
 
@@ -75,9 +76,10 @@ impl Flight {
     }
 
     /// Keeps what the log line needs.
-    pub(crate) fn describe(&mut self, method: &Method, uri: &Uri, request_id: &str) {
+    pub(crate) fn describe(&mut self, head: &RequestHead, request_id: &str) {
         if self.client.worker.shared.settings.access_log != AccessLog::Off {
-            self.request = Some(Box::new((method.clone(), uri.clone(), request_id.to_owned())));
+            let request = (head.method.clone(), head.target().to_owned(), request_id.to_owned());
+            self.request = Some(Box::new(request));
         }
     }
 
@@ -109,9 +111,9 @@ impl Flight {
     }
 
     /// Notes the head of the replica's answer.
-    pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
-        self.status = status.as_u16();
-        self.judge(outcome(status, headers));
+    pub(crate) fn answered(&mut self, head: &ResponseHead) {
+        self.status = head.status.as_u16();
+        self.judge(outcome(head.status, &head.fields));
     }
 
     /// `count` more events of the answer's stream have come.
@@ -166,13 +168,13 @@ impl Flight {
             AccessLog::Errors => self.reason.is_some() || self.status >= 500,
             AccessLog::All => true,
         };
-        let Some((method, uri, request_id)) = self.request.as_deref().filter(|_| wanted) else { return };
+        let Some((method, target, request_id)) = self.request.as_deref().filter(|_| wanted) else { return };
         tracing::info!(
             target: "evenload::access",
             client = %self.client.address,
             request_id,
             %method,
-            %uri,
+            uri = target,
             status = self.status,
             reason = self.reason.map(Reason::label),
             replica = self.attempt.as_ref().map(|attempt| &*attempt.lease.replica().spec.name),
@@ -230,12 +232,14 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 /// What an answer says about its replica. 429 means busy, and so does a 503 that says when to come back.
-fn outcome(status: StatusCode, headers: &HeaderMap) -> Outcome {
-    let retry_after =
-        || headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs);
+fn outcome(status: StatusCode, fields: &Fields) -> Outcome {
+    let retry_after = || {
+        let seconds = std::str::from_utf8(fields.get("retry-after")?).ok()?;
+        seconds.trim().parse().ok().map(Duration::from_secs)
+    };
     match status.as_u16() {
         429 => Outcome::Busy { retry_after: retry_after() },
-        503 if headers.contains_key(RETRY_AFTER) => Outcome::Busy { retry_after: retry_after() },
+        503 if fields.contains("retry-after") => Outcome::Busy { retry_after: retry_after() },
         500 | 502 | 503 | 504 => Outcome::ServerError,
         _ => Outcome::Answered,
     }

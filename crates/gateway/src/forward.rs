@@ -7,10 +7,11 @@
 mod outgoing;
 mod query;
 
-use std::{future::poll_fn, io, mem, pin::pin, rc::Rc, sync::Arc, task::Poll};
+use std::{future::poll_fn, io, pin::pin, rc::Rc, sync::Arc, task::Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, request::Parts};
+use http::{Method, StatusCode};
+use protocol::Endpoint;
 use routing::{NoReplica, Outcome, Pick, may_retry};
 use tokio::net::TcpStream;
 
@@ -19,27 +20,21 @@ use crate::{
     error::Refusal,
     fleet::Backend,
     flight::{Attempt, Flight},
-    relay::{Relay, Reply, Tap},
-    server::{
-        Exit, Tunnel,
-        client::{Client, Phase},
-    },
-    upstream::{
-        connection::{Connection, ExchangeError, Outgoing},
-        head::ResponseHead,
-    },
+    http1::{fields::Fields, request::RequestHead, response::ResponseHead},
+    server::{Client, Phase},
+    upstream::connection::{Connection, ExchangeError, Outgoing},
     worker::Worker,
 };
 use query::Understood;
 
 /// The name under which requests are numbered.
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID: &str = "x-request-id";
 
 /// A replica's answer, up to its body.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    head: ResponseHead,
-    connection: Connection,
+    pub(crate) head: ResponseHead,
+    pub(crate) connection: Connection,
 }
 
 /// Why an attempt gave no answer.
@@ -52,8 +47,8 @@ struct Failure {
 }
 
 /// The request's own id, or a new one.
-pub(crate) fn request_id(worker: &Worker, headers: &HeaderMap) -> String {
-    match headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()) {
+pub(crate) fn request_id(worker: &Worker, fields: &Fields) -> String {
+    match fields.get(REQUEST_ID).and_then(|id| std::str::from_utf8(id).ok()) {
         Some(id) if !id.is_empty() => id.to_owned(),
         _ => format!("{:016x}{:016x}", worker.random_u64(), worker.random_u64()),
     }
@@ -62,8 +57,7 @@ pub(crate) fn request_id(worker: &Worker, headers: &HeaderMap) -> String {
 /// Asks replicas until one answers or none is left.
 pub(crate) async fn ask(
     flight: &mut Flight,
-    head: &Parts,
-    connection: &[HeaderValue],
+    head: &RequestHead,
     request_id: &str,
     body: Bytes,
 ) -> Result<Asked, Refusal> {
@@ -74,7 +68,7 @@ pub(crate) async fn ask(
     let mut tried = Vec::new();
     let mut last: Option<Failure> = None;
     let mut retry = None;
-    let upgrade = outgoing::upgrade(head, connection).is_some();
+    let upgrade = head.upgrade().is_some();
     loop {
         let pick = {
             let query = understood.query(&tried);
@@ -92,16 +86,19 @@ pub(crate) async fn ask(
         backend.metrics.picks(reason).add(1);
         backend.metrics.prompt_tokens.add(understood.prompt_tokens.into());
         tried.push(backend.id);
-        let outgoing = outgoing::write(head, connection, &client, &backend, request_id, body.len());
-        let mut request = Outgoing::new(outgoing.into(), body.clone());
+        let outgoing = outgoing::write(head, &client, &backend, request_id, body.len());
+        let mut request = Outgoing::new(outgoing, &body);
         flight.attempt(Attempt { lease, backend: Arc::clone(&backend), _retry: retry.take(), outcome: None });
-        let to_head = head.method == http::Method::HEAD;
+        let to_head = head.method == Method::HEAD;
         let failure = match exchange(&client, &backend, &mut request, to_head).await {
             Ok(asked) if asked.head.status == StatusCode::SWITCHING_PROTOCOLS && !upgrade => {
                 Failure { outcome: Outcome::Broken, reason: Reason::UpstreamInvalid, sent: true }
             }
             Ok(asked) => {
-                flight.answered(asked.head.status, &asked.head.headers);
+                flight.answered(&asked.head);
+                if asked.head.status.is_success() {
+                    shared.lessons.offer(shared, &backend, Endpoint::from_path(head.path()), &body);
+                }
                 let outcome = flight.current().and_then(|attempt| attempt.outcome);
                 let attempt = retryable(outcome.unwrap_or(Outcome::Answered), true, head, tried.len());
                 if may_retry(&attempt, &shared.settings.retry).is_err()
@@ -138,7 +135,7 @@ pub(crate) async fn ask(
     }
 }
 
-fn retryable(outcome: Outcome, sent: bool, head: &Parts, tried: usize) -> routing::Attempt {
+fn retryable(outcome: Outcome, sent: bool, head: &RequestHead, tried: usize) -> routing::Attempt {
     routing::Attempt {
         outcome,
         retries: u32::try_from(tried).unwrap_or(u32::MAX).saturating_sub(1),
@@ -175,9 +172,12 @@ async fn exchange(
             }
         };
         client.enter(Phase::Upstream, limits.response_timeout);
-        let exchanged = poll_fn(|context| match connection.poll_exchange(context, request, to_head) {
-            Poll::Pending if client.is_late() => Poll::Ready(None),
-            polled => polled.map(Some),
+        let exchanged = poll_fn(|context| {
+            let polled = connection.poll_exchange(context, request, to_head, &mut worker.room.borrow_mut());
+            match polled {
+                Poll::Pending if client.is_late() => Poll::Ready(None),
+                polled => polled.map(Some),
+            }
         });
         let failure = match exchanged.await {
             Some(Ok(head)) => return Ok(Asked { head, connection }),
@@ -211,19 +211,34 @@ async fn connect(client: &Client, backend: &Backend) -> Result<Connection, Failu
                 backend.metrics.connects.add(1);
                 return Ok(connection);
             }
-            Some(Err(error)) => {
-                let error: io::Error = error;
+            Some(Err(error)) if is_own_want(&error) => {
                 tracing::debug!(%address, %error, "cannot connect");
+                // That says nothing about the replica.
+                return Err(Failure {
+                    outcome: Outcome::Abandoned,
+                    reason: Reason::NoDescriptor,
+                    sent: false,
+                });
             }
+            Some(Err(error)) => tracing::debug!(%address, %error, "cannot connect"),
             None => return Err(failure(Reason::ConnectTimeout)),
         }
     }
     Err(failure(Reason::ConnectFailed))
 }
 
+/// Whether it is this process or this machine that has no room for another socket.
+fn is_own_want(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// The error answer when an attempt failed and is not repeated.
 fn failed(failure: &Failure, backend: &Backend) -> Refusal {
     let what = match failure.reason {
+        Reason::NoDescriptor => "cannot be reached: evenload has too many open files; raise the limit",
         Reason::ConnectFailed => "does not accept connections",
         Reason::ConnectTimeout => "did not accept the connection in time",
         Reason::UpstreamTimeout => "did not answer in time",
@@ -241,31 +256,5 @@ fn nowhere(none: NoReplica, last: Option<&Failure>) -> Refusal {
         }
         (NoReplica::NoAdapter, _) => Refusal::new(Reason::NoAdapter, none.to_string()),
         _ => Refusal::new(Reason::NoReplica, format!("{none}; try again in a moment")),
-    }
-}
-
-// === impl Asked ===
-
-impl Asked {
-    /// The answer for the client: the replica's own, with a body that relays it.
-    pub(crate) fn into_response(self, flight: Box<Flight>, exit: &Exit) -> Response<Reply> {
-        let Self { mut head, connection } = self;
-        let headers = mem::take(&mut head.headers);
-        let reply = if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            exit.set(Some(Tunnel { connection, flight }));
-            Reply::Nothing
-        } else {
-            let tap = Tap::of(&headers);
-            Reply::Relay(Relay::new(flight, connection, &head, tap))
-        };
-        let mut response = Response::new(reply);
-        *response.status_mut() = head.status;
-        if let Some(reason) = head.reason
-            && let Ok(reason) = hyper::ext::ReasonPhrase::try_from(reason)
-        {
-            response.extensions_mut().insert(reason);
-        }
-        *response.headers_mut() = headers;
-        response
     }
 }

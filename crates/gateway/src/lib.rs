@@ -6,7 +6,7 @@
 //! program: signals end it, and its configuration file is followed.
 //!
 //! What it promises to clients and replicas:
-//! - bodies and end-to-end fields are forwarded as they came; a stream is passed on as it comes;
+//! - bodies and end-to-end fields are forwarded as they came, to the byte; a stream is passed on as it comes;
 //! - a client that leaves cancels its request at the replica, at every stage;
 //! - a stream that breaks off looks broken to the client, never complete;
 //! - nothing is repeated that an engine may have seen, unless the operator chose so.
@@ -19,7 +19,8 @@ mod error;
 mod fleet;
 mod flight;
 mod forward;
-mod headers;
+mod http1;
+mod kv_events;
 mod lifecycle;
 mod metrics;
 mod probe;
@@ -32,8 +33,8 @@ mod watch;
 mod worker;
 
 pub use config::{
-    AccessLog, CheckConfig, Checks, Config, ConfigError, HealthConfig, LimitConfig, Limits, LogFormat,
-    LogLevel, PolicyFlags, ReplicaConfig, ReplicaUrl, RetryConfig, Seconds, Settings, ValueError,
+    AccessLog, CheckConfig, Checks, Config, ConfigError, EventSource, HealthConfig, LimitConfig, Limits,
+    LogFormat, LogLevel, PolicyFlags, ReplicaConfig, ReplicaUrl, RetryConfig, Seconds, Settings, ValueError,
 };
 pub use error::Reason;
 pub use lifecycle::{Handle, StartError, start};

@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     Settings, admin,
     config::ConfigError,
-    server,
+    kv_events, server,
     shared::{Shared, Stage},
     watch,
     worker::Worker,
@@ -92,6 +92,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
 /// The thread beside the data path: operators, health checks, metrics pages, and the end of the drain time.
 async fn control(shared: Arc<Shared>, listener: StdListener, mut workers_ended: mpsc::Receiver<()>) {
     spawn_local(watch::watch(Arc::clone(&shared)));
+    spawn_local(kv_events::watch(Arc::clone(&shared)));
     match TcpListener::from_std(listener) {
         Ok(listener) => {
             let routes = admin::routes(Arc::clone(&shared));

@@ -14,7 +14,10 @@ use routing::PickReason;
 pub(crate) use collect::Scrape;
 use histogram::{DURATION_BOUNDS, FIRST_TOKEN_BOUNDS, Histogram};
 
-use crate::Reason;
+use crate::{
+    Reason,
+    kv_events::{KvEventCounters, LessonCounters},
+};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -52,6 +55,7 @@ pub(crate) struct Metrics {
     pub(crate) unread_bodies: Counter,
     pub(crate) reloads: Counter,
     pub(crate) failed_reloads: Counter,
+    pub(crate) lessons: LessonCounters,
 }
 
 /// What is counted for one replica.
@@ -70,6 +74,7 @@ pub(crate) struct ReplicaMetrics {
     pub(crate) checks_passed: Counter,
     pub(crate) checks_failed: Counter,
     pub(crate) scrapes_failed: Counter,
+    pub(crate) kv_events: KvEventCounters,
 }
 
 // === impl Counter ===
@@ -135,6 +140,7 @@ impl Default for Metrics {
             unread_bodies: Counter::default(),
             reloads: Counter::default(),
             failed_reloads: Counter::default(),
+            lessons: LessonCounters::default(),
         }
     }
 }
@@ -166,6 +172,7 @@ impl Default for ReplicaMetrics {
             checks_passed: Counter::default(),
             checks_failed: Counter::default(),
             scrapes_failed: Counter::default(),
+            kv_events: KvEventCounters::default(),
         }
     }
 }

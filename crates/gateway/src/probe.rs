@@ -8,11 +8,12 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     fleet::Backend,
-    upstream::{
-        body::{Piece, Remaining},
-        connection::{Connection, Outgoing},
-    },
+    http1::body::Remaining,
+    upstream::connection::{Connection, Outgoing},
 };
+
+/// Room for one read.
+const ROOM_BYTES: usize = 16 * 1024;
 
 /// Why a probe got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -36,10 +37,29 @@ pub(crate) async fn get(
     limit: Duration,
     most_bytes: usize,
 ) -> Result<(StatusCode, Bytes), ProbeError> {
-    timeout(limit, ask(backend, path, most_bytes)).await.unwrap_or(Err(ProbeError::TimedOut))
+    timeout(limit, ask(backend, "GET", path, Bytes::new(), most_bytes))
+        .await
+        .unwrap_or(Err(ProbeError::TimedOut))
 }
 
-async fn ask(backend: &Backend, path: &str, most_bytes: usize) -> Result<(StatusCode, Bytes), ProbeError> {
+/// POSTs JSON to `path` on a fresh connection and reads the whole answer.
+pub(crate) async fn post(
+    backend: &Backend,
+    path: &str,
+    body: Bytes,
+    limit: Duration,
+    most_bytes: usize,
+) -> Result<(StatusCode, Bytes), ProbeError> {
+    timeout(limit, ask(backend, "POST", path, body, most_bytes)).await.unwrap_or(Err(ProbeError::TimedOut))
+}
+
+async fn ask(
+    backend: &Backend,
+    method: &str,
+    path: &str,
+    body: Bytes,
+    most_bytes: usize,
+) -> Result<(StatusCode, Bytes), ProbeError> {
     backend.resolve().await;
     let addresses = backend.addresses();
     if addresses.is_empty() {
@@ -47,22 +67,31 @@ async fn ask(backend: &Backend, path: &str, most_bytes: usize) -> Result<(Status
     }
     let stream = TcpStream::connect(&addresses[..]).await.map_err(ProbeError::Connect)?;
     let mut connection = Connection::new(stream).map_err(ProbeError::Connect)?;
+    let content = match body.len() {
+        0 => String::new(),
+        length => format!("content-type: application/json\r\ncontent-length: {length}\r\n"),
+    };
     let head = format!(
-        "GET {}{path} HTTP/1.1\r\nhost: {}\r\nuser-agent: evenload\r\naccept: */*\r\nconnection: close\r\n\r\n",
+        "{method} {}{path} HTTP/1.1\r\nhost: {}\r\nuser-agent: evenload\r\naccept: */*\r\n{content}connection: close\r\n\r\n",
         backend.path_prefix, backend.authority
     );
-    let mut request = Outgoing::new(head.into(), Bytes::new());
-    let head = poll_fn(|context| connection.poll_exchange(context, &mut request, false))
+    let mut request = Outgoing::new(head.into(), &body);
+    let mut room = vec![0; ROOM_BYTES];
+    let head = poll_fn(|context| connection.poll_exchange(context, &mut request, false, &mut room))
         .await
         .map_err(|error| ProbeError::Answer(error.to_string()))?;
-    let mut remaining = Remaining::of(&head);
+    let mut remaining = Remaining::of(head.framing);
     let mut body = BytesMut::new();
-    loop {
-        match poll_fn(|context| remaining.poll_next(&mut connection, context)).await {
-            Ok(Piece::Data(data)) if body.len() + data.len() <= most_bytes => body.extend_from_slice(&data),
-            Ok(Piece::Data(_)) => return Err(ProbeError::TooLarge(most_bytes)),
-            Ok(Piece::End(_)) => return Ok((head.status, body.freeze())),
-            Err(error) => return Err(ProbeError::Answer(error.to_string())),
+    let mut over = remaining.is_nothing();
+    while !over {
+        over = poll_fn(|context| {
+            connection.poll_body(context, &mut remaining, &mut room, |data| body.extend_from_slice(data))
+        })
+        .await
+        .map_err(|error| ProbeError::Answer(error.to_string()))?;
+        if body.len() > most_bytes {
+            return Err(ProbeError::TooLarge(most_bytes));
         }
     }
+    Ok((head.status, body.freeze()))
 }

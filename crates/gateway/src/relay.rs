@@ -2,119 +2,164 @@
 //!
 //! Promise: every byte of a body goes on in the wake-up in which it came, unchanged. When the replica breaks
 //! off, the client has received everything that came before, and then a broken stream: never the mark of a
-//! regular end. Dropping the body closes the replica's connection, which cancels the request there.
+//! regular end. Dropping the relay closes the replica's connection, which cancels the request there.
 
 mod tap;
 
 use std::{
-    pin::Pin,
-    task::{Context, Poll},
+    io::Write,
+    rc::Rc,
+    task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::{Body, Frame, SizeHint};
+use bytes::{BufMut, BytesMut};
 use routing::Outcome;
 
 use crate::{
     Reason,
     flight::Flight,
-    server::client::Phase,
-    upstream::{
-        body::{BodyError, Piece, Remaining},
-        connection::Connection,
-        head::ResponseHead,
+    forward::Asked,
+    http1::{
+        body::Remaining,
+        response::{Framing, ResponseHead},
     },
+    server::{Client, Manners, Phase},
+    upstream::connection::{BodyError, Connection},
 };
-pub(crate) use tap::Tap;
+use tap::Tap;
 
-/// The body of an answer.
-#[derive(Debug)]
-pub(crate) enum Reply {
-    /// In evenload's own words. The flight ends when they are taken.
-    Own(Full<Bytes>, Box<Flight>),
-    /// A replica's.
-    Relay(Relay),
-    /// None; the connection leaves HTTP.
-    Nothing,
-}
+/// Room for what waits for the client that is kept between two events.
+const MOST_KEPT: usize = 16 * 1024;
 
 /// The body of a replica's answer.
 #[derive(Debug)]
 pub(crate) struct Relay {
     flight: Box<Flight>,
     /// Where the body comes from, until its end.
-    source: Option<Source>,
+    source: Option<Connection>,
+    remaining: Remaining,
+    reusable: bool,
     tap: Tap,
-    failure: Option<Interrupted>,
+    coding: Coding,
+    accepts_trailers: bool,
+    /// For the client.
+    out: BytesMut,
+    /// How the body ended.
+    end: Option<Result<(), Interrupted>>,
 }
 
-#[derive(Debug)]
-struct Source {
-    connection: Connection,
-    remaining: Remaining,
-    keep_alive: bool,
+/// How the client sees where the body ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Coding {
+    /// By its length, or by the end of the connection.
+    Identity,
+    Chunked,
 }
 
 /// The answer broke off; the connection to the client must break, too.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the answer broke off: {}", .0.label())]
-pub(crate) struct Interrupted(Reason);
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Interrupted;
 
 // === impl Relay ===
 
 impl Relay {
-    pub(crate) fn new(flight: Box<Flight>, connection: Connection, head: &ResponseHead, tap: Tap) -> Self {
-        let remaining = Remaining::of(head);
-        let over = remaining.is_over();
-        let source = Some(Source { connection, remaining, keep_alive: head.keep_alive });
-        let mut relay = Self { flight, source, tap, failure: None };
-        if over {
+    /// The relay of an answer whose head is in `out`.
+    pub(crate) fn new(flight: Box<Flight>, asked: Asked, manners: Manners, out: BytesMut) -> Self {
+        let Asked { head: ResponseHead { fields, framing, keep_alive, .. }, connection } = asked;
+        let chunked = matches!(framing, Framing::Chunked | Framing::UntilClose) && !manners.is_http_10;
+        let mut relay = Self {
+            flight,
+            source: Some(connection),
+            remaining: Remaining::of(framing),
+            reusable: keep_alive,
+            tap: Tap::of(&fields),
+            coding: if chunked { Coding::Chunked } else { Coding::Identity },
+            accepts_trailers: manners.accepts_trailers,
+            out,
+            end: None,
+        };
+        if relay.remaining.is_nothing() {
             relay.finish();
         }
         relay
     }
 
-    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<NextFrame> {
-        let Self { flight, source, tap, .. } = self;
-        let Some(Source { connection, remaining, .. }) = source else { return Poll::Ready(None) };
-        let client = &flight.client;
-        match remaining.poll_next(connection, context) {
-            Poll::Ready(Ok(Piece::Data(data))) => {
-                client.set_unflushed();
+    /// Moves what can be moved. Ready when the client has the whole answer, or all that there is of it.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Interrupted>> {
+        let client = Rc::clone(&self.flight.client);
+        loop {
+            // What came before the end is read already where it came with the head.
+            while self.end.is_none() && self.source.as_ref().is_some_and(|source| !source.buffer.is_empty()) {
+                let _ = self.poll_source(&client, context);
+            }
+            if ready!(client.poll_write(context, &mut self.out)).is_err() {
+                return Poll::Ready(Err(Interrupted));
+            }
+            if let Some(end) = self.end {
+                if end.is_ok() {
+                    self.flight.complete();
+                }
+                return Poll::Ready(end);
+            }
+            if self.out.capacity() > MOST_KEPT {
+                self.out = BytesMut::new();
+            }
+            if self.poll_source(&client, context).is_pending() {
+                if !client.is_late() {
+                    return Poll::Pending;
+                }
+                self.fail(Reason::UpstreamIdle, Outcome::TimedOut);
+            }
+        }
+    }
+
+    /// Takes what has come from the replica, looks at it, and puts it in `out`.
+    fn poll_source(&mut self, client: &Client, context: &mut Context<'_>) -> Poll<()> {
+        let Self { flight, source, remaining, tap, coding, out, .. } = self;
+        let Some(connection) = source else { return Poll::Ready(()) };
+        let mut room = client.worker.room.borrow_mut();
+        let polled = connection.poll_body(context, remaining, &mut room, |data| {
+            flight.response_bytes += data.len() as u64;
+            tap.look(data);
+            put_data(out, data, *coding);
+        });
+        drop(room);
+        match ready!(polled) {
+            Ok(over) => {
                 client.enter(Phase::Reply, client.worker.limits().stream_timeout);
-                flight.response_bytes += data.len() as u64;
-                let over = remaining.is_over();
-                tap.look(&data, over, flight);
+                self.tap.tell(&mut self.flight);
                 if over {
                     self.finish();
                 }
-                Poll::Ready(Some(Ok(Frame::data(data))))
             }
-            Poll::Ready(Ok(Piece::End(trailers))) => {
-                self.finish();
-                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
-            }
-            Poll::Ready(Err(error)) => {
+            Err(error) => {
                 tracing::debug!(%error, "answer broke off");
+                self.tap.tell(&mut self.flight);
                 let reason = match error {
                     BodyError::Invalid(_) => Reason::UpstreamInvalid,
                     BodyError::Closed | BodyError::Broken(_) => Reason::UpstreamBroken,
                 };
-                self.fail(reason, Outcome::Broken)
+                self.fail(reason, Outcome::Broken);
             }
-            Poll::Pending if client.is_late() && client.is_flushed() => {
-                self.fail(Reason::UpstreamIdle, Outcome::TimedOut)
-            }
-            Poll::Pending => Poll::Pending,
         }
+        Poll::Ready(())
     }
 
     /// The body is whole: the connection may serve the next request.
     fn finish(&mut self) {
+        self.end = Some(Ok(()));
+        if self.coding == Coding::Chunked {
+            self.out.put_slice(b"0\r\n");
+            let trailers = self.remaining.trailers().filter(|_| self.accepts_trailers);
+            for field in trailers.into_iter().flat_map(|trailers| trailers.end_to_end()) {
+                self.out.put_slice(field.line);
+                self.out.put_slice(b"\r\n");
+            }
+            self.out.put_slice(b"\r\n");
+        }
         self.tap.end(&mut self.flight);
-        self.flight.complete();
-        if let Some(Source { connection, keep_alive: true, .. }) = self.source.take()
+        if let Some(connection) = self.source.take()
+            && self.reusable
             && let Some(attempt) = self.flight.current()
         {
             let id = attempt.backend.id;
@@ -123,58 +168,21 @@ impl Relay {
         }
     }
 
-    fn fail(&mut self, reason: Reason, outcome: Outcome) -> Poll<NextFrame> {
+    fn fail(&mut self, reason: Reason, outcome: Outcome) {
         self.flight.fail(reason, outcome);
         self.source = None;
-        self.failure = Some(Interrupted(reason));
-        self.poll_failure().unwrap_or(Poll::Pending)
-    }
-
-    /// What to say after a failure: nothing until the client has all that came before, because hyper throws its
-    /// buffer away when a body fails. It asks again as soon as the buffer is empty.
-    fn poll_failure(&self) -> Option<Poll<NextFrame>> {
-        let failure = self.failure?;
-        let flushed = self.flight.client.is_flushed();
-        Some(if flushed { Poll::Ready(Some(Err(failure))) } else { Poll::Pending })
+        self.end = Some(Err(Interrupted));
     }
 }
 
-/// What a body hands to hyper next.
-type NextFrame = Option<Result<Frame<Bytes>, Interrupted>>;
-
-impl Body for Reply {
-    type Data = Bytes;
-    type Error = Interrupted;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<NextFrame> {
-        match self.get_mut() {
-            Self::Own(body, flight) => {
-                flight.complete();
-                Pin::new(body).poll_frame(context).map_err(|never| match never {})
-            }
-            Self::Relay(relay) => match relay.poll_failure() {
-                Some(failure) => failure,
-                None => relay.poll_piece(context),
-            },
-            Self::Nothing => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Own(body, _) => body.is_end_stream(),
-            Self::Relay(relay) => relay.source.is_none() && relay.failure.is_none(),
-            Self::Nothing => true,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Own(body, _) => body.size_hint(),
-            Self::Relay(Relay { source: Some(source), .. }) => {
-                source.remaining.exact().map_or_else(SizeHint::default, SizeHint::with_exact)
-            }
-            Self::Relay(_) | Self::Nothing => SizeHint::with_exact(0),
+fn put_data(out: &mut BytesMut, data: &[u8], coding: Coding) {
+    match coding {
+        Coding::Identity => out.put_slice(data),
+        Coding::Chunked => {
+            // Writing to memory cannot fail.
+            let _ = write!(out.writer(), "{:x}\r\n", data.len());
+            out.put_slice(data);
+            out.put_slice(b"\r\n");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use routing::{RetryBudget, SettingsError};
 use tokio::sync::watch;
 
-use crate::{Settings, fleet::Fleet, metrics::Metrics};
+use crate::{Settings, fleet::Fleet, kv_events::Lessons, metrics::Metrics};
 
 /// The common part of a gateway.
 #[derive(Debug)]
@@ -14,6 +14,7 @@ pub(crate) struct Shared {
     pub(crate) fleet: Fleet,
     pub(crate) metrics: Metrics,
     pub(crate) budget: Arc<RetryBudget>,
+    pub(crate) lessons: Lessons,
     pub(crate) stage: watch::Sender<Stage>,
 }
 
@@ -38,6 +39,7 @@ impl Shared {
             fleet,
             metrics: Metrics::default(),
             budget: Arc::default(),
+            lessons: Lessons::default(),
             stage: watch::Sender::new(Stage::Running),
             settings,
         })

@@ -24,6 +24,8 @@ use crate::{
     upstream::pool::Pool,
 };
 
+/// Bytes of one read.
+const ROOM_BYTES: usize = 64 * 1024;
 /// Time between two sweeps of the idle connections.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -36,6 +38,8 @@ pub(crate) struct Worker {
     now: Cell<Instant>,
     pub(crate) random: RefCell<ChaCha8Rng>,
     pub(crate) scratch: RefCell<Scratch>,
+    /// Room for one read, from whichever socket: nothing stays in it, so connections need none of their own.
+    pub(crate) room: RefCell<Box<[u8]>>,
     stage: Cell<Stage>,
     connections: RefCell<HashMap<u64, Waker>>,
     accepted: Cell<u64>,
@@ -68,6 +72,7 @@ impl Worker {
             now: Cell::new(Instant::now()),
             random: RefCell::new(ChaCha8Rng::seed_from_u64(seed)),
             scratch: RefCell::default(),
+            room: RefCell::new(vec![0; ROOM_BYTES].into()),
             stage: Cell::new(Stage::Running),
             connections: RefCell::default(),
             accepted: Cell::new(0),

@@ -40,7 +40,7 @@ fn w02_lengths_that_are_no_numbers() {
     let answer = gateway.ask(with_fields("Content-Length: 2\r\nContent-Length: 2\r\n") + "{}");
     assert_eq!(answer.status, 200, "equal lengths are one");
     assert_eq!(
-        upstream.requests()[0].fields().iter().filter(|line| line.starts_with("content-length")).count(),
+        upstream.requests()[0].fields().iter().filter(|line| line.starts_with("Content-Length")).count(),
         1
     );
 }

@@ -48,16 +48,18 @@ fn w17_connection_cannot_take_essentials_away() {
 }
 
 #[test]
-fn w18_repeated_fields_stay_apart_and_huge_heads_are_refused() {
+fn w18_answers_pass_to_the_byte_and_huge_heads_are_refused() {
     let upstream = Upstream::answering(
-        "HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nsEt-cOOkie: b=2\r\nX-Mixed: CaSe \u{e9}\r\nSet-Cookie: \
-         c=3\r\nContent-Length: 2\r\n\r\n{}",
+        "HTTP/1.1 200 All Right\r\nSet-Cookie: a=1\r\nX-Mixed:CaSe \u{e9}\r\nsEt-cOOkie:   b=2\r\nContent-LENGTH: \
+         2\r\nEmpty:\r\nSet-Cookie: c=3\r\n\r\n{}",
     );
     let gateway = Gateway::before(&upstream);
     let answer = gateway.ask("GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n");
-    let cookies: Vec<_> = answer.head.lines().filter_map(|line| line.strip_prefix("set-cookie: ")).collect();
-    assert_eq!(cookies, ["a=1", "b=2", "c=3"]);
-    assert_eq!(answer.field("x-mixed").as_deref(), Some("CaSe \u{e9}"));
+    assert_eq!(
+        answer.head,
+        "HTTP/1.1 200 All Right\r\nSet-Cookie: a=1\r\nX-Mixed:CaSe \u{e9}\r\nsEt-cOOkie:   b=2\r\nContent-LENGTH: \
+         2\r\nEmpty:\r\nSet-Cookie: c=3\r\n\r\n"
+    );
 
     let huge = format!("HTTP/1.1 200 OK\r\nX-Huge: {}\r\nContent-Length: 2\r\n\r\n{{}}", "a".repeat(1 << 20));
     let gateway = Gateway::before(&Upstream::answering(huge));
@@ -71,8 +73,8 @@ fn w18_request_fields_arrive_as_they_left() {
     let upstream = Upstream::fine();
     let gateway = Gateway::before(&upstream);
     gateway.ask(
-        "GET /v1/models?a=%2F&b HTTP/1.1\r\nHost: a.example:99\r\nX-One: 1\r\nCookie: a=1\r\nX-Two:  two, \
-         TWO \r\nCookie: b=2\r\nUser-Agent: curl\r\nAccept-Encoding: gzip\r\nAuthorization: Bearer \
+        "GET /v1/models?a=%2F&b HTTP/1.1\r\nX-One: 1\r\nCookie: a=1\r\nX-Two:  two, TWO \r\nhOsT: \
+         a.example:99\r\nCookie: b=2\r\nUser-Agent:curl\r\nAccept-Encoding: gzip\r\nAuthorization: Bearer \
          \u{fc}\r\nX-Forwarded-For: 1.2.3.4\r\nVia: 1.0 other\r\nX-Request-Id: mine\r\n\r\n",
     );
     let request = &upstream.requests()[0];
@@ -80,18 +82,19 @@ fn w18_request_fields_arrive_as_they_left() {
     assert_eq!(
         request.fields(),
         [
-            "host: a.example:99",
-            "x-one: 1",
-            "cookie: a=1",
-            "cookie: b=2",
-            "x-two: two, TWO",
-            "user-agent: curl",
-            "accept-encoding: gzip",
-            "authorization: Bearer \u{fc}",
-            "via: 1.0 other",
-            "x-request-id: mine",
+            "X-One: 1",
+            "Cookie: a=1",
+            "X-Two:  two, TWO",
+            "hOsT: a.example:99",
+            "Cookie: b=2",
+            "User-Agent:curl",
+            "Accept-Encoding: gzip",
+            "Authorization: Bearer \u{fc}",
+            "X-Forwarded-For: 1.2.3.4",
+            "Via: 1.0 other",
+            "X-Request-Id: mine",
             "via: 1.1 evenload",
-            "x-forwarded-for: 1.2.3.4, 127.0.0.1",
+            "x-forwarded-for: 127.0.0.1",
             "x-forwarded-proto: http",
         ]
     );
@@ -190,7 +193,7 @@ fn w23_trailers_for_those_who_ask() {
     let gateway = Gateway::before(&upstream);
     let mut client = gateway.client();
     client.write("GET /v1/models HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\n\r\n");
-    let text = String::from_utf8(client.read_until(b"\r\n0\r\nx-sum: 7\r\n\r\n")).unwrap();
+    let text = String::from_utf8(client.read_until(b"\r\n0\r\nX-Sum: 7\r\n\r\n")).unwrap();
     assert!(text.contains("\r\n\r\n2\r\n{}"), "{text}");
     assert_eq!(upstream.requests()[0].field("te").as_deref(), Some("trailers"));
     let answer = gateway.ask("GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -28,6 +28,17 @@ pub struct AnswerText {
     pub text: String,
     /// What the model thought.
     pub reasoning: String,
+    /// The bodies, where they are kept.
+    pub bodies: Option<Box<Bodies>>,
+}
+
+/// What went over the wire, without heads and without transfer coding.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Bodies {
+    /// The body of the request.
+    pub request: Vec<u8>,
+    /// The body of the answer, as far as it was received, up to 64 MiB.
+    pub answer: Vec<u8>,
 }
 
 /// Collects one answer.
@@ -36,6 +47,8 @@ pub(crate) struct Answer {
     endpoint: Endpoint,
     wants_stream: bool,
     keep_text: bool,
+    /// The body as it came, where it is kept.
+    raw: Option<Vec<u8>>,
     form: Form,
     status: u16,
     seen: Seen,
@@ -82,10 +95,12 @@ impl Answer {
         stream: bool,
         expected_tokens: Option<u32>,
         keep_text: bool,
+        keep_bodies: bool,
     ) -> Self {
         let expected = if stream { expected_tokens.unwrap_or(0).min(CHUNKS_EXPECTED_LIMIT) } else { 1 };
         let seen = Seen { chunks: Vec::with_capacity(expected as usize), ..Seen::default() };
-        Self { endpoint, wants_stream: stream, keep_text, form: Form::Unknown, status: 0, seen }
+        let raw = keep_bodies.then(Vec::new);
+        Self { endpoint, wants_stream: stream, keep_text, raw, form: Form::Unknown, status: 0, seen }
     }
 
     /// The time of the read whose bytes come next.
@@ -93,9 +108,19 @@ impl Answer {
         self.seen.now = now;
     }
 
+    /// Whether the text is kept.
+    pub(crate) fn keeps_text(&self) -> bool {
+        self.keep_text
+    }
+
     /// Output events so far.
     pub(crate) fn chunks(&self) -> &[Chunk] {
         &self.seen.chunks
+    }
+
+    /// What the server counted, so far.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        self.seen.usage
     }
 
     /// The response head is complete.
@@ -111,6 +136,10 @@ impl Answer {
 
     /// Takes bytes of the body.
     pub(crate) fn receive(&mut self, bytes: &[u8]) -> Result<(), Outcome> {
+        if let Some(raw) = &mut self.raw {
+            let room = TEXT_LIMIT.saturating_sub(raw.len());
+            raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        }
         match &mut self.form {
             Form::Unknown => {}
             Form::Error(body) => {
@@ -164,7 +193,8 @@ impl Answer {
     }
 
     pub(crate) fn into_measured(self) -> Measured {
-        let Seen { chunks, first_answer, usage, text, text_bytes, .. } = self.seen;
+        let Seen { chunks, first_answer, usage, mut text, text_bytes, .. } = self.seen;
+        text.bodies = self.raw.map(|answer| Box::new(Bodies { request: Vec::new(), answer }));
         let streamed = matches!(self.form, Form::Events(_));
         let output_tokens = match usage {
             Some(usage) if usage.completion_tokens > 0 || chunks.is_empty() => {
@@ -191,7 +221,7 @@ impl Answer {
         seen.chunks.push(Chunk { at: seen.now, tokens });
         seen.first_answer = Some(seen.now);
         if self.keep_text {
-            seen.text = AnswerText { text: answer.text, reasoning: answer.reasoning };
+            seen.text = AnswerText { text: answer.text, reasoning: answer.reasoning, bodies: None };
         }
         Outcome::Success
     }
@@ -262,7 +292,7 @@ mod tests {
 
     /// Reads a stream of events, one read an event, a second apart.
     fn stream(endpoint: Endpoint, events: &[&str]) -> (Outcome, Measured) {
-        let mut answer = Answer::new(endpoint, true, Some(8), true);
+        let mut answer = Answer::new(endpoint, true, Some(8), true, false);
         answer.begin(ResponseHead { status: 200, content: Content::Events });
         for (second, event) in (1..).zip(events) {
             answer.set_now(Duration::from_secs(second));
@@ -274,7 +304,7 @@ mod tests {
     }
 
     fn document(endpoint: Endpoint, body: &str) -> (Outcome, Measured) {
-        let mut answer = Answer::new(endpoint, false, None, true);
+        let mut answer = Answer::new(endpoint, false, None, true, true);
         answer.begin(ResponseHead { status: 200, content: Content::Json });
         answer.set_now(Duration::from_secs(3));
         answer.receive(body.as_bytes()).unwrap();
@@ -306,7 +336,10 @@ mod tests {
         assert_eq!(measured.first_answer, Some(Duration::from_secs(5)));
         assert_eq!(measured.output_tokens, Count { tokens: 12, source: CountSource::Usage });
         assert_eq!(measured.usage.unwrap().cached_tokens, Some(8));
-        assert_eq!(measured.text, AnswerText { text: "x".to_owned(), reasoning: "hm".to_owned() });
+        assert_eq!(
+            measured.text,
+            AnswerText { text: "x".to_owned(), reasoning: "hm".to_owned(), bodies: None }
+        );
     }
 
     #[test]

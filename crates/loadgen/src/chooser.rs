@@ -6,6 +6,7 @@
 
 use std::{fmt, time::Duration};
 
+use protocol::Usage;
 use report::Outcome;
 use workload::Request;
 
@@ -54,6 +55,9 @@ pub struct Choice {
 pub trait Guard: Send {
     /// `tokens` more output tokens have arrived.
     fn produced(&mut self, tokens: u32, now: Duration);
+
+    /// The answer said how many tokens it took. Called before [`ended`](Self::ended), if at all.
+    fn usage(&mut self, _usage: Usage) {}
 
     /// The request is over.
     fn ended(self: Box<Self>, outcome: &Outcome, now: Duration);

@@ -11,6 +11,11 @@ impl Clock {
         Self(Instant::now())
     }
 
+    /// The time of `moment`; zero if it was before the start.
+    pub(crate) fn at(self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.0)
+    }
+
     pub(crate) fn now(self) -> Duration {
         self.0.elapsed()
     }

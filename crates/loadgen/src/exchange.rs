@@ -6,9 +6,10 @@ use std::{
 };
 
 use report::{Count, CountSource, Outcome, Record};
+use workload::Request;
 
 use crate::{
-    Guard,
+    Guard, Options,
     answer::{Answer, AnswerText, Measured},
     response::Response,
     session::Session,
@@ -35,6 +36,14 @@ pub(crate) struct Exchange {
     pub(crate) addresses_tried: usize,
     /// It has been moved off a dead connection once.
     pub(crate) resent: bool,
+    /// When it was first started.
+    pub(crate) begun: Duration,
+    /// How often it has been tried again, and how long after its beginning it was the last time.
+    pub(crate) retries: u16,
+    pub(crate) retried_for: Duration,
+    pub(crate) request_bytes: usize,
+    /// The body, where it is kept.
+    pub(crate) kept_body: Option<Vec<u8>>,
     /// It holds a slot of the limit on prefills.
     pub(crate) prefill_slot: bool,
     pub(crate) time_limit: Option<TimerKey>,
@@ -47,12 +56,18 @@ impl Exchange {
         session: Box<Session>,
         target: u16,
         guard: Option<Box<dyn Guard>>,
-        keep_text: bool,
+        options: &Options,
+        begun: Duration,
     ) -> Self {
         let request = session.request();
-        let keep_text = keep_text || session.has_more_turns();
+        let keep_text = options.keep_answers || session.has_more_turns();
         Self {
-            answer: Answer::new(request.endpoint, request.stream, request.output_tokens, keep_text),
+            answer: new_answer(request, keep_text, options.keep_bodies),
+            request_bytes: session.body.len(),
+            kept_body: options.keep_bodies.then(|| session.body.clone()),
+            begun,
+            retries: 0,
+            retried_for: Duration::ZERO,
             session,
             target,
             guard,
@@ -105,10 +120,26 @@ impl Exchange {
         self.reused = false;
     }
 
+    /// Starts over after a failure before any answer.
+    pub(crate) fn try_again(&mut self, now: Duration) {
+        let request = self.session.request();
+        let bodies = self.kept_body.is_some();
+        self.answer = new_answer(request, self.answer.keeps_text(), bodies);
+        self.response = Response::default();
+        self.rewind();
+        self.resent = false;
+        self.addresses_tried = 0;
+        (self.sent, self.connect) = (None, None);
+        self.retried_for = now.saturating_sub(self.begun);
+    }
+
     /// The record, the text of the answer, and the session.
     pub(crate) fn conclude(self, phase: u16, outcome: Outcome, done: Duration) -> Concluded {
         let Self { session, answer, response, .. } = self;
-        let Measured { chunks, first_answer, usage, output_tokens, text } = answer.into_measured();
+        let Measured { chunks, first_answer, usage, output_tokens, mut text } = answer.into_measured();
+        if let (Some(bodies), Some(request)) = (&mut text.bodies, self.kept_body) {
+            bodies.request = request;
+        }
         let input_tokens = match usage {
             Some(usage) if usage.prompt_tokens > 0 => {
                 Count { tokens: usage.prompt_tokens, source: CountSource::Usage }
@@ -129,10 +160,17 @@ impl Exchange {
             reasoning_tokens: usage.and_then(|usage| usage.reasoning_tokens),
             cached_tokens: usage.and_then(|usage| usage.cached_tokens),
             status: response.status(),
+            request_bytes: u32::try_from(self.request_bytes).unwrap_or(u32::MAX),
+            retries: self.retries,
+            retried_for: self.retried_for,
             ..unsent(&session, phase, outcome, done)
         };
         Concluded { record, text, session }
     }
+}
+
+fn new_answer(request: &Request, keep_text: bool, keep_bodies: bool) -> Answer {
+    Answer::new(request.endpoint, request.stream, request.output_tokens, keep_text, keep_bodies)
 }
 
 /// What is left of a request that is over.
@@ -169,6 +207,9 @@ pub(crate) fn unsent(session: &Session, phase: u16, outcome: Outcome, done: Dura
         cached_tokens: None,
         requested_tokens: request.output_tokens,
         status: None,
+        request_bytes: u32::try_from(session.body.len()).unwrap_or(u32::MAX),
+        retries: 0,
+        retried_for: Duration::ZERO,
         outcome,
     }
 }

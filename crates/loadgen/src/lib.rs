@@ -10,10 +10,12 @@
 //! when a read returns, before anything is parsed. The sender measures itself too: its [`RunSummary`] says how far
 //! it was in the way of the figures.
 //!
-//! HTTP/1.1 without TLS. No retries, but for a reused connection that turns out to be dead before any answer.
+//! HTTP/1.1 without TLS. A reused connection that turns out to be dead before any answer is replaced once; other
+//! retries only where [`Retries`] asks for them.
 
 mod admission;
 mod answer;
+mod aside;
 mod chooser;
 mod chunked;
 mod clock;
@@ -29,6 +31,7 @@ mod planner;
 mod pool;
 mod request_head;
 mod response;
+mod routed;
 mod run;
 mod session;
 mod slots;
@@ -38,11 +41,13 @@ mod timers;
 mod traffic;
 mod worker;
 
-pub use answer::AnswerText;
+pub use answer::{AnswerText, Bodies};
+pub use aside::{Ask, Reply, Stop};
 pub use chooser::{Choice, Features, Guard, RoundRobin, RouteKey, UrlChooser};
 pub use control::{Control, Progress};
 pub use error::Error;
-pub use options::{Options, Render, Reuse};
+pub use options::{Options, Render, Retries, Reuse};
+pub use routed::Routed;
 pub use run::run;
 pub use summary::{ClientSummary, PhaseSummary, RunEnd, RunSummary, ThreadRole, ThreadSummary};
 pub use target::{Target, TargetError, Targets};

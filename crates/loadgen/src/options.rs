@@ -1,6 +1,10 @@
 //! How a plan is sent, as far as the plan itself does not say.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use workload::{Message, Request};
 
@@ -33,8 +37,14 @@ pub struct Options {
     pub run_name: String,
     /// Time limit for opening a connection.
     pub connect_timeout: Duration,
+    /// The first phase does not start before this moment; it starts on it if everything is ready by then.
+    pub not_before: Option<Instant>,
+    /// What is tried again.
+    pub retries: Retries,
     /// Hand the text of answers to the sink.
     pub keep_answers: bool,
+    /// Hand the bodies of requests and answers to the sink, as they went over the wire.
+    pub keep_bodies: bool,
     /// Chooses the target of each session.
     pub chooser: Arc<dyn UrlChooser>,
     /// Writes bodies.
@@ -53,6 +63,28 @@ pub enum Reuse {
     StickySessions,
 }
 
+/// Requests that are tried again: those that no connection took, and those whose connection broke before the first
+/// byte of an answer. Time limits and answers of any status are final.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Retries {
+    /// How often a request is tried again, at most.
+    pub limit: u16,
+    /// Wait before the first repetition, on average; it doubles with each, and each wait is from half of it to one
+    /// and a half.
+    pub backoff: Duration,
+}
+
+impl Retries {
+    /// The wait before repetition `attempt`, from 0, of the request that `request` names. The same request always
+    /// waits the same.
+    pub(crate) fn wait(self, attempt: u16, request: u64) -> Duration {
+        let mixed = (request ^ u64::from(attempt) << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let share = (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 40;
+        let factor = 0.5 + share as f64 / f64::from(1 << 24);
+        self.backoff.saturating_mul(1 << attempt.min(16)).mul_f64(factor)
+    }
+}
+
 impl Options {
     /// The defaults, with `render` as the writer of bodies.
     pub fn new(render: Render) -> Self {
@@ -67,7 +99,10 @@ impl Options {
             path: None,
             run_name: "run".to_owned(),
             connect_timeout: Duration::from_secs(30),
+            not_before: None,
+            retries: Retries::default(),
             keep_answers: false,
+            keep_bodies: false,
             chooser: Arc::new(RoundRobin),
             render,
         }
@@ -88,7 +123,10 @@ impl fmt::Debug for Options {
             .field("path", &self.path)
             .field("run_name", &self.run_name)
             .field("connect_timeout", &self.connect_timeout)
+            .field("not_before", &self.not_before)
+            .field("retries", &self.retries)
             .field("keep_answers", &self.keep_answers)
+            .field("keep_bodies", &self.keep_bodies)
             .finish_non_exhaustive()
     }
 }

@@ -65,7 +65,7 @@ impl PhaseRun {
             index,
             closed_loop,
             sessions,
-            prefill: limits.prefill_concurrency.map(|limit| Slots::new(limit, None, false)),
+            prefill: limits.prefill_concurrency.map(|limit| Slots::new(limit, limits.prefill_ramp, false)),
             limits,
             pending: AtomicUsize::new(pending),
             start: OnceLock::new(),

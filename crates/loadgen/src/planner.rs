@@ -42,7 +42,9 @@ pub(crate) fn plan(shared: &Shared<'_>, phases: Vec<Arrivals>) -> Result<(), Err
 
 /// Says that one more of those waited for is ready for `phase`; starts it if that was the last.
 pub(crate) fn ready(shared: &Shared<'_>, phase: &PhaseRun) -> Result<(), Error> {
-    if phase.ready(shared.clock.now() + LEAD) {
+    let not_before = shared.options.not_before.filter(|_| phase.index == 0);
+    let earliest = not_before.map_or(Duration::ZERO, |moment| shared.clock.at(moment));
+    if phase.ready((shared.clock.now() + LEAD).max(earliest)) {
         shared.control.entered(phase.index);
         for inbox in &shared.inboxes {
             inbox.wake().map_err(Error::io("wake a sending thread"))?;

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use report::Outcome;
 
 use crate::{
-    Choice, Error, Features, Reuse,
+    Choice, Error, Features, Options, Reuse,
     connection::{Connection, Received},
     exchange::{Concluded, Exchange},
     inbox::Limit,
@@ -50,8 +50,7 @@ impl Worker<'_> {
         shared.control.started();
         self.in_flight += 1;
 
-        let keep_text = shared.options.keep_answers;
-        let mut exchange = Box::new(Exchange::new(session, target, guard, keep_text));
+        let mut exchange = Box::new(Exchange::new(session, target, guard, shared.options, now));
         exchange.prefill_slot = prefill_slot;
         shared.heads.write(shared.targets.get(target), parts, &mut exchange.head);
         let open = match shared.options.reuse {
@@ -79,9 +78,9 @@ impl Worker<'_> {
                 Ok(Some(address)) => address,
                 Ok(None) => {
                     let why = failure.unwrap_or_else(|| "no address took the connection".to_owned());
-                    return self.conclude(exchange, Outcome::Connect(why), now);
+                    return self.fail(exchange, Outcome::Connect(why), now);
                 }
-                Err(why) => return self.conclude(exchange, Outcome::Connect(why.to_owned()), now),
+                Err(why) => return self.fail(exchange, Outcome::Connect(why.to_owned()), now),
             };
             match self.pool.open(self.poll.registry(), address, exchange.target, now) {
                 Ok(place) => {
@@ -166,7 +165,7 @@ impl Worker<'_> {
         exchange.addresses_tried += 1;
         match self.shared.targets.get(exchange.target).address(exchange.addresses_tried) {
             Ok(Some(_)) => self.connect(exchange, now),
-            _ => self.conclude(exchange, Outcome::Connect(format!("{address}: {why}")), now),
+            _ => self.fail(exchange, Outcome::Connect(format!("{address}: {why}")), now),
         }
     }
 
@@ -279,8 +278,35 @@ impl Worker<'_> {
             exchange.rewind();
             return self.connect(exchange, now);
         }
+        if !exchange.response.has_begun() {
+            let Some(mut exchange) = connection.exchange.take() else { return Ok(()) };
+            self.pool.close(place);
+            if let Some(key) = exchange.cancellation.take() {
+                self.timers.remove(key);
+            }
+            return self.fail(exchange, outcome, now);
+        }
         let outcome = exchange.answer.refusal().unwrap_or(outcome);
         self.settle(place, outcome, now, false)
+    }
+
+    /// A request has failed before any answer, and is off its connection: it is tried again later, or over.
+    fn fail(&mut self, mut exchange: Box<Exchange>, outcome: Outcome, now: Duration) -> Result<(), Error> {
+        let retries = self.shared.options.retries;
+        let expired = exchange.time_limit.is_some_and(|key| key.0 <= now);
+        if exchange.retries >= retries.limit || expired || self.is_cut_off {
+            return self.conclude(exchange, outcome, now);
+        }
+        let at = now + retries.wait(exchange.retries, exchange.session.index());
+        exchange.retries += 1;
+        self.timers.add(at, Timer::Retry(exchange));
+        Ok(())
+    }
+
+    pub(crate) fn retry(&mut self, mut exchange: Box<Exchange>) -> Result<(), Error> {
+        let now = self.shared.clock.now();
+        exchange.try_again(now);
+        self.connect(exchange, now)
     }
 
     pub(crate) fn time_limit_reached(&mut self, id: ConnectionId) -> Result<(), Error> {
@@ -309,6 +335,11 @@ impl Worker<'_> {
     pub(crate) fn cut_off(&mut self, now: Duration) -> Result<(), Error> {
         for place in self.pool.busy() {
             self.settle(place, Outcome::Incomplete, now, false)?;
+        }
+        for timer in self.timers.extract(|timer| matches!(timer, Timer::Retry(_))) {
+            if let Timer::Retry(exchange) = timer {
+                self.conclude(exchange, Outcome::Incomplete, now)?;
+            }
         }
         Ok(())
     }
@@ -350,7 +381,10 @@ impl Worker<'_> {
         if std::mem::take(&mut exchange.prefill_slot) {
             self.release(Limit::Prefill, done)?;
         }
-        if let Some(guard) = exchange.guard.take() {
+        if let Some(mut guard) = exchange.guard.take() {
+            if let Some(usage) = exchange.answer.usage() {
+                guard.usage(usage);
+            }
             guard.ended(&outcome, done);
         }
         let success = outcome.is_success();
@@ -365,7 +399,8 @@ impl Worker<'_> {
         }
         let answer = success.then_some(&text);
         self.go_on(session, answer, done)?;
-        self.keep(record, self.shared.options.keep_answers.then_some(text))
+        let Options { keep_answers, keep_bodies, .. } = self.shared.options;
+        self.keep(record, (*keep_answers || *keep_bodies).then_some(text))
     }
 }
 

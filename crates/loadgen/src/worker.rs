@@ -17,6 +17,7 @@ use report::Record;
 use crate::{
     Error,
     answer::AnswerText,
+    exchange::Exchange,
     inbox::{Granted, Limit, Mail},
     measure::{CpuUsage, ThreadMeasures},
     phase::PhaseRun,
@@ -43,12 +44,13 @@ const SPIN: Duration = Duration::from_micros(100);
 pub(crate) type Finished = (Record, Option<AnswerText>);
 
 /// What a thread must do at a certain time.
-#[derive(Debug)]
 pub(crate) enum Timer {
     /// The think time of a session is over.
     Turn(Box<Session>),
     /// The request on this connection has taken too long.
     TimeLimit(ConnectionId),
+    /// The wait before the next attempt is over.
+    Retry(Box<Exchange>),
     /// Opening this connection has taken too long.
     ConnectLimit(ConnectionId),
     /// The plan wants the request on this connection cancelled.
@@ -228,6 +230,7 @@ impl<'a> Worker<'a> {
                 Timer::TimeLimit(id) => self.time_limit_reached(id)?,
                 Timer::ConnectLimit(id) => self.connect_limit_reached(id)?,
                 Timer::Cancellation(id) => self.cancel(id)?,
+                Timer::Retry(exchange) => self.retry(exchange)?,
             }
         }
         Ok(())
@@ -247,6 +250,7 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         self.hand_out(Limit::Sessions, now)?;
+        self.hand_out(Limit::Prefill, now)?;
         if let Some(over) = phase.over(now) {
             self.wind_down(over)?;
         }

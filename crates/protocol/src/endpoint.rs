@@ -21,7 +21,10 @@ pub enum Endpoint {
 impl Endpoint {
     /// Reads the operation off a path, without its query. A prefix before `/v1` is allowed.
     pub fn from_path(path: &str) -> Self {
-        let operation = path.rsplit_once("/v1/").map_or("", |(_, operation)| operation);
+        let operation = match path.strip_prefix("/v1/") {
+            Some(operation) if !operation.contains("/v1/") => operation,
+            _ => path.rsplit_once("/v1/").map_or("", |(_, operation)| operation),
+        };
         match operation {
             "chat/completions" => Self::ChatCompletions,
             "completions" => Self::Completions,

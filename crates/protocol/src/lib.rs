@@ -12,12 +12,14 @@ mod endpoint;
 pub mod engine_metrics;
 mod error;
 mod json;
+pub mod kv_events;
 pub mod prometheus;
 mod prompt;
 mod request;
 mod sse;
 mod stream;
 mod usage;
+pub mod zmtp;
 
 pub use answer::{Answer, AnswerError, parse_answer};
 pub use block::{BLOCK_BYTES, BLOCK_TOKENS, BYTES_PER_TOKEN, BlockChain, block_hashes, estimate_tokens};

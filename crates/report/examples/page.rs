@@ -54,6 +54,9 @@ fn run(slow: f64, skew: u64) -> Report {
             reasoning_tokens: None,
             cached_tokens: Some((700.0 / slow) as u32),
             requested_tokens: Some(tokens),
+            request_bytes: 0,
+            retries: 0,
+            retried_for: Duration::ZERO,
             status: Some(200),
             outcome: Outcome::Success,
         });

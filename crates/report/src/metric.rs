@@ -60,7 +60,7 @@ metrics! {
     ScheduleLag = "schedule_lag", Unit::Time;
     /// Wait for a concurrency slot: what the asked-for concurrency cost, not this client's fault.
     SlotWait = "slot_wait", Unit::Time;
-    /// First byte written minus the later of schedule and slot, without the time spent connecting: this client's
+    /// First byte written minus the later of schedule and slot, without the time spent connecting and retrying: this client's
     /// own lateness.
     ClientLag = "client_lag", Unit::Time;
     /// Prompt length.
@@ -82,6 +82,9 @@ pub enum Unit {
 pub const MILLISECOND: f64 = 1e6;
 /// Nanoseconds in a second.
 pub const SECOND: f64 = 1e9;
+/// Units of time as users write them, in nanoseconds.
+pub(crate) const NANOSECOND_UNITS: [(&str, f64); 4] =
+    [("ns", 1.0), ("us", 1e3), ("ms", MILLISECOND), ("s", SECOND)];
 
 /// One distribution for each metric.
 #[derive(Clone, Debug, Default)]
@@ -114,7 +117,8 @@ impl Metric {
             Self::SlotWait => record.sent.map(|_| record.admitted.saturating_sub(record.scheduled)),
             Self::ClientLag => record.sent.map(|sent| {
                 let ready = record.scheduled.max(record.admitted);
-                sent.saturating_sub(ready).saturating_sub(record.connect.unwrap_or_default())
+                let others = record.connect.unwrap_or_default() + record.retried_for;
+                sent.saturating_sub(ready).saturating_sub(others)
             }),
         };
         if let Some(time) = time {

@@ -53,6 +53,12 @@ pub struct Record {
     pub cached_tokens: Option<u32>,
     /// Output length that was asked for.
     pub requested_tokens: Option<u32>,
+    /// Bytes of the request's body.
+    pub request_bytes: u32,
+    /// How often it was tried again after failures before any answer.
+    pub retries: u16,
+    /// From the start of the first attempt to that of the last; all other times are the last one's.
+    pub retried_for: Duration,
     /// HTTP status, once the head was read.
     pub status: Option<u16>,
     /// How it ended.

@@ -125,11 +125,22 @@ struct Line {
     cached_tokens: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     requested_tokens: Option<u32>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    request_bytes: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    retries: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    retried_for_ns: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     outcome: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     message: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 // === impl RecordWriter ===
@@ -268,6 +279,9 @@ impl From<&Record> for Line {
             reasoning_tokens: record.reasoning_tokens,
             cached_tokens: record.cached_tokens,
             requested_tokens: record.requested_tokens,
+            request_bytes: record.request_bytes.into(),
+            retries: record.retries.into(),
+            retried_for_ns: nanoseconds(record.retried_for),
             status: record.status,
             outcome: record.outcome.kind().to_owned(),
             message: record.outcome.message().to_owned(),
@@ -310,6 +324,9 @@ impl TryFrom<Line> for Record {
             reasoning_tokens: line.reasoning_tokens,
             cached_tokens: line.cached_tokens,
             requested_tokens: line.requested_tokens,
+            request_bytes: u32::try_from(line.request_bytes).unwrap_or(u32::MAX),
+            retries: u16::try_from(line.retries).unwrap_or(u16::MAX),
+            retried_for: time(line.retried_for_ns),
             status: line.status,
             outcome,
         })

@@ -35,6 +35,9 @@ pub(crate) fn request(sent_ms: u64, ttft_ms: u64, gap_ms: u64, tokens: u32) -> R
         reasoning_tokens: None,
         cached_tokens: None,
         requested_tokens: Some(tokens),
+        request_bytes: 0,
+        retries: 0,
+        retried_for: Duration::ZERO,
         status: Some(200),
         outcome: Outcome::Success,
     }

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use crate::{
     Coefficients, PolicySettings,
     coefficients::{Learner, Number, Observation, Slowness},
+    engine_caches::EngineCaches,
     outputs::Outputs,
     prefix_index::PrefixIndex,
 };
@@ -21,6 +22,8 @@ pub(crate) struct Experience {
     missed: Number,
     pub(crate) outputs: Outputs,
     pub(crate) index: PrefixIndex,
+    /// What engines say about their caches.
+    pub(crate) caches: EngineCaches,
     /// Prompt and output tokens of a request; 0 before the first.
     pub(crate) mean_tokens: Number,
     /// Seconds of work of a request; 0 before the first.
@@ -46,6 +49,7 @@ impl Experience {
             missed: Number::new(0.0),
             outputs: Outputs::new(),
             index: PrefixIndex::new(),
+            caches: EngineCaches::new(),
             mean_tokens: Number::new(0.0),
             mean_work: Number::new(0.0),
         }

@@ -12,6 +12,7 @@
 mod bounded_hash;
 mod candidates;
 mod coefficients;
+mod engine_caches;
 mod experience;
 mod health;
 mod lease;

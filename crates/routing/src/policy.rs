@@ -141,6 +141,11 @@ impl PrefixNeed {
 
 /// The bytes of the first `count` characters.
 fn first_characters(text: &[u8], count: usize) -> &[u8] {
+    if let Some(head) = text.get(..count)
+        && head.is_ascii()
+    {
+        return head;
+    }
     let starts = text.iter().enumerate().filter(|(_, byte)| **byte & 0xC0 != 0x80);
     let end = starts.map(|(at, _)| at).nth(count).unwrap_or(text.len());
     &text[..end]

@@ -24,6 +24,7 @@
 //!
 //! - **History**, not the engine's cache: what was sent to a replica counts as held, for twice its cache. An
 //!   exact view forgets where a conversation lived as soon as it is evicted, and scatters it.
+//! - **Events**: where an engine says what its cache holds, that counts, and the history where it says nothing.
 //! - **Common prefixes**: a block that is followed by as many different blocks as there are replicas counts as
 //!   held by all; `m_all` is what all hold. A preamble that everyone shares attracts nobody to where it was
 //!   seen first.
@@ -234,7 +235,8 @@ impl Weighing<'_> {
     fn views(&self, candidates: &Candidates<'_>) -> Vec<View> {
         let Self { settings, experience, query, .. } = *self;
         let widely = settings.common_followers.unwrap_or_else(|| (self.replicas as u32).clamp(4, 64));
-        let matches = experience.index.matches(query.blocks, self.slots, widely);
+        let mut matches = experience.index.matches(query.blocks, self.slots, widely);
+        experience.caches.correct(query.blocks, &mut matches.blocks);
         let mean_weight = candidates.total_weight() / candidates.list.len() as f64;
         let view = |candidate: &Candidate<'_>| {
             let replica = candidate.replica;

@@ -43,7 +43,7 @@ type Shard = HashMap<u64, Segment, BuildHasherDefault<Identity>>;
 
 /// Block hashes are hashes already.
 #[derive(Debug, Default)]
-struct Identity(u64);
+pub(crate) struct Identity(u64);
 
 impl Hasher for Identity {
     fn finish(&self) -> u64 {
@@ -259,6 +259,11 @@ impl PrefixIndex {
     pub(crate) fn forget_before(&self, history: &History, time: Duration) {
         let time = u32::try_from(time.as_nanos() / RECORD_TIME.as_nanos()).unwrap_or(u32::MAX);
         self.forget(history.slot, &mut history.state.lock(), |record| record.at < time);
+    }
+
+    /// The engine's cache is empty.
+    pub(crate) fn emptied(&self, history: &History) {
+        self.forget(history.slot, &mut history.state.lock(), |_| true);
     }
 
     /// Forgets everything about a replica that left, for good.

@@ -90,6 +90,27 @@ impl Replica {
         Some(self.load.cache_tokens.load(Relaxed)).filter(|tokens| *tokens > 0)
     }
 
+    /// Its engine says that it holds these blocks of prompts. What engines say counts more than the history.
+    pub fn cache_holds(&self, blocks: &[u64]) {
+        blocks.iter().for_each(|block| self.experience.caches.holds(self.history.slot, *block));
+    }
+
+    /// Its engine says that these blocks are gone.
+    pub fn cache_lost(&self, blocks: &[u64]) {
+        blocks.iter().for_each(|block| self.experience.caches.lost(self.history.slot, *block));
+    }
+
+    /// What its engine said may be wrong by now: from here on the history counts alone.
+    pub fn cache_unknown(&self) {
+        self.experience.caches.clear(self.history.slot);
+    }
+
+    /// Its engine's cache is empty: it has started again, or was told to forget.
+    pub fn cache_emptied(&self) {
+        self.experience.caches.clear(self.history.slot);
+        self.experience.index.emptied(&self.history);
+    }
+
     /// How long its tokens take compared with the pool's, as learned; 1 where the difference may be noise.
     pub fn slowness(&self) -> f64 {
         self.experience.slowness(&self.load.slowness)

@@ -212,6 +212,7 @@ impl Router {
         for replica in &*old.replicas {
             if !replicas.iter().any(|kept| kept.id == replica.id) {
                 self.experience.index.close(&replica.history);
+                self.experience.caches.clear(replica.history.slot);
             }
         }
     }
@@ -257,6 +258,16 @@ impl Router {
     /// Memory of the prefix histories, in bytes.
     pub fn index_bytes(&self) -> usize {
         self.experience.index.bytes()
+    }
+
+    /// Forgets what engines said about these blocks.
+    pub fn forget_blocks(&self, blocks: &[u64]) {
+        blocks.iter().for_each(|block| self.experience.caches.forget(*block));
+    }
+
+    /// Memory of what engines said about their caches, in bytes.
+    pub fn engine_caches_bytes(&self) -> usize {
+        self.experience.caches.bytes()
     }
 
     /// What an engine's step costs, as configured and learned.
@@ -336,6 +347,7 @@ impl Router {
             blocks: (settings.history_factor * cache_blocks) as usize,
             bytes: settings.index_bytes / replicas.max(1),
         };
+        self.experience.caches.sent(replica.history.slot, query.blocks);
         self.experience.index.insert(&replica.history, query.blocks, limits, now)
     }
 

@@ -257,6 +257,9 @@ impl Simulation {
             reasoning_tokens: None,
             cached_tokens: None,
             requested_tokens: Some(output_tokens),
+            request_bytes: 0,
+            retries: 0,
+            retried_for: Duration::ZERO,
             status: Some(200),
             outcome: Outcome::Incomplete,
         };

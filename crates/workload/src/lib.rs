@@ -8,6 +8,7 @@ mod block_sessions;
 mod body;
 mod dataset;
 mod error;
+pub mod inference_perf;
 mod kubeai_seed;
 mod lengths;
 mod lines;
@@ -18,10 +19,12 @@ mod python_random;
 mod random;
 mod rate;
 mod sampling;
+mod script_prompts;
 mod seed_prompt;
 mod sharegpt;
 mod synthetic;
 mod template;
+mod text_prompts;
 mod tokenizer;
 mod users;
 mod words;
@@ -39,13 +42,14 @@ pub use plan::{Arrival, Limits, Message, Phase, PhaseKind, Plan, Prompt, Request
 pub use python_random::PythonRandom;
 pub use rate::Rate;
 pub use sampling::{Sampling, sample};
+pub use script_prompts::{PoemPrompts, RandomPrompts, poem_prompts, random_prompts};
 pub use seed_prompt::{SeedPrompt, read_seed_prompts, seed_sessions};
 pub use sharegpt::{
-    Conversation, Conversations, Cut, Said, ShareGpt, ShareGptRule, ShareGptSettings, TextPrompt,
-    read_sharegpt, sharegpt_sessions,
+    Conversation, Conversations, Cut, Said, ShareGptRule, ShareGptSettings, read_sharegpt, sharegpt_sessions,
 };
 pub use synthetic::{Delay, Synthetic};
 pub use template::RequestTemplate;
+pub use text_prompts::{TextPrompt, TextPrompts};
 pub use tokenizer::{TokenSource, Tokenizer};
 pub use users::user_arrivals;
 pub use words::{MAX_PROMPT_TOKENS, render_blocks};

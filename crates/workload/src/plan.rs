@@ -50,6 +50,8 @@ pub struct Limits {
     pub prefill_concurrency: Option<u32>,
     /// The concurrency limit grows linearly from 1 over this time.
     pub concurrency_ramp: Option<Duration>,
+    /// So does the limit on prefills.
+    pub prefill_ramp: Option<Duration>,
     /// Nothing is started after this time.
     pub duration: Option<Duration>,
     /// After `duration`, or after the last arrival, answers are waited for this long; `None` waits for all.

@@ -39,6 +39,8 @@ pub struct Synthetic {
     pub shared_system_tokens: u32,
     /// Length of a context that is each entry's own.
     pub context_tokens: u32,
+    /// Number of the first entry: datasets of other entries share the prefixes and the system prompt only.
+    pub first_entry: u64,
 }
 
 /// A normal think time, never below zero.
@@ -62,6 +64,7 @@ impl Synthetic {
             system_prompt: None,
             shared_system_tokens: 0,
             context_tokens: 0,
+            first_entry: 0,
         }
     }
 
@@ -80,7 +83,8 @@ impl Synthetic {
         if entries == 0 {
             return Err(Error::Setting("a dataset of 0 entries: give 1 or more".into()));
         }
-        Ok(sample(sampling, entries, seed).map(move |entry| self.entry(&template, entry as u64, seed)))
+        Ok(sample(sampling, entries, seed)
+            .map(move |entry| self.entry(&template, self.first_entry + entry as u64, seed)))
     }
 
     fn entry(&self, template: &RequestTemplate, entry: u64, seed: u64) -> Vec<Turn> {

@@ -7,7 +7,7 @@ use protocol::Endpoint;
 use report::{BenchFormat, BenchRun, MILLISECOND, Metric, Objective, bench_metric};
 use workload::BodyOptions;
 
-use super::unsupported::NoneUnsupported;
+use super::{dataset::DatasetFlags, unsupported::NoneUnsupported};
 
 const OURS: &str = "Options that the script does not have";
 /// What the script takes where `--max-conversations` is not given.
@@ -31,12 +31,8 @@ pub(crate) struct Arguments {
     /// Path of the requests, after the base URL [default: the backend's].
     #[arg(long, value_name = "PATH")]
     pub(super) endpoint: Option<String>,
-    /// Kind of dataset: sharegpt.
-    #[arg(long, value_name = "NAME", default_value = "sharegpt", value_parser = dataset_name)]
-    dataset_name: String,
-    /// ShareGPT file: JSON, plain or gzipped; one that is cut off in the middle too.
-    #[arg(long, value_name = "FILE")]
-    pub(super) dataset_path: PathBuf,
+    #[command(flatten)]
+    pub(super) dataset: DatasetFlags,
     /// Requests in flight at most; further ones wait, and their time counts from when they are sent.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_concurrency: Option<u32>,
@@ -99,9 +95,6 @@ pub(crate) struct Arguments {
     /// Limits in milliseconds that a good request keeps, such as ttft:500 tpot:50.
     #[arg(long, value_name = "METRIC:MS", num_args = 1.., value_parser = objective)]
     pub(super) goodput: Vec<Objective>,
-    /// Output length of all requests, instead of the recorded answers'.
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) sharegpt_output_len: Option<u32>,
     /// auto and slow; they count alike.
     #[arg(long, default_value = "auto", value_parser = ["auto", "slow"])]
     tokenizer_mode: String,
@@ -162,6 +155,7 @@ pub(super) enum ArrivalKind {
 impl Arguments {
     /// Says which flags do not go together.
     pub(super) fn check(&self) -> Result<(), String> {
+        self.dataset.check(self.script)?;
         let path = self.path();
         if self.backend == Backend::OpenaiChat && !path.ends_with("chat/completions") {
             return Err(format!("--backend openai-chat sends to chat/completions, not to --endpoint {path}"));
@@ -211,7 +205,7 @@ impl Arguments {
     pub(super) fn body(&self) -> BodyOptions {
         BodyOptions {
             temperature: Some(0.0),
-            ignore_eos: self.ignore_eos,
+            ignore_eos: self.ignore_eos || self.dataset.wants_full_answers(self.script),
             include_usage: true,
             best_of: (self.script == Script::Kubeai || self.best_of != 1).then_some(self.best_of),
             logprobs: self.logprobs,
@@ -242,13 +236,6 @@ impl Arguments {
             date: SystemTime::now(),
             peak_in_flight: None,
         }
-    }
-}
-
-fn dataset_name(text: &str) -> Result<String, String> {
-    match text {
-        "sharegpt" => Ok(text.to_owned()),
-        _ => Err("only sharegpt is supported".to_owned()),
     }
 }
 

@@ -4,10 +4,13 @@ use std::{fmt::Write, iter, path::Path, sync::Arc, time::Duration};
 
 use workload::{
     Arrival, Arrivals, Limits, Pattern, Phase, PhaseKind, Plan, PythonRandom, Rate, Request, RequestTemplate,
-    Session, ShareGpt, ShareGptRule, ShareGptSettings, TokenSource, Tokenizer, read_sharegpt,
+    Session, TextPrompts, TokenSource, Tokenizer,
 };
 
-use super::flags::{Arguments, ArrivalKind, Script};
+use super::{
+    dataset,
+    flags::{Arguments, ArrivalKind},
+};
 
 /// The script gives up on a request after six hours.
 const REQUEST_TIMEOUT: Duration = Duration::from_hours(6);
@@ -15,7 +18,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_hours(6);
 /// The requests of a run.
 #[derive(Debug)]
 pub(super) struct Load {
-    pub(super) made: Arc<ShareGpt>,
+    pub(super) made: Arc<TextPrompts>,
     /// Who counted the lengths.
     pub(super) source: TokenSource,
     /// The adapter of each request; none without `--lora-modules`.
@@ -28,19 +31,8 @@ impl Load {
             Some(name) if !is_hub_name(name) => Tokenizer::load(Path::new(name))?,
             _ => Tokenizer::estimate(),
         };
-        let settings = ShareGptSettings {
-            rule: match arguments.script {
-                Script::Kubeai => ShareGptRule::EveryTurn,
-                Script::Vllm => ShareGptRule::FirstPair,
-            },
-            requests: usize::try_from(arguments.num_prompts)?,
-            min_messages: arguments.min_messages,
-            conversations: arguments.conversations,
-            max_prompts: arguments.max_prompts(),
-            output_tokens: arguments.sharegpt_output_len,
-        };
         let mut random = PythonRandom::new(arguments.seed);
-        let made = read_sharegpt(&arguments.dataset_path, &settings, &tokenizer, &mut random)?;
+        let made = dataset::prompts(arguments, &tokenizer, &mut random)?;
         let modules: Vec<Arc<str>> = arguments.lora_modules.iter().map(|name| name.as_str().into()).collect();
         let adapters = made.prompts.iter().map_while(|_| random.choice(&modules).cloned()).collect();
         Ok(Self { made: Arc::new(made), source: tokenizer.source(), adapters })
@@ -70,7 +62,9 @@ impl Load {
         let mut row = |label: &str, value: String| {
             let _ = writeln!(text, "{label:<40} {value:<10}");
         };
-        row("Conversations:", made.conversations.to_string());
+        if arguments.dataset.is_sharegpt() {
+            row("Conversations:", made.conversations.to_string());
+        }
         row("Unique prompts:", made.unique_prompts.to_string());
         row("Prompts left out for their length:", made.left_out.to_string());
         row("Requests:", requests.to_string());
@@ -88,7 +82,7 @@ impl Load {
     fn notes(&self, arguments: &Arguments) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(cut) = self.made.cut {
-            notes.push(format!("{}: {cut}", arguments.dataset_path.display()));
+            notes.push(format!("{}: {cut}", arguments.dataset.path().display()));
         }
         if self.source == TokenSource::Estimate {
             let name = arguments.tokenizer.as_ref();
@@ -99,7 +93,7 @@ impl Load {
                  tokenizer.model for exact ones"
             ));
         }
-        if let Some(limit) = arguments.max_prompts() {
+        if let Some(limit) = arguments.max_prompts().filter(|_| arguments.dataset.is_sharegpt()) {
             notes.push(format!(
                 "--max-conversations takes the first {limit} prompts, not conversations, as the script does; \
                  --conversations limits conversations"

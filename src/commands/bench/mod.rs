@@ -3,6 +3,7 @@
 //! The block and the JSON hold those scripts' figures by their definitions. What they do not say (how late requests
 //! left, how many were in flight, whether the numbers may be quoted) follows after the block.
 
+mod dataset;
 mod flags;
 mod load;
 mod output;
@@ -16,6 +17,8 @@ use anyhow::Context;
 pub(crate) use flags::Arguments;
 use load::Load;
 use send::Sender;
+
+use super::interrupt::Interrupts;
 
 /// Exit status for flags that cannot be used together, as for wrong ones.
 const USAGE: u8 = 2;
@@ -31,7 +34,7 @@ impl Arguments {
         output::print(&load.describe(&self))?;
         sender.warm_up(load.warm_up(&self))?;
         let run = self.bench_run();
-        let control = send::control_by_signals().context("cannot wait for signals")?;
+        let control = Interrupts::listen().context("cannot wait for signals")?.next_run();
         output::print(&run.preamble())?;
         let measured = sender.measure(&self, &load, &control)?;
         output::conclude(&self, run, &load, &measured)

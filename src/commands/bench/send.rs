@@ -1,7 +1,6 @@
-//! Sends: the warm-up request, then the run, with its progress and the user's Ctrl-C.
+//! Sends: the warm-up request, then the run, with its progress.
 
 use std::{
-    io,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
@@ -12,10 +11,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use loadgen::{Control, Options, Reuse, RunEnd, RunSummary, Targets, ThreadRole};
 use report::{
     BenchDetails, ClientHealth, Count, CountSource, Outcome, PhaseShape, Record, Recorder, Report, RunShape,
-};
-use tokio::{
-    runtime::Builder,
-    signal::unix::{SignalKind, signal},
 };
 use workload::{Plan, TokenSource, write_body};
 
@@ -162,34 +157,6 @@ fn count_ourselves(record: &mut Record, load: &Load, counted: &mut (u64, u64)) {
         record.cached_tokens = record.cached_tokens.map(scaled);
     }
     record.input_tokens = Count { tokens: prompt.input_tokens, source: CountSource::Tokenizer };
-}
-
-/// The control of a run, in the hands of the user: the first Ctrl-C stops sending and waits for answers, the
-/// second cuts them off.
-pub(super) fn control_by_signals() -> io::Result<Arc<Control>> {
-    let control = Arc::new(Control::new());
-    let held = Arc::clone(&control);
-    let runtime = Builder::new_current_thread().enable_io().build()?;
-    let (mut interrupt, mut terminate) = {
-        let _context = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
-    let wait = async move {
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            held.stop();
-            let effect = match held.stops() {
-                1 => "stopping: waiting for the answers under way; press Ctrl-C again to cut them off",
-                _ => "cutting off the answers under way",
-            };
-            eprintln!("evenload: {effect}");
-        }
-    };
-    thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(wait))?;
-    Ok(control)
 }
 
 fn progress_bar(arguments: &Arguments) -> ProgressBar {

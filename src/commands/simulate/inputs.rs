@@ -2,10 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::Context;
 use engine::Profile;
 use routing::{PolicySettings, PrefixHashSettings};
 use workload::{DatasetKind, Delay, Length, Pattern};
+
+use crate::commands::engine_profile;
 
 /// What is sent, as it is written.
 #[derive(Clone, Debug)]
@@ -69,22 +70,9 @@ pub(super) fn engines(text: &str) -> Result<Engines, String> {
 impl Engines {
     /// The profile at its speed.
     pub(super) fn profile(&self) -> anyhow::Result<Profile> {
-        let profile = profile(&self.name)?;
+        let profile = engine_profile::read(&self.name)?;
         Ok(if self.speed == 1.0 { profile } else { profile.sped_up(self.speed) })
     }
-}
-
-/// A built-in profile, or one from a JSON file.
-pub(super) fn profile(name: &str) -> anyhow::Result<Profile> {
-    if let Some(profile) = Profile::built_in(name) {
-        return Ok(profile);
-    }
-    let text = std::fs::read_to_string(name).with_context(|| {
-        format!("`{name}` is neither a built-in profile ({}) nor a readable file", Profile::NAMES.join(", "))
-    })?;
-    let profile: Profile = serde_json::from_str(&text).with_context(|| format!("{name} is not a profile"))?;
-    profile.check().with_context(|| format!("the profile in {name} cannot work"))?;
-    Ok(profile)
 }
 
 /// A policy with the name that tables give it.

@@ -22,6 +22,8 @@ const MALFORMED_EVENT: &[u8] = b"data: {\"id\":\n\n";
 pub(crate) struct Job {
     pub(crate) served: Served,
     pub(crate) block_hashes: Arc<[u64]>,
+    /// Of prompt and answer, where somebody is told of them.
+    pub(crate) token_ids: Vec<u32>,
     pub(crate) prompt_tokens: u32,
     pub(crate) max_tokens: u32,
     pub(crate) script: Script,

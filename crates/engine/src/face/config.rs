@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use protocol::kv_events::EventFormat;
+
 use super::Adapter;
 use crate::{InvalidProfile, Profile};
 
@@ -35,6 +37,19 @@ pub struct Config {
     pub startup_delay: Duration,
     /// Larger request bodies are refused.
     pub max_body_bytes: usize,
+    /// Whether what happens to the prefix caches is published.
+    pub kv_events: Option<KvEvents>,
+}
+
+/// Where and how what happens to the prefix caches is published.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct KvEvents {
+    /// Port of the first replica's publisher; the others follow. With 0 the system chooses one for each.
+    pub port: u16,
+    /// The same for the sockets that replay what was published before.
+    pub replay_port: u16,
+    /// Whose messages they are like.
+    pub format: EventFormat,
 }
 
 /// What is wrong with a [`Config`].
@@ -81,6 +96,7 @@ impl Config {
             output_tokens: None,
             startup_delay: Duration::ZERO,
             max_body_bytes: 64 << 20,
+            kv_events: None,
         }
     }
 
@@ -103,8 +119,11 @@ impl Config {
         if self.model_names.is_empty() || self.model_names.iter().any(String::is_empty) {
             return Err(InvalidConfig::NoName);
         }
-        if self.port != 0 && self.port.checked_add(self.replicas - 1).is_none() {
-            return Err(InvalidConfig::Ports { port: self.port, replicas: self.replicas });
+        let events = self.kv_events.map_or([0; 2], |events| [events.port, events.replay_port]);
+        for port in [self.port, events[0], events[1]] {
+            if port != 0 && port.checked_add(self.replicas - 1).is_none() {
+                return Err(InvalidConfig::Ports { port, replicas: self.replicas });
+            }
         }
         Ok(())
     }

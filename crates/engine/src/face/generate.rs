@@ -15,6 +15,7 @@ use super::{
     pages::{Failure, json_response},
     replica::{Replica, unix_time},
     reply::{Delivery, Script, Shape, StreamUsage},
+    tokens::encode,
 };
 
 /// vLLM's limit for completions that state none.
@@ -116,6 +117,7 @@ fn read(
     let answer = Answer::to(&mut text, &wish);
     let salt = served.adapter().unwrap_or(replica.catalogue.base());
     let block_hashes = hashes(salt, &text, replica.config.profile.block_tokens);
+    let token_ids = if replica.config.kv_events.is_some() { encode(&text) } else { Vec::new() };
     let usage = match extras.stream_options {
         Some(StreamOptions { continuous_usage_stats: true }) if view.include_usage => StreamUsage::Everywhere,
         _ if view.include_usage => StreamUsage::AtTheEnd,
@@ -136,7 +138,7 @@ fn read(
     };
     let name = if view.model.is_empty() { replica.catalogue.base() } else { &view.model };
     let script = Script::new(shape, delivery, id, unix_time().as_secs(), name, answer);
-    Ok(Job { served, block_hashes, prompt_tokens, max_tokens, script, fault })
+    Ok(Job { served, block_hashes, token_ids, prompt_tokens, max_tokens, script, fault })
 }
 
 /// The limit on the answer's length: the request's, or vLLM's own.

@@ -11,6 +11,9 @@
 //! What the model says are three-letter words chosen by a hash of the prompt, so equal prompts get equal
 //! answers. A token is four bytes (see [`protocol::block_hashes`]). The answer's own blocks are in the cache
 //! under the text of prompt and answer, as an engine's would be, so a next turn finds them.
+//!
+//! Where [`Config::kv_events`] asks for it, each replica publishes what happens to its cache, on two ZeroMQ sockets
+//! of its own.
 
 mod active;
 mod adapters;
@@ -23,6 +26,7 @@ mod generate;
 mod histogram;
 mod metrics;
 mod pages;
+mod publisher;
 mod replica;
 mod reply;
 mod server;
@@ -30,5 +34,5 @@ mod timer;
 mod tokens;
 
 pub use adapters::Adapter;
-pub use config::{Config, InvalidConfig};
+pub use config::{Config, InvalidConfig, KvEvents};
 pub use server::{Fleet, ServeError, serve};

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use protocol::kv_events::{BlocksRemoved, BlocksStored, CacheEvent};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -19,10 +20,11 @@ use super::{
     fault::{Faults, Lasting},
     feed::{Feed, Ticket},
     metrics::{Metrics, Page},
+    publisher::Publisher,
     timer::Timer,
     tokens::mix,
 };
-use crate::{Event, Rejected, Scheduler, Submission};
+use crate::{CacheChange, Event, Rejected, Scheduler, Submission};
 
 /// A machine that is later than this does not catch up: what it lost is called `slipped`.
 const MOST_LAG: Duration = Duration::from_secs(1);
@@ -41,6 +43,7 @@ pub(crate) struct Replica {
     requests: Cell<u64>,
     refusal: Refusal,
     state: RefCell<State>,
+    publisher: Option<Rc<Publisher>>,
     work: Notify,
 }
 
@@ -61,6 +64,8 @@ struct State {
     metrics: Metrics,
     lag: Lag,
     slowdown: f64,
+    /// What happened to the cache in the step under way.
+    cache_events: Vec<CacheEvent>,
 }
 
 /// How late steps ended.
@@ -74,8 +79,13 @@ struct Lag {
 }
 
 impl Replica {
-    pub(crate) fn new(config: Arc<Config>) -> Rc<Self> {
+    pub(crate) fn new(config: Arc<Config>, publisher: Option<Rc<Publisher>>) -> Rc<Self> {
         let profile = config.profile.sped_up(config.speedup);
+        let max_model_len = profile.max_model_len;
+        let mut scheduler = Scheduler::new(profile);
+        if publisher.is_some() {
+            scheduler.record_cache_changes();
+        }
         Rc::new(Self {
             catalogue: Catalogue::new(&config.model_names, &config.adapters),
             faults: Faults::default(),
@@ -85,14 +95,16 @@ impl Replica {
             requests: Cell::new(0),
             refusal: Refusal::default(),
             state: RefCell::new(State {
-                metrics: Metrics::new(profile.max_model_len),
-                scheduler: Scheduler::new(profile),
+                metrics: Metrics::new(max_model_len),
+                scheduler,
                 active: Vec::new(),
                 vacant: Vec::new(),
                 events: Vec::new(),
                 lag: Lag::default(),
                 slowdown: 1.0,
+                cache_events: Vec::new(),
             }),
+            publisher,
             work: Notify::new(),
             config,
         })
@@ -160,7 +172,11 @@ impl Replica {
 
     /// False while sequences hold blocks.
     pub(crate) fn reset_prefix_cache(&self) -> bool {
-        self.state.borrow_mut().scheduler.reset_prefix_cache()
+        let state = &mut *self.state.borrow_mut();
+        let reset = state.scheduler.reset_prefix_cache();
+        state.collect_cache_events();
+        self.publish(state);
+        reset
     }
 
     /// Lets something befall the replica.
@@ -257,6 +273,9 @@ impl Replica {
     fn start_step(&self, due: Instant) -> Option<Duration> {
         let mut state = self.state.borrow_mut();
         let lasts = state.scheduler.start_step(due.saturating_duration_since(self.started))?;
+        if self.publisher.is_some() {
+            state.collect_cache_events();
+        }
         Some(lasts.mul_f64(state.slowdown))
     }
 
@@ -273,11 +292,50 @@ impl Replica {
         }
         state.events = events;
         state.metrics.step(state.scheduler.last_step());
+        self.publish(state);
         late
+    }
+
+    fn publish(&self, state: &mut State) {
+        if let Some(publisher) = &self.publisher
+            && !state.cache_events.is_empty()
+        {
+            publisher.publish(std::mem::take(&mut state.cache_events), unix_time());
+        }
     }
 }
 
 impl State {
+    /// Takes over what happened to the cache, while the requests are there whose blocks these are.
+    fn collect_cache_events(&mut self) {
+        let block_tokens = self.scheduler.profile().block_tokens.max(1);
+        for change in self.scheduler.take_cache_changes() {
+            match change {
+                CacheChange::Stored { id, first_block, blocks } => {
+                    let Some(Some(Active { job, .. })) = self.active.get(id as usize) else { continue };
+                    let (first, end) = (first_block as usize, (first_block + blocks) as usize);
+                    let size = block_tokens as usize;
+                    self.cache_events.push(CacheEvent::Stored(BlocksStored {
+                        hashes: job.block_hashes[first..end].to_vec(),
+                        parent: first.checked_sub(1).map(|before| job.block_hashes[before]),
+                        tokens: job.token_ids[first * size..end * size].to_vec(),
+                        block_tokens,
+                        lora_name: job.served.adapter().map(str::to_owned),
+                        ..BlocksStored::default()
+                    }));
+                }
+                CacheChange::Removed { hash } => match self.cache_events.last_mut() {
+                    Some(CacheEvent::Removed(removed)) => removed.hashes.push(hash),
+                    _ => self.cache_events.push(CacheEvent::Removed(BlocksRemoved {
+                        hashes: vec![hash],
+                        ..BlocksRemoved::default()
+                    })),
+                },
+                CacheChange::Cleared => self.cache_events.push(CacheEvent::Cleared),
+            }
+        }
+    }
+
     fn take(&mut self, event: Event, now: Duration) {
         let (Event::FirstToken { id, .. } | Event::Token { id } | Event::Finished { id }) = event;
         let Some(slot) = self.active.get_mut(id as usize) else { return };

@@ -13,7 +13,11 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Config, InvalidConfig, connection::accept, replica::Replica, timer::Timer};
+use protocol::zmtp::SocketKind;
+
+use super::{
+    Config, InvalidConfig, connection::accept, publisher::Publisher, replica::Replica, timer::Timer,
+};
 
 /// Connections that wait to be accepted; load generators open thousands at once.
 const BACKLOG: i32 = 4096;
@@ -22,6 +26,7 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug)]
 pub struct Fleet {
     addresses: Vec<SocketAddr>,
+    kv_events: Vec<[SocketAddr; 2]>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -45,27 +50,37 @@ pub enum ServeError {
     Thread(#[source] io::Error),
 }
 
+/// What one replica listens on.
+#[derive(Debug)]
+struct Sockets {
+    http: TcpListener,
+    /// The publisher of cache events, and their replay.
+    events: Option<[TcpListener; 2]>,
+}
+
 /// Starts the engines and returns when all of them accept connections.
 pub fn serve(config: Config) -> Result<Fleet, ServeError> {
     config.check()?;
     let listeners = (0..config.replicas)
         .map(|replica| {
-            let port = if config.port == 0 { 0 } else { config.port + replica };
-            let address = SocketAddr::new(config.host, port);
-            let listener = listen(address).map_err(|source| ServeError::Listen { address, source })?;
-            let address = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
-            Ok((address, listener))
+            let http = bind(&config, config.port, replica)?;
+            let Some(events) = config.kv_events else { return Ok((http, None)) };
+            let publisher = bind(&config, events.port, replica)?;
+            Ok((http, Some([publisher, bind(&config, events.replay_port, replica)?])))
         })
         .collect::<Result<Vec<_>, ServeError>>()?;
-    let addresses = listeners.iter().map(|(address, _)| *address).collect();
+    let addresses = listeners.iter().map(|((address, _), _)| *address).collect();
+    let events = listeners.iter().filter_map(|(_, events)| events.as_ref());
+    let kv_events = events.map(|[publisher, replay]| [publisher.0, replay.0]).collect();
     let (stop, stopped) = watch::channel(false);
     let count = config.threads.min(listeners.len());
     let config = Arc::new(config);
-    let mut shares: Vec<Vec<TcpListener>> = (0..count).map(|_| Vec::new()).collect();
-    for (place, (_, listener)) in listeners.into_iter().enumerate() {
-        shares[place % count].push(listener);
+    let mut shares: Vec<Vec<Sockets>> = (0..count).map(|_| Vec::new()).collect();
+    for (place, ((_, http), events)) in listeners.into_iter().enumerate() {
+        let events = events.map(|[(_, publisher), (_, replay)]| [publisher, replay]);
+        shares[place % count].push(Sockets { http, events });
     }
-    let mut fleet = Fleet { addresses, stop, threads: Vec::with_capacity(count) };
+    let mut fleet = Fleet { addresses, kv_events, stop, threads: Vec::with_capacity(count) };
     for share in shares {
         let (config, stopped) = (config.clone(), stopped.clone());
         let (report, reported) = std::sync::mpsc::sync_channel(1);
@@ -92,6 +107,12 @@ impl Fleet {
         &self.addresses
     }
 
+    /// Where the replicas publish what happens to their caches, and where they replay it, in order; empty where
+    /// they do not.
+    pub fn kv_events(&self) -> &[[SocketAddr; 2]] {
+        &self.kv_events
+    }
+
     /// Stops all engines at once and waits for their threads. Connections are closed as they are.
     pub fn shutdown(mut self) {
         self.stop();
@@ -113,6 +134,15 @@ impl Drop for Fleet {
     }
 }
 
+/// Listens for one replica on its port after `first`, or on any where that is 0.
+fn bind(config: &Config, first: u16, replica: u16) -> Result<(SocketAddr, TcpListener), ServeError> {
+    let port = if first == 0 { 0 } else { first + replica };
+    let address = SocketAddr::new(config.host, port);
+    let listener = listen(address).map_err(|source| ServeError::Listen { address, source })?;
+    let address = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
+    Ok((address, listener))
+}
+
 /// A listening socket that does not block.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -124,12 +154,20 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// One thread's engines.
-fn start(config: &Arc<Config>, listeners: Vec<TcpListener>) -> io::Result<LocalRuntime> {
+fn start(config: &Arc<Config>, replicas: Vec<Sockets>) -> io::Result<LocalRuntime> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let started = runtime.block_on(async {
-        for listener in listeners {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            let replica = Replica::new(config.clone());
+        for Sockets { http, events } in replicas {
+            let listener = tokio::net::TcpListener::from_std(http)?;
+            let format = config.kv_events.map(|events| events.format).unwrap_or_default();
+            let publisher = events.is_some().then(|| Publisher::new(format));
+            if let (Some(publisher), Some(sockets)) = (&publisher, events) {
+                for (kind, socket) in [SocketKind::Pub, SocketKind::Router].into_iter().zip(sockets) {
+                    let socket = tokio::net::TcpListener::from_std(socket)?;
+                    tokio::task::spawn_local(publisher.clone().accept(kind, socket));
+                }
+            }
+            let replica = Replica::new(config.clone(), publisher);
             let timer = Timer::new()?;
             tokio::task::spawn_local(watch_over("engine", replica.clone().run(timer)));
             tokio::task::spawn_local(watch_over("listener", accept(replica, listener)));

@@ -42,6 +42,28 @@ pub enum Event {
     },
 }
 
+/// Something happened to the prefix cache.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CacheChange {
+    /// Blocks of a request can be found from now on. Where a block with the same content could be found already,
+    /// there are two now.
+    Stored {
+        /// The request.
+        id: u64,
+        /// Place in its list of hashes.
+        first_block: u32,
+        /// How many.
+        blocks: u32,
+    },
+    /// One block with this content was given to something else.
+    Removed {
+        /// Its hash.
+        hash: u64,
+    },
+    /// Nothing can be found any more.
+    Cleared,
+}
+
 /// The request can never run on this engine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("prompt and output have {tokens} tokens, but at most {limit} fit (max_model_len and KV memory)")]

@@ -8,7 +8,7 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{ConfigError, ReplicaConfig, ReplicaUrl, Seconds};
+use super::{ConfigError, EventSource, ReplicaConfig, ReplicaUrl, Seconds, units::EventAddress};
 
 macro_rules! section {
     ($(#[$meta:meta])* $config:ident for $settings:ty {
@@ -298,7 +298,9 @@ impl<'de> Visitor<'de> for ReplicaVisitor {
     type Value = ReplicaConfig;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a replica's URL, or a map with `url`, `weight` and `adapters`")
+        formatter.write_str(
+            "a replica's URL, or a map with `url`, `weight`, `adapters`, `kv_events` and `kv_events_replay`",
+        )
     }
 
     fn visit_str<E: Error>(self, url: &str) -> Result<ReplicaConfig, E> {
@@ -313,9 +315,19 @@ impl<'de> Visitor<'de> for ReplicaVisitor {
             #[serde(default = "one", deserialize_with = "at_least_one")]
             weight: u32,
             adapters: Option<BTreeSet<String>>,
+            kv_events: Option<EventAddress>,
+            kv_events_replay: Option<EventAddress>,
         }
-        let Written { url, weight, adapters } = Written::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(ReplicaConfig { url, weight, adapters })
+        let written = Written::deserialize(MapAccessDeserializer::new(map))?;
+        let Written { url, weight, adapters, kv_events, kv_events_replay } = written;
+        let kv_events = match (kv_events, kv_events_replay) {
+            (None, Some(_)) => return Err(A::Error::custom("kv_events_replay needs kv_events")),
+            (publisher, replay) => publisher.map(|EventAddress(publisher)| EventSource {
+                publisher,
+                replay: replay.map(|address| address.0),
+            }),
+        };
+        Ok(ReplicaConfig { url, weight, adapters, kv_events })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Values as they are written in files and flags.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, num::NonZero, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error};
 
@@ -30,7 +30,23 @@ pub enum ValueError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// Not an address of a publisher.
+    #[error("`{0}` is not an address for cache events: use tcp://host:port")]
+    EventAddress(String),
 }
+
+/// Where a replica publishes what happens to its prefix cache.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct EventSource {
+    /// `host:port` of the publisher.
+    pub publisher: Box<str>,
+    /// `host:port` where it replays what was missed.
+    pub replay: Option<Box<str>>,
+}
+
+/// `tcp://host:port`, or `host:port`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct EventAddress(pub(super) Box<str>);
 
 const SCHEME: &str = "http://";
 
@@ -59,6 +75,33 @@ impl FromStr for Seconds {
 impl<'de> Deserialize<'de> for Seconds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::read(f64::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+// === impl EventSource ===
+
+impl fmt::Display for EventSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "tcp://{}", self.publisher)
+    }
+}
+
+impl FromStr for EventAddress {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let address = text.strip_prefix("tcp://").unwrap_or(text);
+        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.contains('/'));
+        match port.and_then(|(_, port)| port.parse::<NonZero<u16>>().ok()) {
+            Some(_) => Ok(Self(address.into())),
+            None => Err(ValueError::EventAddress(text.into())),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for EventAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 
@@ -153,6 +196,18 @@ mod tests {
         ] {
             let error = bad.parse::<ReplicaUrl>().expect_err(bad).to_string();
             assert!(error.contains(bad) && error.contains("http://host:port"), "{error}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_events_are_hosts_and_ports() {
+        for (text, address) in
+            [("tcp://a:5557", "a:5557"), ("10.0.0.1:1", "10.0.0.1:1"), ("[::1]:9", "[::1]:9")]
+        {
+            assert_eq!(text.parse(), Ok(EventAddress(address.into())));
+        }
+        for bad in ["a", "tcp://a", "tcp://:5", "http://a:5", "a:0", "a:70000", "ipc:///tmp/x"] {
+            assert!(bad.parse::<EventAddress>().is_err(), "{bad}");
         }
     }
 

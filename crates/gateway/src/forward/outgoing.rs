@@ -1,89 +1,76 @@
-//! The head of a request as a replica gets it: the client's fields, with those of this hop taken out and those
-//! that every proxy adds put in.
+//! The head of a request as a replica gets it: the client's lines as they came, without those of this hop, and
+//! then what a proxy adds.
 
-use http::{
-    HeaderName, HeaderValue, Version,
-    header::{CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
-    request::Parts,
-};
+use std::io::Write;
 
 use super::REQUEST_ID;
-use crate::{fleet::Backend, headers, server::client::Client};
+use crate::{
+    fleet::Backend,
+    http1::request::{BodyLength, RequestHead},
+    server::Client,
+};
 
-/// Added to what clients say about the path of a request.
-const VIA: &[u8] = b"via: 1.1 evenload\r\n";
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// Room for a usual head.
-const HEAD_ROOM: usize = 768;
+const HEAD_ROOM: usize = 512;
 
-/// Writes the head for `backend`. `connection` holds the client's `Connection` fields.
+/// Writes the head for `backend`, with room behind it for a body of `body_length` bytes if that is small.
 pub(super) fn write(
-    head: &Parts,
-    connection: &[HeaderValue],
+    head: &RequestHead,
     client: &Client,
     backend: &Backend,
     request_id: &str,
     body_length: usize,
 ) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEAD_ROOM);
+    let mut out = Vec::with_capacity(HEAD_ROOM + head.target().len() + body_length.min(HEAD_ROOM * 64));
     put(&mut out, &[head.method.as_str().as_bytes(), b" ", backend.path_prefix.as_bytes()]);
-    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-    put(&mut out, &[target.as_bytes(), b" HTTP/1.1\r\nhost: ", host(head, backend), b"\r\n"]);
-    let fields = &head.headers;
-    for (name, value) in fields {
-        let own = [HOST, CONTENT_LENGTH, EXPECT, TRAILER, FORWARDED_FOR].contains(name);
-        if !own && !headers::is_hop_by_hop(name) {
-            field(&mut out, name.as_str(), value.as_bytes());
+    let slash: &[u8] = if head.target().starts_with(['/', '*']) { b"" } else { b"/" };
+    put(&mut out, &[slash, head.target().as_bytes(), b" HTTP/1.1\r\n"]);
+    // The target's authority wins over the field; a client that names none gets the replica's.
+    let mut host_written = false;
+    if let Some(authority) = &head.authority {
+        host_written = true;
+        put_field(&mut out, "host", authority.as_str().as_bytes());
+    } else if !head.fields.contains("host") {
+        put_field(&mut out, "host", backend.authority.as_bytes());
+    }
+    let mut length_written = !matches!(head.body, BodyLength::Known(_));
+    let (mut knows_protocol, mut knows_id) = (false, false);
+    for field in head.fields.end_to_end() {
+        // Of equal lengths one is enough, and the length of chunks is not known before their end.
+        if field.is("expect")
+            || field.is("trailer")
+            || field.is("host") && std::mem::replace(&mut host_written, true)
+            || field.is("content-length") && std::mem::replace(&mut length_written, true)
+        {
+            continue;
         }
+        knows_protocol |= field.is("x-forwarded-proto");
+        knows_id |= field.is(REQUEST_ID);
+        put(&mut out, &[field.line, b"\r\n"]);
     }
-    if fields.contains_key(CONTENT_LENGTH) || fields.contains_key(TRANSFER_ENCODING) {
-        field(&mut out, "content-length", body_length.to_string().as_bytes());
+    if head.body == BodyLength::Chunked {
+        // Writing to memory cannot fail.
+        let _ = write!(out, "content-length: {body_length}\r\n");
     }
-    out.extend_from_slice(VIA);
-    out.extend_from_slice(b"x-forwarded-for: ");
-    for earlier in fields.get_all(FORWARDED_FOR) {
-        put(&mut out, &[earlier.as_bytes(), b", "]);
+    put_field(&mut out, "via", b"1.1 evenload");
+    put_field(&mut out, "x-forwarded-for", client.host.as_bytes());
+    if !knows_protocol {
+        put_field(&mut out, "x-forwarded-proto", b"http");
     }
-    put(&mut out, &[client.address.ip().to_canonical().to_string().as_bytes(), b"\r\n"]);
-    if !fields.contains_key(FORWARDED_PROTO) {
-        field(&mut out, FORWARDED_PROTO.as_str(), b"http");
+    if !knows_id {
+        put_field(&mut out, REQUEST_ID, request_id.as_bytes());
     }
-    if !fields.contains_key(REQUEST_ID) {
-        field(&mut out, REQUEST_ID.as_str(), request_id.as_bytes());
+    if let Some(protocol) = head.upgrade() {
+        put_field(&mut out, "connection", b"upgrade");
+        put_field(&mut out, "upgrade", protocol);
+    } else if head.accepts_trailers() {
+        put(&mut out, &[b"te: trailers\r\nconnection: te\r\n"]);
     }
-    write_hop(&mut out, head, connection);
     out.extend_from_slice(b"\r\n");
     out
 }
 
-/// The fields of this hop: what the client asked of its own hop and the gateway passes on.
-fn write_hop(out: &mut Vec<u8>, head: &Parts, connection: &[HeaderValue]) {
-    let fields = &head.headers;
-    if let Some(protocol) = upgrade(head, connection) {
-        field(out, "connection", b"upgrade");
-        field(out, "upgrade", protocol.as_bytes());
-    } else if fields.get_all(TE).iter().any(|value| headers::has_token(value, "trailers")) {
-        out.extend_from_slice(b"te: trailers\r\nconnection: te\r\n");
-    }
-}
-
-/// The protocol that the client wants to change to.
-pub(super) fn upgrade<'a>(head: &'a Parts, connection: &[HeaderValue]) -> Option<&'a HeaderValue> {
-    let asked = connection.iter().any(|value| headers::has_token(value, "upgrade"));
-    head.headers.get(UPGRADE).filter(|_| asked && head.version == Version::HTTP_11)
-}
-
-/// The target's authority wins over the field; a client that names none gets the replica's.
-fn host<'a>(head: &'a Parts, backend: &'a Backend) -> &'a [u8] {
-    match (head.uri.authority(), head.headers.get(HOST)) {
-        (Some(authority), _) => authority.as_str().as_bytes(),
-        (None, Some(host)) => host.as_bytes(),
-        (None, None) => backend.authority.as_bytes(),
-    }
-}
-
-fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+fn put_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     put(out, &[name.as_bytes(), b": ", value, b"\r\n"]);
 }
 

@@ -6,11 +6,14 @@
 use std::mem;
 
 use bytes::Bytes;
-use http::{Method, request::Parts};
+use http::Method;
 use protocol::{BLOCK_TOKENS, Endpoint, RequestView, estimate_tokens};
 use routing::{PrefixKey, PrefixNeed, Query, session_key};
 
-use crate::worker::{Scratch, Worker};
+use crate::{
+    http1::request::RequestHead,
+    worker::{Scratch, Worker},
+};
 
 /// A request as routing sees it.
 #[derive(Debug)]
@@ -27,21 +30,21 @@ pub(super) struct Understood<'w> {
 // === impl Understood ===
 
 impl<'w> Understood<'w> {
-    pub(super) fn of(worker: &'w Worker, head: &Parts, body: &Bytes) -> Self {
+    pub(super) fn of(worker: &'w Worker, head: &RequestHead, body: &Bytes) -> Self {
         let policy = worker.shared.fleet.router.policy();
         let needs = policy.needs();
-        let session = needs.session_headers.iter().find_map(|name| head.headers.get(name));
+        let session = needs.session_headers.iter().find_map(|name| head.fields.get(name));
         let mut understood = Self {
             worker,
             adapter: None,
             prefix_key: None,
-            session_key: session.map(|name| session_key(name.as_bytes())),
+            session_key: session.map(session_key),
             blocks: mem::take(&mut worker.scratch.borrow_mut().blocks),
             prompt_tokens: estimate_tokens(body.len()),
             output_tokens: None,
         };
         understood.blocks.clear();
-        let endpoint = Endpoint::from_path(head.uri.path());
+        let endpoint = Endpoint::from_path(head.path());
         if head.method != Method::POST || endpoint == Endpoint::Other {
             return understood;
         }

@@ -10,7 +10,7 @@ use prometheus_client::{
 use routing::{HealthState, PickReason, PolicyName, Replica};
 
 use super::{CLASSES, Histogram, Metrics, ReplicaMetrics};
-use crate::{Reason, fleet::Backend, shared::Shared};
+use crate::{Reason, fleet::Backend, kv_events, shared::Shared};
 
 /// Reads all metrics of a gateway.
 #[derive(Debug)]
@@ -44,6 +44,11 @@ const GATEWAY_GAUGES: &[Row<Shared>] = &[
         all.budget.active()
     }),
     ("retrying_requests", "Retries under way.", |all| all.budget.retrying()),
+    (
+        "prefix_index_bytes",
+        "Memory of what prefix_aware knows of caches: its history and engines' events.",
+        |all| (all.fleet.router.index_bytes() + all.fleet.router.engine_caches_bytes()) as u64,
+    ),
     ("client_connections", "Open connections of clients.", |all| all.metrics.connections.get()),
     ("idle_upstream_connections", "Idle connections to replicas.", |all| all.metrics.idle_upstream.get()),
     ("buffered_body_bytes", "Request body bytes held in memory.", |all| all.metrics.buffered_bytes.get()),
@@ -117,6 +122,15 @@ impl Collector for Scrape {
             family.encode_gauge(&read(shared))?;
         }
 
+        for &(name, help, read) in kv_events::LESSON_COUNTERS {
+            let mut family = describe(&mut encoder, name, help, MetricType::Counter)?;
+            family.encode_counter(&read(&metrics.lessons), None::<&Exemplar<NoLabelSet, u64>>)?;
+        }
+        for &(name, help, read) in kv_events::LESSON_GAUGES {
+            let mut family = describe(&mut encoder, name, help, MetricType::Gauge)?;
+            family.encode_gauge(&read(&metrics.lessons))?;
+        }
+
         let help = "Requests answered, by replica and class of status; replica is empty for evenload's own.";
         let mut family = describe(&mut encoder, "requests", help, MetricType::Counter)?;
         for (code, answers) in CLASSES.into_iter().zip(&metrics.own_answers) {
@@ -143,7 +157,7 @@ impl Collector for Scrape {
             }
         }
 
-        for &(name, help, read) in REPLICA_COUNTERS {
+        for &(name, help, read) in REPLICA_COUNTERS.iter().chain(kv_events::COUNTERS) {
             let mut family = describe(&mut encoder, name, help, MetricType::Counter)?;
             for (replica, backend) in &replicas {
                 let labels = [("replica", &*replica.spec.name)];
@@ -160,6 +174,12 @@ impl Collector for Scrape {
             let mut family = describe(&mut encoder, name, help, MetricType::Gauge)?;
             for (replica, _) in &replicas {
                 gauge(&mut family, &[("replica", &*replica.spec.name)], read(replica))?;
+            }
+        }
+        for &(name, help, read) in kv_events::GAUGES {
+            let mut family = describe(&mut encoder, name, help, MetricType::Gauge)?;
+            for (replica, backend) in &replicas {
+                gauge(&mut family, &[("replica", &*replica.spec.name)], read(&backend.metrics))?;
             }
         }
         for &(name, help, read) in REPLICA_HISTOGRAMS {

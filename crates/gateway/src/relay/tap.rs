@@ -3,22 +3,29 @@
 //! A look costs one pass over the bytes. Only an event that has a usage report in it is parsed. Reads may be cut
 //! anywhere; the counts do not depend on it.
 
-use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::FinderRev;
 use protocol::{SseSplitter, Usage};
 use routing::Outcome;
 use serde::Deserialize;
 
-use crate::flight::Flight;
+use crate::{flight::Flight, http1::fields::Fields};
 
 /// Bytes at the end of a JSON answer in which its usage is looked for; engines write it last.
 const TAIL_BYTES: usize = 4096;
 /// The largest event that is looked at.
 const MOST_EVENT_BYTES: usize = 256 * 1024;
 
-/// How an answer is looked at.
+/// How an answer is looked at, and what was seen in the last read.
 #[derive(Debug)]
-pub(crate) enum Tap {
+pub(crate) struct Tap {
+    kind: Kind,
+    seen: Seen,
+}
+
+#[derive(Debug)]
+enum Kind {
     /// Not at all.
     Nothing,
     /// A stream of events, each one token.
@@ -31,32 +38,26 @@ pub(crate) enum Tap {
 
 impl Tap {
     /// The tap for an answer with these fields.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let kind = headers.get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
-        if headers.contains_key(http::header::CONTENT_ENCODING) {
-            Self::Nothing
-        } else if kind.starts_with(b"text/event-stream") {
-            Self::Events(Box::new(SseSplitter::with_cap(MOST_EVENT_BYTES)))
-        } else if kind.starts_with(b"application/json") {
-            Self::Json(Vec::new())
+    pub(crate) fn of(fields: &Fields) -> Self {
+        let content = fields.get("content-type").unwrap_or_default();
+        let kind = if fields.contains("content-encoding") {
+            Kind::Nothing
+        } else if content.starts_with(b"text/event-stream") {
+            Kind::Events(Box::new(SseSplitter::with_cap(MOST_EVENT_BYTES)))
+        } else if content.starts_with(b"application/json") {
+            Kind::Json(Vec::new())
         } else {
-            Self::Nothing
-        }
+            Kind::Nothing
+        };
+        Self { kind, seen: Seen::default() }
     }
 
-    /// Looks at the next bytes; `last` says that none follow.
-    pub(crate) fn look(&mut self, data: &[u8], last: bool, flight: &mut Flight) {
-        match self {
-            Self::Nothing => {}
-            Self::Events(splitter) => {
-                let mut seen = Seen::default();
-                splitter.feed(data, |event| seen.add(event.data));
-                seen.tell(flight);
-            }
-            Self::Json(tail) if last && tail.is_empty() => {
-                report(find_usage(data), flight);
-            }
-            Self::Json(tail) => {
+    /// Looks at the next bytes.
+    pub(crate) fn look(&mut self, data: &[u8]) {
+        match &mut self.kind {
+            Kind::Nothing => {}
+            Kind::Events(splitter) => splitter.feed(data, |event| self.seen.add(event.data)),
+            Kind::Json(tail) => {
                 let fresh = &data[data.len().saturating_sub(TAIL_BYTES)..];
                 tail.drain(..(tail.len() + fresh.len()).saturating_sub(TAIL_BYTES).min(tail.len()));
                 tail.extend_from_slice(fresh);
@@ -64,22 +65,24 @@ impl Tap {
         }
     }
 
+    /// Tells what was seen since the last time.
+    pub(crate) fn tell(&mut self, flight: &mut Flight) {
+        std::mem::take(&mut self.seen).tell(flight);
+    }
+
     /// The answer is complete.
     pub(crate) fn end(&mut self, flight: &mut Flight) {
-        match self {
-            Self::Nothing => {}
-            Self::Events(splitter) => {
-                let mut seen = Seen::default();
-                splitter.finish(|event| seen.add(event.data));
-                seen.tell(flight);
-            }
-            Self::Json(tail) => report(find_usage(tail), flight),
+        match &mut self.kind {
+            Kind::Nothing => {}
+            Kind::Events(splitter) => splitter.finish(|event| self.seen.add(event.data)),
+            Kind::Json(tail) => self.seen.usage = find_usage(tail),
         }
+        self.tell(flight);
     }
 }
 
-/// The events of one read.
-#[derive(Default)]
+/// What is new.
+#[derive(Debug, Default)]
 struct Seen {
     tokens: u32,
     usage: Option<Usage>,
@@ -105,20 +108,16 @@ impl Seen {
         if self.failed {
             flight.judge(Outcome::ServerError);
         }
-        report(self.usage, flight);
-    }
-}
-
-fn report(usage: Option<Usage>, flight: &mut Flight) {
-    if let Some(usage) = usage {
-        flight.report(usage.completion_tokens, usage.cached_tokens);
+        if let Some(usage) = self.usage {
+            flight.report(usage.completion_tokens, usage.cached_tokens);
+        }
     }
 }
 
 /// The last `"usage": {...}` in a piece of JSON. Inside a string its quotes would be escaped.
 fn find_usage(json: &[u8]) -> Option<Usage> {
-    const KEY: &[u8] = b"\"usage\"";
-    let after_key = memmem::rfind(json, KEY)? + KEY.len();
+    static KEY: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(b"\"usage\""));
+    let after_key = KEY.rfind(json)? + KEY.needle().len();
     let value = json[after_key..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
     if !value.starts_with(b"{") {
         return None;

@@ -1,17 +1,16 @@
-//! One client's connection, as hyper, the connection's driver and the request in progress share it.
+//! One client's connection, as its driver and the request in progress share it.
 //!
-//! The socket sits here and not in hyper, because hyper stops reading while a request is in progress and its
-//! read buffer is not empty: it would not notice that a client with a pipelined request has left. The driver
-//! then reads ahead, up to a limit. The time limits of all phases are one deadline here, watched by one timer
+//! While a request is in progress the driver reads ahead, up to a limit: so it notices that the client has left,
+//! behind a pipelined request too. The time limits of all phases are one deadline here, watched by one timer
 //! that is set again only when it fires or when a phase needs an earlier one.
 
 use std::{
     cell::{Cell, RefCell},
-    io::{self, IoSlice},
+    io,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -25,8 +24,6 @@ use crate::worker::Worker;
 
 /// Bytes that are read ahead of a request in progress. A client that sends more is watched no further.
 const MOST_AHEAD: usize = 64 * 1024;
-/// Room for one read of what nobody will look at.
-const DISCARD_BYTES: usize = 4096;
 
 /// What a connection is doing; each phase has its own time limit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -52,21 +49,20 @@ pub(crate) enum Phase {
 pub(crate) struct Client {
     pub(crate) worker: Rc<Worker>,
     pub(crate) address: SocketAddr,
+    /// The address without its port, as replicas are told it.
+    pub(crate) host: Box<str>,
     stream: RefCell<TcpStream>,
-    /// Read before anybody asked for it.
-    ahead: RefCell<BytesMut>,
+    /// Read and not yet used.
+    pub(crate) input: RefCell<BytesMut>,
     phase: Cell<Phase>,
     deadline: Cell<Instant>,
     /// The last read found nothing, so the task will be woken by the next byte.
     read_waits: Cell<bool>,
-    /// Bytes of a response lie in hyper's buffer.
-    unflushed: Cell<bool>,
-    shut: Cell<bool>,
 }
 
-/// The socket as hyper sees it.
+/// The socket of a connection that left HTTP.
 #[derive(Debug)]
-pub(crate) struct ClientIo(pub(crate) Rc<Client>);
+pub(crate) struct TunnelIo(pub(crate) Rc<Client>);
 
 // === impl Client ===
 
@@ -77,13 +73,12 @@ impl Client {
         Ok(Self {
             worker,
             address,
+            host: address.ip().to_canonical().to_string().into(),
             stream: RefCell::new(stream),
-            ahead: RefCell::default(),
+            input: RefCell::default(),
             phase: Cell::new(Phase::Head),
             deadline: Cell::new(deadline),
             read_waits: Cell::new(false),
-            unflushed: Cell::new(false),
-            shut: Cell::new(false),
         })
     }
 
@@ -106,132 +101,141 @@ impl Client {
         self.worker.now() >= self.deadline.get()
     }
 
-    /// Says that bytes for the client lie in hyper's buffer.
-    pub(crate) fn set_unflushed(&self) {
-        self.unflushed.set(true);
-    }
-
-    /// Whether all that the client should have is in the kernel's hands.
-    pub(crate) fn is_flushed(&self) -> bool {
-        !self.unflushed.get()
-    }
-
-    /// To be called when the task is woken, before hyper runs: whoever waits for bytes must ask again.
+    /// To be called when the task is woken, before anything else: whoever waits for bytes must ask again.
     pub(crate) fn forget_waiting(&self) {
         self.read_waits.set(false);
     }
 
-    /// While a request is in progress and hyper does not read: reads ahead. Ready when the client has left.
+    /// While a request is in progress: reads ahead. Ready when the client has left.
     pub(crate) fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
-        if self.read_waits.get() || !matches!(self.phase.get(), Phase::Body | Phase::Upstream | Phase::Reply)
-        {
+        if !matches!(self.phase.get(), Phase::Upstream | Phase::Reply) {
             return Poll::Pending;
         }
-        let (mut stream, mut ahead) = (self.stream.borrow_mut(), self.ahead.borrow_mut());
-        while ahead.len() < MOST_AHEAD {
-            ahead.reserve(DISCARD_BYTES);
-            match pin!(stream.read_buf(&mut *ahead)).poll(context) {
-                Poll::Ready(Ok(1..)) => {}
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => {
-                    self.read_waits.set(true);
-                    break;
-                }
+        while !self.read_waits.get() && self.input.borrow().len() < MOST_AHEAD {
+            match ready!(self.poll_fill(context)) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Poll::Ready(()),
             }
         }
         Poll::Pending
     }
 
-    /// Writes a few last bytes past hyper, if there is room for them at once.
+    /// Reads what has come; 0 at the end.
+    pub(crate) fn poll_fill(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut room = self.worker.room.borrow_mut();
+        let mut read = ReadBuf::new(&mut room);
+        let polled = Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, &mut read);
+        self.read_waits.set(polled.is_pending());
+        ready!(polled)?;
+        self.input.borrow_mut().extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    }
+
+    /// Reads what has come straight behind what is there, which is the way for a long body whose room is made.
+    pub(crate) fn poll_fill_in_place(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let (mut stream, mut input) = (self.stream.borrow_mut(), self.input.borrow_mut());
+        let polled = std::pin::pin!(stream.read_buf(&mut *input)).poll(context);
+        self.read_waits.set(polled.is_pending());
+        polled
+    }
+
+    /// Writes all of `bytes` and empties them.
+    pub(crate) fn poll_write(&self, context: &mut Context<'_>, bytes: &mut BytesMut) -> Poll<io::Result<()>> {
+        let mut stream = self.stream.borrow_mut();
+        while !bytes.is_empty() {
+            match ready!(Pin::new(&mut *stream).poll_write(context, bytes))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                length => bytes.advance(length),
+            }
+            self.enter(self.phase.get(), self.worker.limits().stream_timeout);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes a few last bytes, if there is room for them at once.
     pub(crate) fn write_last(&self, bytes: &[u8]) {
         // Nobody is left to tell if this fails.
         let _ = self.stream.borrow().try_write(bytes);
     }
 
-    fn record_read(&self, length: usize) {
-        match self.phase.get() {
-            _ if length == 0 => {}
-            Phase::Idle => self.enter(Phase::Head, self.worker.limits().header_timeout),
-            Phase::Tunnel => self.enter(Phase::Tunnel, self.worker.limits().stream_timeout),
-            _ => {}
+    /// Closes our half, then reads and drops what comes until the client closes its half. A close with unread
+    /// bytes would reset the connection, and the client would lose the answer.
+    pub(crate) fn poll_close(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut stream = self.stream.borrow_mut();
+        if self.phase.get() != Phase::Closing {
+            self.enter(Phase::Closing, self.worker.limits().lingering);
+            if let Poll::Ready(Err(_)) = Pin::new(&mut *stream).poll_shutdown(context) {
+                return Poll::Ready(());
+            }
+        }
+        let mut room = self.worker.room.borrow_mut();
+        loop {
+            let mut read = ReadBuf::new(&mut room);
+            match ready!(Pin::new(&mut *stream).poll_read(context, &mut read)) {
+                Ok(()) if !read.filled().is_empty() => {}
+                Ok(()) | Err(_) => return Poll::Ready(()),
+            }
         }
     }
 }
 
-// === impl ClientIo ===
+// === impl TunnelIo ===
 
-impl AsyncRead for ClientIo {
+impl TunnelIo {
+    fn moved(&self) {
+        self.0.enter(Phase::Tunnel, self.0.worker.limits().stream_timeout);
+    }
+}
+
+impl AsyncRead for TunnelIo {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let client = &self.0;
-        let mut ahead = client.ahead.borrow_mut();
-        if !ahead.is_empty() {
-            let length = ahead.len().min(buffer.remaining());
-            buffer.put_slice(&ahead[..length]);
-            ahead.advance(length);
-            client.read_waits.set(false);
-            client.record_read(length);
-            return Poll::Ready(Ok(()));
-        }
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut *client.stream.borrow_mut()).poll_read(context, buffer);
-        client.read_waits.set(read.is_pending());
-        client.record_read(buffer.filled().len() - before);
-        read
+        ready!(Pin::new(&mut *self.0.stream.borrow_mut()).poll_read(context, buffer))?;
+        self.moved();
+        Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for ClientIo {
+impl AsyncWrite for TunnelIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.0.phase.get() == Phase::Tunnel {
-            self.0.enter(Phase::Tunnel, self.0.worker.limits().stream_timeout);
-        }
+        self.moved();
         Pin::new(&mut *self.0.stream.borrow_mut()).poll_write(context, bytes)
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.stream.borrow_mut()).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    /// hyper calls this when its own buffer is empty.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.unflushed.set(false);
         Poll::Ready(Ok(()))
     }
 
-    /// Closes our half, then reads and drops what comes until the client closes its half. A close with unread
-    /// bytes would reset the connection, and the client would lose the answer.
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let client = &self.0;
-        let mut stream = client.stream.borrow_mut();
-        if client.phase.get() == Phase::Tunnel {
-            return Pin::new(&mut *stream).poll_shutdown(context);
-        }
-        if !client.shut.replace(true) {
-            client.enter(Phase::Closing, client.worker.limits().lingering);
-            if let Poll::Ready(Err(_)) = Pin::new(&mut *stream).poll_shutdown(context) {
-                return Poll::Ready(Ok(()));
-            }
-        }
-        let mut bytes = [0; DISCARD_BYTES];
-        loop {
-            let mut buffer = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
+        Pin::new(&mut *self.0.stream.borrow_mut()).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Config, shared::Shared};
+
+    #[test]
+    fn small_writes_are_not_held_back() {
+        let mut config = Config::default();
+        config.replicas.push("http://127.0.0.1:1".parse().unwrap());
+        let settings = config.resolve().unwrap();
+        let shared = Shared::new(settings).unwrap();
+        let worker = Rc::new(Worker::new(Arc::new(shared), 0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, address) = listener.accept().await.unwrap();
+            assert!(!stream.nodelay().unwrap());
+            let client = Client::new(worker, stream, address).unwrap();
+            assert!(client.stream.borrow().nodelay().unwrap());
+        });
     }
 }

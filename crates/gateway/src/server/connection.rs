@@ -1,33 +1,28 @@
-//! The task of one client's connection: hyper, one timer, and a look at whether the client is still there.
+//! The task of one client's connection: its requests one after the other, one timer, and a look at whether the
+//! client is still there.
 
 use std::{
     future::poll_fn,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::pin,
     rc::Rc,
-    task::Poll,
+    task::{Context, Poll, ready},
 };
 
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::sleep_until};
 
 use super::{
-    client::{Client, ClientIo, Phase},
-    service,
-    tunnel::{self, Exit},
+    client::{Client, Phase},
+    service::{self, Next},
 };
-use crate::{Reason, shared::Stage, worker::Worker};
+use crate::{Reason, error::Refusal, http1::request::RequestHead, shared::Stage, worker::Worker};
 
-/// Room in hyper's buffers beyond the largest head: for a request line that is to be refused as too long, and
-/// for answers that wait for a slow client.
-const SPARE_BYTES: usize = 64 * 1024;
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// How a connection ended.
 enum End {
-    Http(hyper::Result<()>),
+    Regular,
     Gone,
     Late(Phase),
     Stopped,
@@ -39,19 +34,9 @@ pub(crate) async fn drive(worker: Rc<Worker>, stream: TcpStream, address: Socket
     let Ok(client) = Client::new(Rc::clone(&worker), stream, address).map(Rc::new) else { return };
     let metrics = &worker.shared.metrics;
     let _counted = metrics.connections.hold(1);
-    let exit = Exit::default();
-    let service = service_fn(|request| service::serve(Rc::clone(&client), &exit, request));
-    let most_head_bytes = worker.limits().max_header.get() as usize + SPARE_BYTES;
-    let mut http = http1::Builder::new()
-        .header_read_timeout(None)
-        .max_buf_size(most_head_bytes)
-        .max_header_size(most_head_bytes)
-        .auto_date_header(false)
-        .writev(true)
-        .serve_connection(TokioIo::new(ClientIo(Rc::clone(&client))), service);
+    let mut conversation = pin!(converse(&client));
     let mut alarm = pin!(sleep_until(client.deadline().into()));
     let mut listed = None;
-    let mut closing = false;
     let end = poll_fn(|context| {
         let now = worker.tick();
         client.forget_waiting();
@@ -59,16 +44,11 @@ pub(crate) async fn drive(worker: Rc<Worker>, stream: TcpStream, address: Socket
             listed = Some(worker.list(context.waker().clone()));
         }
         match worker.stage() {
-            Stage::Running => {}
-            Stage::Draining => {
-                if !std::mem::replace(&mut closing, true) {
-                    Pin::new(&mut http).graceful_shutdown();
-                }
-            }
+            Stage::Running | Stage::Draining => {}
             Stage::Ending => return Poll::Ready(End::Stopped),
         }
-        if let Poll::Ready(result) = Pin::new(&mut http).poll(context) {
-            return Poll::Ready(End::Http(result));
+        if conversation.as_mut().poll(context).is_ready() {
+            return Poll::Ready(End::Regular);
         }
         if client.poll_gone(context).is_ready() {
             return Poll::Ready(End::Gone);
@@ -87,26 +67,50 @@ pub(crate) async fn drive(worker: Rc<Worker>, stream: TcpStream, address: Socket
         Poll::Pending
     })
     .await;
-    if let (End::Http(Ok(())), Some(tunnel)) = (&end, exit.take()) {
-        tunnel::run(&client, tunnel, http.into_parts().read_buf).await;
-        return;
-    }
-    match end {
-        End::Late(Phase::Head) => {
-            client.write_last(REQUEST_TIMEOUT);
-            refuse(&client, Reason::HeaderTimeout);
-        }
-        // hyper has answered these by itself, as far as they can be answered.
-        End::Http(Err(error)) if error.is_parse_too_large() => refuse(&client, Reason::HeadTooLarge),
-        End::Http(Err(error)) if error.is_parse() => refuse(&client, Reason::BadRequest),
-        End::Http(_) | End::Gone | End::Late(_) | End::Stopped => {}
+    if let End::Late(Phase::Head) = end {
+        client.write_last(REQUEST_TIMEOUT);
+        service::count_unread(&client, Reason::HeaderTimeout);
     }
 }
 
-/// Counts and logs a request whose head never became one.
-fn refuse(client: &Client, reason: Reason) {
-    let shared = &client.worker.shared;
-    shared.metrics.errors(reason).add(1);
-    shared.metrics.own_answers[crate::metrics::class(reason.status())].add(1);
-    service::log_unread(client, reason);
+/// Answers one request after the other, until one side wants to end.
+async fn converse(client: &Rc<Client>) {
+    loop {
+        let next = match poll_fn(|context| poll_head(client, context)).await {
+            Ok(Some(head)) => Box::pin(service::serve(client, head)).await,
+            Ok(None) => return,
+            Err(refusal) => service::refuse_unread(client, refusal).await,
+        };
+        match next {
+            Next::Request => {}
+            Next::Close => return poll_fn(|context| client.poll_close(context)).await,
+            Next::Break => return,
+        }
+    }
+}
+
+/// The head of the next request; none when the client wants no more, or should get no more.
+fn poll_head(client: &Client, context: &mut Context<'_>) -> Poll<Result<Option<RequestHead>, Refusal>> {
+    let most_bytes = client.worker.limits().max_header.get() as usize;
+    loop {
+        let mut input = client.input.borrow_mut();
+        if !input.is_empty() {
+            if client.phase() == Phase::Idle {
+                client.enter(Phase::Head, client.worker.limits().header_timeout);
+            }
+            if let Some(head) = RequestHead::take(&mut input, most_bytes)? {
+                return Poll::Ready(Ok(Some(head)));
+            }
+        } else if client.worker.stage() != Stage::Running {
+            return Poll::Ready(Ok(None));
+        } else {
+            // An idle connection holds no buffer.
+            *input = Default::default();
+        }
+        drop(input);
+        match ready!(client.poll_fill(context)) {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return Poll::Ready(Ok(None)),
+        }
+    }
 }

@@ -1,10 +1,13 @@
 //! The clients' side: accepting connections, reading requests within limits, and answering.
 
-pub(crate) mod client;
+mod answer;
+mod body;
+mod client;
 mod connection;
 mod listen;
 mod service;
 mod tunnel;
 
+pub(crate) use answer::Manners;
+pub(crate) use client::{Client, Phase};
 pub(crate) use listen::{accept, bind, raise_file_limit};
-pub(crate) use tunnel::{Exit, Tunnel};

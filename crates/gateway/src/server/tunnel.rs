@@ -1,34 +1,22 @@
 //! A connection that left HTTP: after a 101 that the client asked for, bytes go both ways until one side ends.
 
-use std::{cell::Cell, future::poll_fn, pin::pin, rc::Rc, task::Poll};
+use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
 
-use bytes::Bytes;
 use tokio::{
     io::{AsyncWriteExt, copy_bidirectional},
     time::sleep_until,
 };
 
-use super::client::{Client, ClientIo, Phase};
+use super::client::{Phase, TunnelIo};
 use crate::{flight::Flight, upstream::connection::Connection};
 
-/// What remains of a request after its 101.
-#[derive(Debug)]
-pub(crate) struct Tunnel {
-    pub(crate) connection: Connection,
-    pub(crate) flight: Box<Flight>,
-}
-
-/// Where a request leaves what its connection becomes when hyper is done with it.
-pub(crate) type Exit = Cell<Option<Tunnel>>;
-
 /// Copies until both sides have ended, one has broken, or nothing has moved for the time limit of a stream.
-/// `from_client` is what hyper had read beyond the request.
-pub(super) async fn run(client: &Rc<Client>, tunnel: Tunnel, from_client: Bytes) {
-    let Tunnel { connection, mut flight } = tunnel;
+pub(super) async fn run(mut flight: Box<Flight>, connection: Connection) {
+    let client = Rc::clone(&flight.client);
     let (mut replica, from_replica) = connection.into_parts();
-    let mut client_io = ClientIo(Rc::clone(client));
-    let limit = client.worker.limits().stream_timeout;
-    client.enter(Phase::Tunnel, limit);
+    let from_client = client.input.take();
+    let mut client_io = TunnelIo(Rc::clone(&client));
+    client.enter(Phase::Tunnel, client.worker.limits().stream_timeout);
     let mut copying = pin!(async {
         client_io.write_all(&from_replica).await?;
         replica.write_all(&from_client).await?;
@@ -36,7 +24,6 @@ pub(super) async fn run(client: &Rc<Client>, tunnel: Tunnel, from_client: Bytes)
     });
     let mut alarm = pin!(sleep_until(client.deadline().into()));
     let copied = poll_fn(|context| {
-        client.worker.tick();
         if let Poll::Ready(copied) = copying.as_mut().poll(context) {
             return Poll::Ready(copied.ok());
         }

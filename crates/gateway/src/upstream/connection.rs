@@ -3,23 +3,25 @@
 //! Dropping the connection closes it; that is how a request is cancelled.
 
 use std::{
-    io::{self, IoSlice},
-    pin::{Pin, pin},
-    task::{Context, Poll, Waker},
+    io,
+    pin::Pin,
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
-    io::{AsyncReadExt, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
-use super::head::{self, InvalidHead, ResponseHead};
+use crate::http1::{
+    body::Remaining,
+    chunked::{InvalidChunk, Progress},
+    response::{InvalidHead, ResponseHead},
+};
 
-/// Room for one read. A chunk of tokens is some hundred bytes; long answers grow it.
-const READ_BYTES: usize = 8 * 1024;
-/// Most room for one read.
-const MOST_READ_BYTES: usize = 64 * 1024;
+/// Bodies up to this size go out in one piece with their head.
+const MOST_COPIED: usize = 32 * 1024;
 
 /// A connection to a replica.
 #[derive(Debug)]
@@ -27,7 +29,6 @@ pub(crate) struct Connection {
     stream: TcpStream,
     /// Bytes that were read and not yet used.
     pub(crate) buffer: BytesMut,
-    read_bytes: usize,
     /// Whether it served a request before this one.
     pub(crate) reused: bool,
 }
@@ -35,7 +36,7 @@ pub(crate) struct Connection {
 /// A request as it goes over the wire, and how much of it has gone.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    head: Bytes,
+    head: Vec<u8>,
     body: Bytes,
     sent: usize,
 }
@@ -50,13 +51,24 @@ pub(crate) enum ExchangeError {
     Invalid(#[from] InvalidHead),
 }
 
+/// Why a body stopped before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("the connection closed inside the body")]
+    Closed,
+    #[error("the connection broke: {0}")]
+    Broken(#[from] io::Error),
+    #[error(transparent)]
+    Invalid(#[from] InvalidChunk),
+}
+
 // === impl Connection ===
 
 impl Connection {
     /// Wraps a connected socket. Small writes go out at once: without that, every event waits up to 40 ms.
     pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: BytesMut::new(), read_bytes: READ_BYTES, reused: false })
+        Ok(Self { stream, buffer: BytesMut::new(), reused: false })
     }
 
     /// Whether an idle connection is still open and silent. Costs no system call unless something happened.
@@ -71,67 +83,68 @@ impl Connection {
     }
 
     /// Sends `request` and reads up to the end of the response head. An answer that comes before the request
-    /// has gone out whole ends the sending; the connection then cannot be used again.
+    /// has gone out whole ends the sending; the connection then cannot be used again. `room` is for one read.
     pub(crate) fn poll_exchange(
         &mut self,
         context: &mut Context<'_>,
         request: &mut Outgoing,
         to_head: bool,
+        room: &mut [u8],
     ) -> Poll<Result<ResponseHead, ExchangeError>> {
         let mut broken = false;
         while !request.is_sent() && !broken {
-            match self.poll_send(context, request) {
-                Poll::Ready(Ok(())) => {}
+            match Pin::new(&mut self.stream).poll_write(context, request.unsent()) {
+                Poll::Ready(Ok(length)) => request.sent += length,
                 // The answer may be there all the same: an engine that refuses a body closes while it comes.
                 Poll::Ready(Err(_)) => broken = true,
                 Poll::Pending => break,
             }
         }
         loop {
-            while let Some(mut head) = head::parse(&mut self.buffer, to_head)? {
+            while !self.buffer.is_empty()
+                && let Some(mut head) = ResponseHead::take(&mut self.buffer, to_head)?
+            {
                 if head.status.is_informational() && head.status.as_u16() != 101 {
                     continue;
                 }
                 head.keep_alive &= request.is_sent();
                 return Poll::Ready(Ok(head));
             }
-            match self.poll_fill(context) {
-                Poll::Ready(Ok(1..)) => {}
-                Poll::Ready(_) => {
+            match ready!(self.poll_read(context, room)) {
+                Ok(bytes @ [_, ..]) => self.buffer.extend_from_slice(bytes),
+                Ok([]) | Err(_) => {
                     return Poll::Ready(Err(ExchangeError::Closed { silent: self.buffer.is_empty() }));
                 }
-                Poll::Pending => return Poll::Pending,
             }
         }
     }
 
-    fn poll_send(&mut self, context: &mut Context<'_>, request: &mut Outgoing) -> Poll<io::Result<()>> {
-        let stream = Pin::new(&mut self.stream);
-        let sent = match request.sent.checked_sub(request.head.len()) {
-            Some(sent) => stream.poll_write(context, &request.body[sent..]),
-            None => stream.poll_write_vectored(
-                context,
-                &[IoSlice::new(&request.head[request.sent..]), IoSlice::new(&request.body)],
-            ),
+    /// Gives the body's next bytes to `data`, as soon as there are some. Ready with whether that was its end.
+    pub(crate) fn poll_body(
+        &mut self,
+        context: &mut Context<'_>,
+        remaining: &mut Remaining,
+        room: &mut [u8],
+        data: impl FnMut(&[u8]),
+    ) -> Poll<Result<bool, BodyError>> {
+        let earlier = std::mem::take(&mut self.buffer);
+        let bytes = match earlier.is_empty() {
+            false => &earlier[..],
+            true => ready!(self.poll_read(context, room))?,
         };
-        sent.map_ok(|length| request.sent += length)
+        if bytes.is_empty() {
+            return Poll::Ready(if remaining.may_close() { Ok(true) } else { Err(BodyError::Closed) });
+        }
+        let Progress { used, over } = remaining.read(bytes, data)?;
+        self.buffer.extend_from_slice(&bytes[used..]);
+        Poll::Ready(Ok(over))
     }
 
-    /// Reads what is there into the buffer; 0 at the end of the connection.
-    pub(crate) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.buffer.capacity() - self.buffer.len() < self.read_bytes / 2 {
-            self.buffer.reserve(self.read_bytes);
-        }
-        let room = self.buffer.capacity() - self.buffer.len();
-        let read = pin!(self.stream.read_buf(&mut self.buffer)).poll(context);
-        if let Poll::Ready(Ok(length)) = read {
-            self.read_bytes = match length {
-                _ if length == room => (self.read_bytes * 2).min(MOST_READ_BYTES),
-                _ if length < self.read_bytes / 4 => (self.read_bytes / 2).max(READ_BYTES),
-                _ => self.read_bytes,
-            };
-        }
-        read
+    fn poll_read<'r>(&mut self, context: &mut Context<'_>, room: &'r mut [u8]) -> Poll<io::Result<&'r [u8]>> {
+        let mut read = ReadBuf::new(room);
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
+        let length = read.filled().len();
+        Poll::Ready(Ok(&room[..length]))
     }
 
     /// The socket, for a connection that left HTTP; `buffer` holds what already came.
@@ -143,7 +156,13 @@ impl Connection {
 // === impl Outgoing ===
 
 impl Outgoing {
-    pub(crate) fn new(head: Bytes, body: Bytes) -> Self {
+    /// A request of `head` and `body`. A small body is copied behind the head: one system call sends both.
+    pub(crate) fn new(mut head: Vec<u8>, body: &Bytes) -> Self {
+        let mut body = body.clone();
+        if body.len() <= MOST_COPIED {
+            head.extend_from_slice(&body);
+            body.clear();
+        }
         Self { head, body, sent: 0 }
     }
 
@@ -152,7 +171,30 @@ impl Outgoing {
         self.sent = 0;
     }
 
+    fn unsent(&self) -> &[u8] {
+        match self.sent.checked_sub(self.head.len()) {
+            Some(sent) => &self.body[sent..],
+            None => &self.head[self.sent..],
+        }
+    }
+
     fn is_sent(&self) -> bool {
         self.sent == self.head.len() + self.body.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_writes_are_not_held_back() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            assert!(!stream.nodelay().unwrap());
+            assert!(Connection::new(stream).unwrap().stream.nodelay().unwrap());
+        });
     }
 }

@@ -5,10 +5,16 @@ use comfy_table::{
 };
 
 use super::{
-    Collector, Statistics, Tag,
+    Collector, MetricResult, Statistics, Tag,
     json::{error_code, error_type},
+    tag::Needs,
 };
-use crate::{format::thousands, imbalance::Imbalance};
+use crate::{
+    EngineFigures,
+    engines::{engine_cells, engine_columns},
+    format::thousands,
+    imbalance::Imbalance,
+};
 
 /// The box that AIPerf's tables have.
 const STYLE: TableStyle = TableStyle::new()
@@ -26,6 +32,16 @@ pub fn metrics_table(title: &str, collector: &Collector) -> String {
     let mut results = collector.results();
     results.retain(|result| result.order.is_some());
     results.sort_by_key(|result| result.order);
+    results_table(title, results)
+}
+
+/// The table of socket timings.
+pub fn trace_table(title: &str, collector: &Collector) -> String {
+    let traced = Tag::ALL.into_iter().filter(|tag| tag.needs() == Needs::Trace);
+    results_table(title, traced.filter_map(|tag| collector.result(tag)).collect())
+}
+
+fn results_table(title: &str, results: Vec<MetricResult>) -> String {
     let mut table = table(std::iter::once("Metric").chain(COLUMNS));
     for result in results {
         let mark = if result.header.len() > HEADER_LETTERS { '\n' } else { ' ' };
@@ -79,6 +95,18 @@ pub fn targets_table(title: &str, urls: &[String], targets: &[Collector]) -> Str
     let even =
         Imbalance::of(&requests).map_or_else(String::new, |imbalance| format!("Requests: {imbalance}\n"));
     titled(title, &table) + &even
+}
+
+/// The table of the engines' own figures; empty where none of them said anything.
+pub fn engines_table(title: &str, urls: &[String], engines: &[EngineFigures]) -> String {
+    if engines.iter().all(|figures| figures.gauges.is_empty() && figures.counters.is_empty()) {
+        return String::new();
+    }
+    let mut table = table(engine_columns());
+    for (url, figures) in urls.iter().zip(engines) {
+        table.add_row(right(std::iter::once(url.clone()).chain(engine_cells(figures))));
+    }
+    titled(title, &table)
 }
 
 /// The table of errors; empty where there were none.

@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-use super::Tag;
-use crate::Record;
+use super::{Tag, tag::Needs};
+use crate::{Metric, Objective, Record};
 
 /// A limit on one metric, in the unit in which the metric is printed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,6 +32,24 @@ impl Slo {
     /// Several objectives, set apart by blanks.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, GoodputError> {
         text.split_whitespace().map(str::parse).collect()
+    }
+
+    /// The same as a limit on our own metric of that meaning, where there is one.
+    pub fn objective(self) -> Option<Objective> {
+        let metric = match self.tag {
+            Tag::TimeToFirstToken => Metric::Ttft,
+            Tag::TimeToFirstOutputToken => Metric::FirstAnswer,
+            Tag::InterTokenLatency => Metric::Tpot,
+            Tag::InterChunkLatency => Metric::Gap,
+            Tag::RequestLatency => Metric::E2e,
+            _ => return None,
+        };
+        Some(Objective { metric, limit: (self.limit * self.tag.scale()) as u64, good_without: false })
+    }
+
+    /// Whether only streamed answers have the metric.
+    pub fn needs_stream(self) -> bool {
+        self.tag.needs() == Needs::Streaming
     }
 
     /// Whether an answered request meets it. A request without the metric does not.

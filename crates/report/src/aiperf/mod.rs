@@ -22,8 +22,8 @@ mod tag;
 mod tests;
 
 pub use collector::{Collector, Slices};
-pub use console::{error_table, metrics_table, targets_table};
-pub use csv::{slices_csv, summary_csv};
+pub use console::{engines_table, error_table, metrics_table, targets_table, trace_table};
+pub use csv::{engines_csv, slices_csv, summary_csv};
 pub use goodput::{GoodputError, Slo};
 pub use json::{Run, RunKind, by_url_json, slices_json, summary_json};
 pub use lines::ProfileWriter;

@@ -3,8 +3,8 @@
 //! Messages are labelled by their position, whoever said them. The shuffled list is gone through again and again,
 //! in the same order, until there are enough requests. Special tokens count in both lengths.
 
-use super::{MIN_TOKENS, Pair, Said, ShareGptSettings, TextPrompt};
-use crate::{Error, Tokenizer};
+use super::{MIN_TOKENS, Pair, Said, ShareGptSettings};
+use crate::{Error, TextPrompt, Tokenizer};
 
 const MAX_PROMPT_TOKENS: u32 = 8192;
 

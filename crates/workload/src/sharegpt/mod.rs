@@ -9,14 +9,12 @@ mod pairs;
 mod reader;
 mod sessions;
 
-use std::{collections::HashSet, path::Path, sync::Arc};
-
-use protocol::{BLOCK_BYTES, block_hashes};
+use std::path::Path;
 
 pub use reader::{Conversation, Conversations, Cut, Said};
 pub use sessions::sharegpt_sessions;
 
-use crate::{Error, Prompt, PythonRandom, Request, RequestTemplate, Tokenizer};
+use crate::{Error, PythonRandom, TextPrompts, Tokenizer};
 
 /// Shortest prompt, and shortest answer where its length is not fixed, in tokens.
 const MIN_TOKENS: u32 = 4;
@@ -48,32 +46,6 @@ pub struct ShareGptSettings {
     pub output_tokens: Option<u32>,
 }
 
-/// The requests made from a file.
-#[derive(Clone, Debug)]
-pub struct ShareGpt {
-    /// In the order in which they are sent.
-    pub prompts: Vec<TextPrompt>,
-    /// Conversations that prompts were made of.
-    pub conversations: usize,
-    /// Different prompts among the requests.
-    pub unique_prompts: usize,
-    /// Prompts left out for their length, or their answer's.
-    pub left_out: usize,
-    /// Set if the file is cut off and was read that far.
-    pub cut: Option<Cut>,
-}
-
-/// A prompt with its lengths.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct TextPrompt {
-    /// Text.
-    pub text: Arc<str>,
-    /// Prompt length.
-    pub input_tokens: u32,
-    /// Length of the answer to ask for.
-    pub output_tokens: u32,
-}
-
 /// A prompt and its recorded answer, not yet counted.
 struct Pair {
     prompt: String,
@@ -86,7 +58,7 @@ pub fn read_sharegpt(
     settings: &ShareGptSettings,
     tokenizer: &Tokenizer,
     random: &mut PythonRandom,
-) -> Result<ShareGpt, Error> {
+) -> Result<TextPrompts, Error> {
     let mut file = Conversations::open(path)?;
     let mut pairs = Vec::new();
     let mut conversations = 0;
@@ -123,33 +95,7 @@ pub fn read_sharegpt(
         return Err(Error::file(path, format_args!("all {left_out} prompts are too short or too long")));
     }
     let unique_prompts = prompts.len().min(pairs.len() - left_out);
-    Ok(ShareGpt { prompts, conversations, unique_prompts, left_out, cut: file.cut() })
-}
-
-impl ShareGpt {
-    /// The share of the prompts' text that a prefix cache without bounds, the same for all, would hold when it
-    /// comes: the most that caching can spare.
-    pub fn best_hit_ratio(&self) -> f64 {
-        let (mut seen, mut hashes) = (HashSet::new(), Vec::new());
-        let (mut held, mut total) = (0, 0);
-        for prompt in &self.prompts {
-            hashes.clear();
-            block_hashes(&[], prompt.text.as_bytes(), &mut hashes);
-            held += hashes.iter().filter(|hash| !seen.insert(**hash)).count() * BLOCK_BYTES;
-            total += prompt.text.len();
-        }
-        held as f64 / total.max(1) as f64
-    }
-}
-
-impl TextPrompt {
-    /// The request that asks for the answer's length.
-    pub fn request(&self, template: &RequestTemplate) -> Request {
-        let mut request = template.request(Prompt::Text(self.text.clone()));
-        request.input_tokens = Some(self.input_tokens);
-        request.output_tokens = Some(self.output_tokens);
-        request
-    }
+    Ok(TextPrompts { prompts, conversations, unique_prompts, left_out, cut: file.cut() })
 }
 
 #[cfg(test)]
@@ -181,11 +127,11 @@ mod tests {
         ShareGptSettings { rule, requests, min_messages: 2, conversations, max_prompts, output_tokens }
     }
 
-    fn read(settings: &ShareGptSettings, random: &mut PythonRandom) -> ShareGpt {
+    fn read(settings: &ShareGptSettings, random: &mut PythonRandom) -> TextPrompts {
         read_sharegpt(file().path(), settings, &Tokenizer::estimate(), random).unwrap()
     }
 
-    fn lengths(made: &ShareGpt) -> Vec<(u32, u32)> {
+    fn lengths(made: &TextPrompts) -> Vec<(u32, u32)> {
         made.prompts.iter().map(|prompt| (prompt.input_tokens, prompt.output_tokens)).collect()
     }
 
@@ -245,14 +191,6 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_before_could_be_cached() {
-        let prompt = |bytes| TextPrompt { text: "a".repeat(bytes).into(), input_tokens: 1, output_tokens: 1 };
-        let prompts = [128, 192, 192, 128].map(prompt).to_vec();
-        let made = ShareGpt { prompts, conversations: 1, unique_prompts: 2, left_out: 0, cut: None };
-        assert_eq!(made.best_hit_ratio(), 7.0 / 10.0);
-    }
-
-    #[test]
     fn lengths_are_bounded() {
         assert!(pairs::fits(4, 4, false) && pairs::fits(1024, 1024, false) && pairs::fits(9, 1, true));
         assert!(!pairs::fits(3, 9, false) && !pairs::fits(1025, 9, false) && !pairs::fits(9, 3, false));
@@ -269,7 +207,7 @@ mod tests {
         );
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), json).unwrap();
-        let template = RequestTemplate::new(protocol::Endpoint::ChatCompletions, "m");
+        let template = crate::RequestTemplate::new(protocol::Endpoint::ChatCompletions, "m");
         let (sessions, cut) = sharegpt_sessions(file.path(), 9, &template, &Tokenizer::estimate()).unwrap();
         assert_eq!(sessions.iter().map(Vec::len).collect::<Vec<_>>(), [2]);
         assert_eq!(cut.unwrap().kept, 2);

@@ -1,8 +1,8 @@
 //! The prompts of vLLM's benchmark: first message and first answer, of moderate lengths, the missing requests drawn
 //! from those there are with the seed's generator started anew.
 
-use super::{MIN_TOKENS, Pair, Said, ShareGptSettings, TextPrompt};
-use crate::{Error, PythonRandom, Tokenizer};
+use super::{MIN_TOKENS, Pair, Said, ShareGptSettings};
+use crate::{Error, PythonRandom, TextPrompt, Tokenizer};
 
 const MAX_PROMPT_TOKENS: u32 = 1024;
 const MAX_TOTAL_TOKENS: u32 = 2048;

@@ -1,0 +1,286 @@
+//! Single requests beside a run: is the server ready, what does its metrics page say, how far away is it.
+//!
+//! Blocking, on connections of their own, which are closed after the answer. They are for threads that do not send:
+//! nothing here touches the run's connections or its clock. A page has at most [`PAGE_BYTES`].
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::{Targets, chunked::Chunked, target::Target};
+
+/// vLLM's metrics pages have 100 to 300 KB.
+const PAGE_BYTES: u64 = 16 << 20;
+const HEADER_LIMIT: usize = 128;
+
+/// A request beside the run.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// `GET` or `POST`.
+    pub method: &'a str,
+    /// After the target's base URL; `None` is the URL as it was given.
+    pub path: Option<&'a str>,
+    /// JSON; empty where there is none.
+    pub body: &'a [u8],
+    /// Further headers.
+    pub headers: &'a [(String, String)],
+    /// Time limit for all of it.
+    pub timeout: Duration,
+}
+
+/// Its answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// The whole body.
+    pub body: Vec<u8>,
+}
+
+/// Ends what goes on beside a run.
+#[derive(Debug, Default)]
+pub struct Stop {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+// === impl Ask ===
+
+impl<'a> Ask<'a> {
+    /// Reads a page.
+    pub fn get(path: &'a str, timeout: Duration) -> Self {
+        Self { method: "GET", path: Some(path), body: &[], headers: &[], timeout }
+    }
+
+    /// Asks the target for `self`, at the first of its addresses that takes the connection.
+    ///
+    /// # Errors
+    /// One line that says what failed. An error status is an answer.
+    pub fn send(&self, targets: &Targets, target: u16) -> Result<Reply, String> {
+        let target = targets.get(target);
+        let until = Instant::now() + self.timeout;
+        let mut socket = connect(target, until)?;
+        let path = match self.path {
+            Some(path) => format!("{}{path}", target.prefix()),
+            None => target.path().to_owned(),
+        };
+        let path = if path.is_empty() { "/" } else { &path };
+        let mut request = format!(
+            "{} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
+            self.method,
+            target.authority()
+        );
+        if !self.body.is_empty() {
+            request += "Content-Type: application/json\r\n";
+        }
+        for (name, value) in self.headers {
+            request += &format!("{name}: {value}\r\n");
+        }
+        request += &format!("Content-Length: {}\r\n\r\n", self.body.len());
+        let mut bytes = request.into_bytes();
+        bytes.extend_from_slice(self.body);
+        limit(&socket, until)?;
+        socket.write_all(&bytes).map_err(|error| error.to_string())?;
+        read_reply(socket, until)
+    }
+}
+
+fn connect(target: &Target, until: Instant) -> Result<TcpStream, String> {
+    let mut failure = "no address took the connection".to_owned();
+    for attempt in 0.. {
+        let Some(address) = target.address(attempt).map_err(ToOwned::to_owned)? else { break };
+        match TcpStream::connect_timeout(&address, left(until)?) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failure = format!("{address}: {error}"),
+        }
+    }
+    Err(failure)
+}
+
+fn left(until: Instant) -> Result<Duration, String> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err("no answer in time".to_owned()) } else { Ok(left) }
+}
+
+/// Bounds the next read and write.
+fn limit(socket: &TcpStream, until: Instant) -> Result<(), String> {
+    let left = left(until)?;
+    socket
+        .set_read_timeout(Some(left))
+        .and_then(|()| socket.set_write_timeout(Some(left)))
+        .map_err(|error| error.to_string())
+}
+
+fn read_reply(mut socket: TcpStream, until: Instant) -> Result<Reply, String> {
+    let (mut bytes, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        if let Some(reply) = parse(&bytes, false)? {
+            return Ok(reply);
+        }
+        if bytes.len() as u64 > PAGE_BYTES {
+            return Err(format!("an answer over {} MiB", PAGE_BYTES >> 20));
+        }
+        limit(&socket, until)?;
+        match socket.read(&mut buffer) {
+            Ok(0) => {
+                return parse(&bytes, true)?
+                    .ok_or_else(|| "the connection was closed inside the answer".to_owned());
+            }
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+            {
+                return Err("no answer in time".to_owned());
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+/// The reply, once it is whole.
+fn parse(bytes: &[u8], ended: bool) -> Result<Option<Reply>, String> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADER_LIMIT];
+    let mut head = httparse::Response::new(&mut headers);
+    let parsed = head.parse(bytes).map_err(|error| format!("not an HTTP response: {error}"))?;
+    let httparse::Status::Complete(start) = parsed else { return Ok(None) };
+    let status = head.code.unwrap_or(0);
+    let value = |name: &str| {
+        head.headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name))
+            .map(|header| header.value.trim_ascii())
+    };
+    let mut rest = &bytes[start..];
+    if value("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")) {
+        let (mut chunked, mut body) = (Chunked::default(), Vec::new());
+        loop {
+            let data = chunked.next(&mut rest).map_err(|error| error.to_string())?;
+            if data.is_empty() {
+                return Ok(chunked.is_done().then_some(Reply { status, body }));
+            }
+            body.extend_from_slice(data);
+        }
+    }
+    let length =
+        value("content-length").and_then(|length| std::str::from_utf8(length).ok()?.parse::<usize>().ok());
+    Ok(match length {
+        Some(length) => rest.get(..length).map(|body| Reply { status, body: body.to_vec() }),
+        None => ended.then(|| Reply { status, body: rest.to_vec() }),
+    })
+}
+
+impl Targets {
+    /// The time to open a connection to a target: one round trip.
+    ///
+    /// # Errors
+    /// One line that says what failed.
+    pub fn round_trip(&self, target: u16, timeout: Duration) -> Result<Duration, String> {
+        let begin = Instant::now();
+        connect(self.get(target), begin + timeout)?;
+        Ok(begin.elapsed())
+    }
+}
+
+// === impl Stop ===
+
+impl Stop {
+    /// Ends all that waits for it.
+    pub fn stop(&self) {
+        *self.stopped.lock() = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits. True if it was stopped.
+    pub fn wait(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        let mut stopped = self.stopped.lock();
+        while !*stopped && !self.changed.wait_until(&mut stopped, until).timed_out() {}
+        *stopped
+    }
+
+    /// Does something at once and then at every interval, until it is stopped or says that it is done.
+    pub fn every(&self, interval: Duration, mut work: impl FnMut() -> bool) {
+        let mut next = Instant::now();
+        while work() {
+            next = (next + interval).max(Instant::now());
+            if self.wait(next.saturating_duration_since(Instant::now())) {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A server that gives one connection this answer, and hands over what it got.
+    fn answered(answer: &'static str) -> (Targets, std::thread::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/base/v1", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let (mut got, mut buffer) = (String::new(), [0; 4096]);
+            while !got.contains("\r\n\r\n") {
+                let count = socket.read(&mut buffer).unwrap();
+                got += std::str::from_utf8(&buffer[..count]).unwrap();
+            }
+            socket.write_all(answer.as_bytes()).unwrap();
+            got
+        });
+        (Targets::resolve([url]).unwrap(), server)
+    }
+
+    #[test]
+    fn a_page_is_read_however_it_ends() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\npa\r\n2\r\nge\r\n0\r\n\r\n",
+            "HTTP/1.0 200 OK\r\n\r\npage",
+        ] {
+            let (targets, server) = answered(answer);
+            let reply = Ask::get("/metrics", Duration::from_secs(20)).send(&targets, 0).unwrap();
+            assert_eq!(reply, Reply { status: 200, body: b"page".to_vec() }, "{answer}");
+            assert!(server.join().unwrap().starts_with("GET /base/metrics HTTP/1.1\r\nHost: 127.0.0.1:"));
+        }
+    }
+
+    #[test]
+    fn what_goes_wrong_is_said() {
+        let (targets, server) = answered("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npage");
+        let get = |timeout| Ask::get("/metrics", timeout).send(&targets, 0);
+        assert_eq!(get(Duration::from_secs(20)).unwrap_err(), "the connection was closed inside the answer");
+        server.join().unwrap();
+        assert!(get(Duration::from_secs(20)).unwrap_err().contains("refused"));
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let targets = Targets::resolve([silent.local_addr().unwrap().to_string()]).unwrap();
+        assert_eq!(
+            Ask::get("/", Duration::from_millis(30)).send(&targets, 0).unwrap_err(),
+            "no answer in time"
+        );
+        assert!(targets.round_trip(0, Duration::from_secs(20)).is_ok());
+    }
+
+    #[test]
+    fn a_stop_ends_the_waiting() {
+        let (stop, mut times) = (Stop::default(), 0);
+        stop.every(Duration::ZERO, || {
+            times += 1;
+            times < 3
+        });
+        assert_eq!(times, 3);
+        stop.stop();
+        stop.every(Duration::from_secs(1000), || {
+            times += 1;
+            true
+        });
+        assert_eq!(times, 4);
+    }
+}

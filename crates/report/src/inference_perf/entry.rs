@@ -1,0 +1,136 @@
+//! An entry of `per_request_lifecycle_metrics.json`: what one request was, and what came of it.
+//!
+//! Times are seconds on the run's clock. `scheduled_time`, `stage_id`, `request_id`, `session_id`, `status` and `url` are
+//! additions: with them every figure can be worked out again.
+
+use std::time::Duration;
+
+use super::{Settings, collector::{Latencies, start}, failures::{error_type, message}};
+use crate::{Count, CountSource, Object, Record};
+
+/// Which parts an entry has.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryFields {
+    /// The request's body.
+    pub request: bool,
+    /// The answer's body.
+    pub response: bool,
+    /// Lengths and times.
+    pub info: bool,
+    /// Latencies.
+    pub computed_metrics: bool,
+}
+
+/// What the record does not hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EntryBodies<'a> {
+    /// The request's body.
+    pub request: &'a str,
+    /// The answer's body, as it came.
+    pub response: &'a str,
+    /// The data of the events, if they are wanted.
+    pub chunks: Option<&'a [String]>,
+    /// The server.
+    pub url: &'a str,
+    /// The model is an adapter.
+    pub is_adapter: bool,
+}
+
+/// The entry of one request; nothing if it was not sent.
+pub fn entry(record: &Record, bodies: EntryBodies<'_>, fields: EntryFields, settings: &Settings) -> Option<Object> {
+    let start = start(record)?;
+    let latencies = Latencies::of(record, settings.streaming);
+    let mut object = Object::default();
+    object.set("start_time", start.as_secs_f64());
+    object.set("end_time", record.done.as_secs_f64());
+    object.set("scheduled_time", record.scheduled.as_secs_f64());
+    object.set("stage_id", record.phase);
+    object.set("request_id", record.index);
+    object.set("session_id", record.session.to_string());
+    object.set("status", record.status);
+    object.set("url", bodies.url);
+    if fields.request {
+        object.set("request", bodies.request);
+    }
+    if fields.response {
+        object.set("response", bodies.response);
+    }
+    if fields.info {
+        object.nest("info", info(record, bodies, settings));
+    }
+    if fields.computed_metrics {
+        object.nest("computed_metrics", computed(record, &latencies, settings));
+    }
+    if record.outcome.is_success() {
+        object.set("error", serde_json::Value::Null);
+    } else {
+        let mut error = Object::default();
+        error.set("error_type", error_type(&record.outcome));
+        error.set("error_msg", message(record));
+        object.nest("error", error);
+    }
+    Some(object)
+}
+
+fn info(record: &Record, bodies: EntryBodies<'_>, settings: &Settings) -> Object {
+    let input = record.input_tokens.tokens;
+    let mut request = Object::default();
+    request.set("text", serde_json::json!({ "input_tokens": input }));
+    ["image", "video", "audio"].into_iter().for_each(|media| request.set(media, serde_json::Value::Null));
+    let times: Vec<f64> = match settings.streaming {
+        true => record.chunks.iter().map(|chunk| chunk.at.as_secs_f64()).collect(),
+        false => Vec::new(),
+    };
+    let tokens = record.chunks.iter().filter(|_| settings.streaming);
+    let token_times: Vec<f64> =
+        tokens.flat_map(|chunk| (0..chunk.tokens).map(|_| chunk.at.as_secs_f64())).collect();
+    let mut response = Object::default();
+    response.set("output_tokens", record.output_tokens.tokens);
+    response.set("server_usage", usage(record));
+    response.set("response_chunks", bodies.chunks.unwrap_or_default());
+    response.set("chunk_times", times);
+    response.set("output_token_times", token_times);
+    let mut info = Object::default();
+    info.nest("request_metrics", request);
+    info.nest("response_metrics", response);
+    let user = serde_json::json!({ "user_session": record.session.to_string(), "chat_round": record.turn });
+    info.set("extra_info", user);
+    info.set("lora_adapter", bodies.is_adapter.then_some(&*record.model));
+    info.set("graph_event_id", serde_json::Value::Null);
+    info.set("labels", serde_json::Value::Null);
+    info.set("input_tokens", input);
+    info
+}
+
+/// What the server counted; nothing if it did not.
+fn usage(record: &Record) -> Option<serde_json::Value> {
+    let counted = |count: Count| (count.source == CountSource::Usage).then_some(count.tokens);
+    let (prompt, completion) = (counted(record.input_tokens)?, counted(record.output_tokens)?);
+    let mut usage = serde_json::json!({
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": u64::from(prompt) + u64::from(completion),
+    });
+    if let Some(cached) = record.cached_tokens {
+        usage["prompt_tokens_details"] = serde_json::json!({ "cached_tokens": cached });
+    }
+    Some(usage)
+}
+
+fn computed(record: &Record, latencies: &Latencies, settings: &Settings) -> Object {
+    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+    let gaps: Vec<f64> = record.gaps().filter(|_| settings.streaming).map(|gap| gap.as_secs_f64()).collect();
+    let mut object = Object::default();
+    object.set("request_latency", seconds(latencies.request));
+    object.set("normalized_time_per_output_token", seconds(latencies.ntpot));
+    object.set("time_to_first_token", seconds(latencies.ttft));
+    object.set("time_per_output_token", seconds(latencies.tpot));
+    object.set("inter_token_latency", seconds(latencies.itl));
+    object.set("inter_token_latencies", gaps);
+    object.set("input_tokens", record.input_tokens.tokens);
+    object.set("output_tokens", record.output_tokens.tokens);
+    let [ttft, tpot] = settings.header_limits;
+    object.set("ttft_slo_sec", ttft);
+    object.set("tpot_slo_sec", tpot);
+    object
+}

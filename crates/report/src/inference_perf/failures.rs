@@ -1,0 +1,110 @@
+//! Failures by inference-perf's labels.
+
+use std::collections::BTreeMap;
+
+use crate::{Object, Outcome, Record};
+
+/// Sessions that are named for each message.
+const SESSIONS: usize = 16;
+
+/// Failures, by label and message.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Failures(BTreeMap<String, Label>);
+
+#[derive(Clone, Debug, Default)]
+struct Label {
+    count: u64,
+    messages: BTreeMap<String, Message>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Message {
+    count: u64,
+    sessions: Vec<u64>,
+}
+
+impl Failures {
+    /// Counts a failure; keeps its message if there are fewer than `limit`.
+    pub(super) fn push(&mut self, record: &Record, limit: usize) {
+        let entry = self.0.entry(label(record)).or_default();
+        entry.count += 1;
+        let text = message(record);
+        if entry.messages.len() < limit || entry.messages.contains_key(&text) {
+            let message = entry.messages.entry(text).or_default();
+            message.count += 1;
+            if message.sessions.len() < SESSIONS {
+                message.sessions.push(record.session);
+            }
+        }
+    }
+
+    pub(super) fn by_label(&self) -> Object {
+        let mut all = Object::default();
+        for (label, entry) in &self.0 {
+            let messages = entry.messages.iter().map(|(text, message)| {
+                let mut object = Object::default();
+                object.set("message", text);
+                object.set("session_ids", message.sessions.iter().map(u64::to_string).collect::<Vec<_>>());
+                object.set("count", message.count);
+                object
+            });
+            let mut object = Object::default();
+            object.set("count", entry.count);
+            object.nest_all("messages", messages);
+            all.nest(label, object);
+        }
+        all
+    }
+}
+
+/// What went wrong, in the words of `error.error_msg`.
+pub(super) fn message(record: &Record) -> String {
+    match &record.outcome {
+        Outcome::Timeout => "Request timed out".to_owned(),
+        Outcome::Incomplete => "Cut off at the end of the stage".to_owned(),
+        outcome if outcome.message().is_empty() => outcome.kind().to_owned(),
+        outcome => outcome.message().to_owned(),
+    }
+}
+
+/// `504 - Gateway Timeout`, `Connection Error`, ...
+fn label(record: &Record) -> String {
+    let text = record.outcome.message().to_lowercase();
+    match &record.outcome {
+        Outcome::Status(status, _) => format!("{status} - {}", meaning(*status, &text)),
+        Outcome::StreamError(_) => format!("{} - {}", record.status.unwrap_or(200), meaning(0, &text)),
+        Outcome::Timeout => "Timeout".to_owned(),
+        Outcome::Connect(_) | Outcome::Broken(_) => "Connection Error".to_owned(),
+        outcome => outcome.kind().replace('_', " "),
+    }
+}
+
+fn meaning(status: u16, text: &str) -> &'static str {
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    match status {
+        429 => "Rate Limit",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ if says(&["context length", "context window", "maximum context", "max_model_len"]) => "Context Window",
+        _ if says(&["json"]) => "Invalid JSON",
+        _ if says(&["timeout", "timed out"]) => "Timeout",
+        _ if says(&["does not exist", "model not found", "not found"]) => "Model Not Found",
+        _ => "other",
+    }
+}
+
+/// The name of the error, as Python's client would raise it.
+pub(super) fn error_type(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Timeout => "TimeoutError",
+        Outcome::Connect(_) => "ClientConnectorError",
+        Outcome::Broken(_) => "ServerDisconnectedError",
+        Outcome::Status(..) => "ClientResponseError",
+        Outcome::StreamError(_) => "StreamError",
+        Outcome::Malformed(_) => "MalformedResponse",
+        Outcome::Incomplete => "CancelledError",
+        _ => "Error",
+    }
+}

@@ -1,0 +1,169 @@
+//! `*_session_lifecycle_metrics.json`: sessions of several requests.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use super::{Settings, collector::start, figures::distribution};
+use crate::{Distribution, Object, Record, SECOND};
+
+/// A stage's fate, as `stage_metadata` tells it.
+#[derive(Clone, Debug)]
+pub struct StageStatus {
+    /// Its number.
+    pub stage: u16,
+    /// `COMPLETED`, `FAILED` or `TIMED_OUT`.
+    pub status: &'static str,
+    /// Longest time asked for.
+    pub timeout: Option<Duration>,
+    /// From its start to its end.
+    pub duration: Duration,
+    /// From when it was told to stop to its end.
+    pub teardown: Duration,
+    /// Requests that were due and not sent, or cut off.
+    pub dropped: u64,
+    /// Sessions at a time asked for; 0 for all.
+    pub concurrent_sessions: u32,
+    /// Sessions started a second, at most.
+    pub session_rate: Option<f64>,
+}
+
+/// Collects sessions. Memory grows with their number, as it does with that of the lines of the files.
+#[derive(Clone, Debug)]
+pub struct SessionCollector {
+    settings: Arc<Settings>,
+    sessions: BTreeMap<u64, Session>,
+}
+
+#[derive(Clone, Debug)]
+struct Session {
+    stage: u16,
+    start: Duration,
+    end: Duration,
+    first_token: Option<Duration>,
+    events: u64,
+    failed: u64,
+    cancelled: u64,
+    input: u64,
+    output: u64,
+    cached: u64,
+}
+
+impl SessionCollector {
+    /// Empty.
+    pub fn new(settings: Arc<Settings>) -> Self {
+        Self { settings, sessions: BTreeMap::new() }
+    }
+
+    /// Adds one request.
+    pub fn push(&mut self, record: &Record) {
+        let Some(start) = start(record) else { return };
+        let session = self.sessions.entry(record.session).or_insert(Session {
+            stage: record.phase,
+            start,
+            end: record.done,
+            first_token: None,
+            events: 0,
+            failed: 0,
+            cancelled: 0,
+            input: 0,
+            output: 0,
+            cached: 0,
+        });
+        session.start = session.start.min(start);
+        session.end = session.end.max(record.done);
+        session.events += 1;
+        session.failed += u64::from(record.outcome.is_failure());
+        session.cancelled += u64::from(!record.outcome.is_failure() && !record.outcome.is_success());
+        if record.outcome.is_success() {
+            session.input += u64::from(record.input_tokens.tokens);
+            session.output += u64::from(record.output_tokens.tokens);
+            session.cached += u64::from(record.cached_tokens.unwrap_or(0));
+            if let Some(first) = record.first_chunk().filter(|_| self.settings.streaming) {
+                session.first_token = Some(session.first_token.map_or(first, |known| known.min(first)));
+            }
+        }
+    }
+
+    /// The file of a stage, or of all.
+    pub fn report(&self, stage: Option<&StageStatus>) -> Object {
+        let mine = |session: &&Session| stage.is_none_or(|stage| stage.stage == session.stage);
+        let sessions: Vec<&Session> = self.sessions.values().filter(mine).collect();
+        let sum = |value: fn(&Session) -> u64| sessions.iter().map(|session| value(session)).sum::<u64>();
+        let spread = |value: &dyn Fn(&Session) -> Option<u64>, unit| {
+            let mut values = Distribution::default();
+            values.extend(sessions.iter().filter_map(|session| value(session)));
+            distribution(&values, &self.settings.percentiles, unit)
+        };
+        let start = sessions.iter().map(|session| session.start).min().unwrap_or_default();
+        let end = sessions.iter().map(|session| session.end).max().unwrap_or_default();
+        let failed = sessions.iter().filter(|session| session.failed + session.cancelled > 0).count();
+        let hits = |cached: u64, input: u64| (input > 0).then(|| 100.0 * cached as f64 / input as f64);
+
+        let mut object = Object::default();
+        if let Some(stage) = stage {
+            object.nest("stage_metadata", stage.object());
+        }
+        object.set("num_sessions", sessions.len());
+        object.set("num_sessions_succeeded", sessions.len() - failed);
+        object.set("num_sessions_failed", failed);
+        object.set("failures", sum(|session| session.failed));
+        object.set("total_events", sum(|session| session.events));
+        object.set("total_events_completed", sum(|session| session.events - session.failed - session.cancelled));
+        object.set("total_events_cancelled", sum(|session| session.cancelled));
+        object.set("sessions_per_second", crate::summary::ratio(sessions.len() as f64, (end - start).as_secs_f64()));
+        let nanoseconds = crate::distribution::nanoseconds;
+        let length = |session: &Session| Some(nanoseconds(session.end - session.start));
+        object.nest("session_duration_sec", spread(&length, SECOND));
+        object.nest("num_events", spread(&|session| Some(session.events), 1.0));
+        object.nest("total_input_tokens", spread(&|session| Some(session.input), 1.0));
+        object.nest("total_output_tokens", spread(&|session| Some(session.output), 1.0));
+        object.nest("total_cached_tokens", spread(&|session| Some(session.cached), 1.0));
+        let (cached, input) = (sum(|session| session.cached), sum(|session| session.input));
+        object.set("kv_cache_hit_percent", hits(cached, input));
+        let share = |session: &Session| Some((hits(session.cached, session.input)? * 1e6) as u64);
+        object.nest("kv_cache_hit_per_session_percent", spread(&share, 1e6));
+        let first = |session: &Session| Some(nanoseconds(session.first_token?.saturating_sub(session.start)));
+        object.nest("tfut_sec", spread(&first, SECOND));
+        let none = sessions.iter().filter(|session| session.first_token.is_none()).count();
+        object.set("tfut_none_reasons", serde_json::json!({ "no_streamed_token": none }));
+        object.set("substitutions", serde_json::Value::Null);
+        object
+    }
+
+    /// The lines of `per_session_lifecycle_metrics.json`.
+    pub fn entries(&self) -> Vec<Object> {
+        let entry = |(id, session): (&u64, &Session)| {
+            let mut object = Object::default();
+            object.set("session_id", id.to_string());
+            object.set("stage_id", session.stage);
+            object.set("start_time", session.start.as_secs_f64());
+            object.set("end_time", session.end.as_secs_f64());
+            object.set("session_duration_sec", (session.end - session.start).as_secs_f64());
+            object.set("num_events", session.events);
+            object.set("num_events_completed", session.events - session.failed - session.cancelled);
+            object.set("num_events_cancelled", session.cancelled);
+            object.set("success", session.failed + session.cancelled == 0);
+            object.set("total_input_tokens", session.input);
+            object.set("total_output_tokens", session.output);
+            object.set("total_cached_tokens", session.cached);
+            let first = session.first_token.map(|first| first.saturating_sub(session.start).as_secs_f64());
+            object.set("tfut_sec", first);
+            object
+        };
+        self.sessions.iter().map(entry).collect()
+    }
+}
+
+impl StageStatus {
+    fn object(&self) -> Object {
+        let mut object = Object::default();
+        object.set("stage_id", self.stage);
+        object.set("status", self.status);
+        object.set("timeout_configured", self.timeout.map(|timeout| timeout.as_secs_f64()));
+        object.set("actual_duration", self.duration.as_secs_f64());
+        object.set("teardown_duration", self.teardown.as_secs_f64());
+        object.set("dropped_requests", self.dropped);
+        object.set("concurrent_sessions", self.concurrent_sessions);
+        object.set("session_rate", self.session_rate);
+        object
+    }
+}

@@ -1,0 +1,245 @@
+//! The rules between keys.
+
+use super::{
+    CircuitBreaker, Config, ConfigError, DataType, Distribution, LengthOr, Load, LoadType, ServerType, Stage,
+    TriggerType,
+};
+
+type Checked = Result<(), ConfigError>;
+
+/// Shares may miss 1 by this much: [0.7, 0.2, 0.1] adds up to 0.9999999999999999.
+const SHARE_TOLERANCE: f64 = 1e-6;
+/// What `report.goodput.constraints` may hold.
+const CONSTRAINTS: [&str; 5] = ["ttft", "tpot", "itl", "ntpot", "request_latency"];
+
+pub(super) fn check(config: &Config) -> Checked {
+    server(config)?;
+    load(&config.load)?;
+    data(config)?;
+    breakers(config)?;
+    metrics(config)?;
+    let constraints = config.report.goodput.iter().flat_map(|goodput| &goodput.constraints);
+    for (name, limit) in constraints {
+        let key = format!("report.goodput.constraints.{name}");
+        require(CONSTRAINTS.contains(&name.as_str()), &key, || {
+            format!("not one of {}", CONSTRAINTS.join(", "))
+        })?;
+        require(*limit > 0.0, &key, || "must be above 0 seconds".to_owned())?;
+    }
+    for percentile in &config.report.request_lifecycle.percentiles {
+        require((0.0..=100.0).contains(percentile), "report.request_lifecycle.percentiles", || {
+            format!("{percentile} is not from 0 to 100")
+        })?;
+    }
+    require(config.evenload.threads != Some(0), "evenload.threads", || "must be at least 1".to_owned())?;
+    require(config.evenload.trace_speed > 0.0, "evenload.trace_speed", || "must be above 0".to_owned())
+}
+
+fn require(holds: bool, key: &str, message: impl FnOnce() -> String) -> Checked {
+    if holds { Ok(()) } else { Err(ConfigError::key(key, message())) }
+}
+
+fn server(config: &Config) -> Checked {
+    let missing = || "required: name the server, as in http://localhost:8000".to_owned();
+    match &config.server {
+        None => require(false, "server.base_url", missing),
+        Some(server) if server.r#type == ServerType::Mock => Ok(()),
+        Some(server) => require(!server.base_url.trim().is_empty(), "server.base_url", missing),
+    }
+}
+
+fn load(load: &Load) -> Checked {
+    let kind = load.r#type;
+    let needs_stages = kind != LoadType::TraceReplay;
+    require(!needs_stages || !load.stages.is_empty() || load.sweep.is_some(), "load.stages", || {
+        "required: give stages, or a sweep".to_owned()
+    })?;
+    if let Some(sweep) = &load.sweep {
+        let rates = matches!(kind, LoadType::Constant | LoadType::Poisson);
+        require(rates, "load.sweep", || {
+            format!("there are no rates to sweep with load.type {}", kind.word())
+        })?;
+        require(sweep.r#type.is_some(), "load.sweep.type", || "required: linear or geometric".to_owned())?;
+        require(sweep.num_requests > 0, "load.sweep.num_requests", || "must be above 0".to_owned())?;
+        require(sweep.num_stages > 0, "load.sweep.num_stages", || "must be above 0".to_owned())?;
+        require(sweep.stage_duration > 0, "load.sweep.stage_duration", || "must be above 0".to_owned())?;
+        require(sweep.timeout > 0.0, "load.sweep.timeout", || "must be above 0".to_owned())?;
+    }
+    for (number, given) in load.stages.iter().enumerate() {
+        stage(kind, given, &format!("load.stages[{number}]"))?;
+    }
+    require(kind != LoadType::TraceReplay || load.trace.is_some(), "load.trace", || {
+        "required with load.type trace_replay".to_owned()
+    })?;
+    if let Some(trace) = &load.trace {
+        require(!trace.file.is_empty(), "load.trace.file", || "required".to_owned())?;
+    }
+    for (key, seconds) in [
+        ("load.interval", load.interval),
+        ("load.request_retry_backoff_sec", load.request_retry_backoff_sec),
+        ("load.stage_teardown_grace_seconds", load.stage_teardown_grace_seconds),
+    ] {
+        require((0.0..1e9).contains(&seconds), key, || format!("{seconds} is no time in seconds"))?;
+    }
+    let limit = load.request_timeout.unwrap_or(1.0);
+    require(limit > 0.0 && limit < 1e9, "load.request_timeout", || "must be above 0 seconds".to_owned())?;
+    require(load.worker_max_concurrency > 0, "load.worker_max_concurrency", || "must be above 0".to_owned())?;
+    if let Some(adapters) = &load.lora_traffic_split {
+        let sum: f64 = adapters.iter().map(|adapter| adapter.split).sum();
+        let shares = adapters.iter().all(|adapter| (0.0..=1.0).contains(&adapter.split));
+        require(shares && (sum - 1.0).abs() <= SHARE_TOLERANCE, "load.lora_traffic_split", || {
+            format!("the shares add up to {sum}; they must add up to 1")
+        })?;
+        let named = adapters.iter().all(|adapter| !adapter.name.is_empty());
+        require(named, "load.lora_traffic_split[].name", || "required".to_owned())?;
+    }
+    Ok(())
+}
+
+fn stage(kind: LoadType, stage: &Stage, path: &str) -> Checked {
+    let number = |name: &str, value: Option<f64>, required: bool| {
+        let key = format!("{path}.{name}");
+        match value {
+            None => require(!required, &key, || format!("required with load.type {}", kind.word())),
+            Some(value) => require(value > 0.0 && value <= 1e9, &key, || format!("{value} is not above 0")),
+        }
+    };
+    let integer = |value: Option<u64>| value.map(|value| value as f64);
+    let absent = |name: &str, is_given: bool| {
+        require(!is_given, &format!("{path}.{name}"), || {
+            format!("has no meaning with load.type {}; take it out", kind.word())
+        })
+    };
+    let rates = matches!(kind, LoadType::Constant | LoadType::Poisson);
+    let sessions = kind == LoadType::TraceSessionReplay;
+    number("rate", stage.rate, rates)?;
+    number("duration", integer(stage.duration), rates)?;
+    number("num_requests", integer(stage.num_requests), kind == LoadType::Concurrent)?;
+    number("concurrency_level", stage.concurrency_level.map(f64::from), kind == LoadType::Concurrent)?;
+    if kind != LoadType::Concurrent {
+        absent("num_requests", stage.num_requests.is_some())?;
+        absent("concurrency_level", stage.concurrency_level.is_some())?;
+    }
+    if sessions {
+        absent("rate", stage.rate.is_some())?;
+        absent("duration", stage.duration.is_some())?;
+        let concurrent = stage.concurrent_sessions;
+        require(concurrent.is_some(), &format!("{path}.concurrent_sessions"), || "required".to_owned())?;
+    } else {
+        absent("concurrent_sessions", stage.concurrent_sessions.is_some())?;
+        absent("session_rate", stage.session_rate.is_some())?;
+        absent("num_sessions", stage.num_sessions.is_some())?;
+        absent("timeout", stage.timeout.is_some())?;
+    }
+    number("session_rate", stage.session_rate, false)?;
+    number("num_sessions", integer(stage.num_sessions), false)?;
+    number("timeout", stage.timeout, false)
+}
+
+fn data(config: &Config) -> Checked {
+    let data = &config.data;
+    for (key, given) in [
+        ("data.input_distribution", &data.input_distribution),
+        ("data.output_distribution", &data.output_distribution),
+    ] {
+        given.iter().try_for_each(|given| distribution(given, key))?;
+    }
+    if let Some(trace) = &data.trace {
+        require(data.r#type == DataType::Random, "data.trace", || {
+            "gives lengths to data.type random only".to_owned()
+        })?;
+        require(!trace.file.is_empty(), "data.trace.file", || "required".to_owned())?;
+    }
+    if let Some(shared) = &data.shared_prefix {
+        let key = |name: &str| format!("data.shared_prefix.{name}");
+        for (name, given) in [
+            ("system_prompt_len", &shared.system_prompt_len),
+            ("question_len", &shared.question_len),
+            ("output_len", &shared.output_len),
+        ] {
+            length(given, &key(name))?;
+        }
+        for (name, older, newer) in [
+            ("question_distribution", &shared.question_distribution, &shared.question_len),
+            ("output_distribution", &shared.output_distribution, &shared.output_len),
+        ] {
+            let both = older.is_some() && matches!(newer, LengthOr::Distribution(_));
+            require(!both, &key(name), || "says the same as a distribution in the newer key".to_owned())?;
+            older.iter().try_for_each(|given| distribution(given, &key(name)))?;
+        }
+        require(shared.num_groups > 0, &key("num_groups"), || "must be above 0".to_owned())?;
+        require(shared.num_prompts_per_group > 0, &key("num_prompts_per_group"), || {
+            "must be above 0".to_owned()
+        })?;
+    }
+    if let Some(replay) = &data.conversation_replay {
+        let key = |name: &str| format!("data.conversation_replay.{name}");
+        require(replay.num_conversations > 0, &key("num_conversations"), || "must be above 0".to_owned())?;
+        for (name, given) in [
+            ("dynamic_system_prompt_len", &replay.dynamic_system_prompt_len),
+            ("turns_per_conversation", &replay.turns_per_conversation),
+            ("input_tokens_per_turn", &replay.input_tokens_per_turn),
+            ("output_tokens_per_turn", &replay.output_tokens_per_turn),
+            ("tool_call_latency_sec", &replay.tool_call_latency_sec),
+        ] {
+            given.iter().try_for_each(|given| length(given, &key(name)))?;
+        }
+    }
+    Ok(())
+}
+
+fn length(given: &LengthOr, key: &str) -> Checked {
+    match given {
+        LengthOr::Number(number) => {
+            require((0.0..1e9).contains(number), key, || format!("{number} is no length"))
+        }
+        LengthOr::Distribution(given) => distribution(given, key),
+    }
+}
+
+fn distribution(given: &Distribution, key: &str) -> Checked {
+    let Distribution { min, max, mean, std_dev, variance, .. } = given;
+    require((0..=*max).contains(min), key, || format!("min {min} and max {max}: 0 <= min <= max must hold"))?;
+    require(mean.is_finite(), key, || format!("a mean of {mean}"))?;
+    let both =
+        std_dev.is_some_and(|std_dev| std_dev > 0.0) && variance.is_some_and(|variance| variance > 0.0);
+    require(!both, key, || "std_dev and variance say the same; give one".to_owned())?;
+    let deviation = given.deviation();
+    require(deviation >= 0.0 && deviation.is_finite(), key, || "std_dev must be 0 or more".to_owned())
+}
+
+fn breakers(config: &Config) -> Checked {
+    let known: &[CircuitBreaker] = config.circuit_breakers.as_deref().unwrap_or_default();
+    for name in &config.load.circuit_breakers {
+        require(known.iter().any(|breaker| breaker.name == *name), "load.circuit_breakers", || {
+            format!("there is no circuit breaker {name:?} in circuit_breakers")
+        })?;
+    }
+    for (number, breaker) in known.iter().enumerate() {
+        let key = |name: &str| format!("circuit_breakers[{number}].{name}");
+        require(!breaker.name.is_empty(), &key("name"), || "required".to_owned())?;
+        require(!breaker.metrics.matches.is_empty(), &key("metrics.matches"), || {
+            "give at least one".to_owned()
+        })?;
+        for trigger in &breaker.triggers {
+            let window = trigger.window_sec.is_some_and(|window| window > 0.0);
+            let sound = match trigger.r#type {
+                TriggerType::Consecutive => trigger.threshold >= 1.0,
+                TriggerType::RateOverWindow => window && (0.0..=1.0).contains(&trigger.threshold),
+            };
+            require(sound, &key("triggers"), || {
+                "consecutive needs a threshold of 1 or more; rate_over_window a window_sec above 0 and a threshold \
+                 from 0 to 1"
+                    .to_owned()
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn metrics(config: &Config) -> Checked {
+    let Some(metrics) = &config.metrics else { return Ok(()) };
+    require(metrics.r#type.is_some(), "metrics.type", || "required: prometheus".to_owned())?;
+    let url = metrics.prometheus.as_ref().and_then(|prometheus| prometheus.url.as_ref());
+    require(url.is_some(), "metrics.prometheus.url", || "required".to_owned())
+}

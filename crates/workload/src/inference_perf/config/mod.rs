@@ -1,0 +1,176 @@
+//! The configuration of inference-perf 0.7.0: its keys, spellings and defaults, and those of ours.
+//!
+//! A file is read, flags go over it, what depends on the machine and the moment is filled in, and the rules between
+//! keys are checked. An unknown key is an error that says where; a key that is known and not implemented is an error
+//! that says so. Nothing is read but the text that is given, and no clock.
+
+mod api;
+mod check;
+mod data;
+mod extension;
+mod load;
+mod overrides;
+mod refused;
+mod replay;
+mod report;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+pub use api::{Api, ApiType, ResponseFormat, ResponseFormatType, Server, ServerType, TokenizerConfig};
+pub use data::{ConversationReplay, Data, DataType, Distribution, DistributionType, LengthOr, SharedPrefix};
+pub use extension::{ArrivalMode, Extension, SweepMode};
+pub use load::{AdapterShare, Load, LoadType, Stage, Sweep, SweepType, Trace, TraceFormat};
+pub use replay::{OtelReplay, SyntheticAgentic, VisionArena, WekaReplay};
+pub use report::{
+    BreakerMetrics, CircuitBreaker, CloudStorage, Goodput, LocalStorage, Metrics, MetricsType,
+    PerRequestFields, PrometheusConfig, PrometheusReports, ReportConfig, RequestLifecycle, S3Storage,
+    SessionLifecycle, Storage, Trigger, TriggerType,
+};
+pub use schema::Key;
+use schema::{Described, closest, section};
+
+section! {
+    /// The whole file.
+    Config {
+        /// How requests are written.
+        api: Api = Api::default();
+        /// What is sent.
+        data: Data = Data::default();
+        /// When it is sent.
+        load: Load = Load::default();
+        /// Where the server's own figures come from.
+        metrics: Option<Metrics> = None;
+        /// Which reports are written.
+        report: ReportConfig = ReportConfig::default();
+        /// Where they go.
+        storage: Storage = Storage::default();
+        /// The server under load. Required.
+        server: Option<Server> = None;
+        /// Counts tokens.
+        tokenizer: Option<TokenizerConfig> = None;
+        /// What ends a run when requests go wrong.
+        circuit_breakers: Option<Vec<CircuitBreaker>> = None;
+        /// Keys that inference-perf does not have.
+        evenload: Extension = Extension::default();
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file does not say what it should.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: u64,
+        /// From 1.
+        column: u64,
+        /// What is wrong.
+        message: String,
+    },
+    /// A flag does not say what it should.
+    #[error("--{flag}: {message}")]
+    Flag {
+        /// The flag.
+        flag: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// Keys that do not go together.
+    #[error("{key}: {message}")]
+    Key {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// What depends on the machine and the moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// Cores of this machine.
+    pub cores: u32,
+    /// Milliseconds since 1970: the seed where none is given.
+    pub now_ms: u64,
+    /// What `{timestamp}` in paths becomes.
+    pub timestamp: &'a str,
+}
+
+impl Config {
+    /// Reads the text of a file; `path` is its name in errors.
+    pub fn from_yaml(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        if text.lines().all(|line| line.trim_start().is_empty() || line.trim_start().starts_with('#')) {
+            return Ok(Self::default());
+        }
+        let options = serde_saphyr::options! { with_snippet: false };
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+            let location = error.location();
+            let formatter = serde_saphyr::UserMessageFormatter;
+            let message = serde_saphyr::MessageFormatter::format_message(&formatter, &error).into_owned();
+            ConfigError::Parse {
+                path: path.into(),
+                line: location.map_or(1, |location| location.line()),
+                column: location.map_or(1, |location| location.column()),
+                message: with_suggestion(&message),
+            }
+        })
+    }
+
+    /// All keys, in the order of the file.
+    pub fn all_keys() -> Vec<Key> {
+        let mut keys = Vec::new();
+        Self::keys("", &mut keys);
+        keys
+    }
+
+    /// Fills in what depends on the machine and the moment, and checks the rules between keys.
+    pub fn resolve(mut self, surroundings: Surroundings<'_>) -> Result<Self, ConfigError> {
+        self.load.num_workers.get_or_insert(surroundings.cores.max(1));
+        self.load.base_seed.get_or_insert(surroundings.now_ms);
+        let path = &mut self.storage.local_storage.path;
+        *path = path.replace("{timestamp}", surroundings.timestamp);
+        refused::check(&self)?;
+        check::check(&self)?;
+        Ok(self)
+    }
+
+    /// The server; the default where none is named, which [`resolve`](Self::resolve) does not let pass.
+    pub fn server(&self) -> Server {
+        self.server.clone().unwrap_or_default()
+    }
+
+    /// The seed of everything random.
+    pub fn seed(&self) -> u64 {
+        self.load.base_seed.unwrap_or_default()
+    }
+
+    /// The text of a file that says the same.
+    pub fn to_yaml(&self) -> String {
+        serde_saphyr::to_string(self).unwrap_or_default()
+    }
+}
+
+impl ConfigError {
+    pub(crate) fn key(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Key { key: key.into(), message: message.into() }
+    }
+}
+
+/// Adds the key that was probably meant to a message about an unknown one.
+fn with_suggestion(message: &str) -> String {
+    let parts = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+    let Some((unknown, rest)) = parts else { return message.to_owned() };
+    let (_, known) =
+        rest.split_once("one of ").unwrap_or((rest, rest.rsplit(' ').next().unwrap_or_default()));
+    let known = known.split(", ").map(|name| name.trim_matches('`'));
+    match closest(unknown, known) {
+        Some(meant) => format!("unknown key `{unknown}`; did you mean `{meant}`?"),
+        None => format!("unknown key `{unknown}`{rest}"),
+    }
+}

@@ -1,0 +1,49 @@
+//! Keys that are known and not implemented: each is refused by its name, never ignored.
+
+use super::{Config, ConfigError, DataType};
+
+pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
+    let data = &config.data;
+    let shared_media = data.shared_prefix.as_ref().is_some_and(|shared| shared.multimodal.is_some());
+    let managed = config.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref());
+    let server = config.server();
+    let kind = format!("data.type: {}", data.r#type.word());
+    let refused: [(bool, &str, &str); 14] = [
+        (data.r#type == DataType::OtelTraceReplay, &kind, "recorded calls"),
+        (data.r#type == DataType::WekaTraceReplay, &kind, "recorded agents"),
+        (data.r#type == DataType::SyntheticAgentic, &kind, "made-up agents"),
+        (data.r#type == DataType::VisionArena, &kind, "pictures"),
+        (data.multimodal.is_some(), "data.multimodal", "pictures, films and sound"),
+        (shared_media, "data.shared_prefix.multimodal", "pictures, films and sound"),
+        (data.use_chat_template, "data.use_chat_template", "chat templates; use api.type: chat"),
+        (data.otel_trace_replay.is_some(), "data.otel_trace_replay", "recorded calls"),
+        (data.weka_trace_replay.is_some(), "data.weka_trace_replay", "recorded agents"),
+        (data.synthetic_agentic.is_some(), "data.synthetic_agentic", "made-up agents"),
+        (data.visionarena.is_some(), "data.visionarena", "pictures"),
+        (
+            config.api.session_token_header_key.is_some(),
+            "api.session_token_header_key",
+            "tokens that the server hands out; api.session_id_header_key names sessions",
+        ),
+        (
+            managed.is_some_and(|prometheus| prometheus.google_managed),
+            "metrics.prometheus.google_managed",
+            "managed Prometheus; give metrics.prometheus.url",
+        ),
+        (
+            server.cert_path.is_some() || server.key_path.is_some(),
+            "server.cert_path and server.key_path",
+            "TLS; put a TLS proxy in front of the server",
+        ),
+    ];
+    let storage = &config.storage;
+    let buckets = [
+        (storage.google_cloud_storage.is_some(), "storage.google_cloud_storage"),
+        (storage.simple_storage_service.is_some(), "storage.simple_storage_service"),
+    ];
+    let buckets = buckets.map(|(is_set, key)| (is_set, key, "object storage; reports go to local_storage"));
+    match refused.into_iter().chain(buckets).find(|(is_set, ..)| *is_set) {
+        Some((_, key, what)) => Err(ConfigError::key(key, format!("not implemented: {what}"))),
+        None => Ok(()),
+    }
+}

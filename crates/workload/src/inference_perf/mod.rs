@@ -1,0 +1,20 @@
+//! inference-perf's configuration file, and the workloads that it describes.
+//!
+//! [`Config`] is the file; [`Workload`] is what it sends, by stages. Times, texts, lengths, adapters and order are a
+//! function of the seed and of a request's place in the run alone: neither the number of threads nor that of the
+//! machines that share a run changes any of them. Nothing is fetched from a hub.
+
+mod config;
+mod files;
+mod lengths;
+mod prompts;
+mod source;
+mod stage;
+mod talks;
+#[cfg(test)]
+mod tests;
+mod times;
+mod trace;
+
+pub use config::*;
+pub use stage::{Law, Shard, StageLoad, StagePlan, Workload};

@@ -1,0 +1,328 @@
+//! The stages of a run, and their arrivals.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{
+    ArrivalMode, Config, LoadType, Stage,
+    source::{Source, Traffic, tokenizer},
+    times::{Times, count, times},
+    trace::Rows,
+};
+use crate::{Arrival, Error, Pattern, RequestTemplate, Session};
+
+/// Bits of a session's id below the number of its stage.
+const STAGE_SHIFT: u32 = 48;
+/// Requests whose data is read where the number is not known beforehand.
+const SWEEP_REQUESTS: usize = 100_000;
+
+/// Everything that a configuration says about what is sent, and when.
+pub struct Workload {
+    traffic: Traffic,
+    /// Times of `trace_replay`.
+    trace: Option<Arc<[Duration]>>,
+    /// Requests a stage has, where a trace says so.
+    rows: Option<u64>,
+    mode: ArrivalMode,
+    seed: u64,
+    /// Number of the next stage's first request or session.
+    next: u64,
+    notes: Vec<String>,
+}
+
+/// A share of the whole: the `index`th of `count`, from 0.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Shard {
+    /// From 0.
+    pub index: u32,
+    /// At least 1.
+    pub count: u32,
+}
+
+/// A stage, as it will be run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StagePlan {
+    /// Place among the stages; names the files.
+    pub number: u16,
+    /// What starts its requests.
+    pub law: Law,
+    /// Requests a second that are asked for.
+    pub requested_rate: Option<f64>,
+    /// Its length as asked for.
+    pub duration: Option<Duration>,
+    /// Requests; for sessions, sessions; all shards together.
+    pub count: Option<u64>,
+}
+
+/// What starts the requests of a stage.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Law {
+    /// A rate.
+    Rate(Pattern, f64, u64),
+    /// A trace.
+    Trace,
+    /// The end of an earlier one: so many at a time.
+    Closed(u32),
+    /// The same for sessions: so many at a time (`None`: all at once), and no more than so many started a second.
+    Sessions(Option<u32>, Option<f64>),
+}
+
+/// What a stage starts, in order.
+pub struct StageLoad {
+    /// Sessions with their times.
+    pub arrivals: Box<dyn Iterator<Item = Arrival> + Send>,
+    /// The most requests to send, where the arrivals alone do not say.
+    pub requests: Option<u64>,
+    /// Sessions of several turns are among them.
+    pub has_sessions: bool,
+}
+
+impl Shard {
+    /// The whole.
+    pub const WHOLE: Self = Self { index: 0, count: 1 };
+
+    /// This shard's share of `number` things that are dealt out in turn.
+    pub fn share(self, number: u64) -> u64 {
+        let (index, count) = (u64::from(self.index), u64::from(self.count));
+        number / count + u64::from(number % count > index)
+    }
+
+    /// Whether thing `number` is this shard's.
+    fn has(self, number: u64) -> bool {
+        number % u64::from(self.count) == u64::from(self.index)
+    }
+}
+
+impl Workload {
+    /// Reads the data that a configuration names, for the model `model`.
+    pub fn load(config: &Config, model: &str) -> Result<Self, Error> {
+        let (tokenizer, note) = tokenizer(config)?;
+        let stages = config.load.stages.iter();
+        let asked = stages.map(|stage| match (stage.rate, stage.duration, stage.num_requests) {
+            (_, _, Some(requests)) => requests,
+            (Some(rate), Some(duration), None) => count(rate, duration),
+            _ => 0,
+        });
+        let asked: u64 = asked.sum();
+        let open_ended = config.load.sweep.is_some() || config.load.r#type == LoadType::TraceReplay;
+        let limit = if open_ended { SWEEP_REQUESTS } else { usize::try_from(asked).unwrap_or(usize::MAX) };
+        let loaded = Traffic::load(config, model, tokenizer, limit.max(1))?;
+        let mut notes: Vec<String> = note.into_iter().chain(loaded.notes).collect();
+        let trace = match (config.load.r#type, &config.load.trace) {
+            (LoadType::TraceReplay, Some(trace)) => {
+                let template = RequestTemplate::new(protocol::Endpoint::Completions, model);
+                let rows = Rows::load(trace, &template, config.evenload.trace_speed)?;
+                notes.extend(
+                    rows.notes.iter().filter(|note| !notes.contains(note)).cloned().collect::<Vec<_>>(),
+                );
+                Some(rows.rows.iter().map(|row| row.at).collect())
+            }
+            _ => None,
+        };
+        Ok(Self {
+            traffic: loaded.traffic,
+            trace,
+            rows: loaded.rows,
+            mode: config.evenload.arrival,
+            seed: config.seed(),
+            next: 0,
+            notes,
+        })
+    }
+
+    /// What the user should know about the data.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The stages of a configuration, and what the user should know about them.
+    pub fn stages(&self, config: &Config) -> (Vec<StagePlan>, Vec<String>) {
+        let mut notes = Vec::new();
+        let default = [Stage::default()];
+        let given = match (config.load.r#type, config.load.stages.as_slice()) {
+            (LoadType::TraceReplay, []) => &default,
+            (_, given) => given,
+        };
+        let plan = |(number, stage): (usize, &Stage)| {
+            self.stage(config.load.r#type, number as u16, stage, &mut notes)
+        };
+        (given.iter().enumerate().map(plan).collect(), notes)
+    }
+
+    fn stage(&self, kind: LoadType, number: u16, stage: &Stage, notes: &mut Vec<String>) -> StagePlan {
+        let (rate, duration) = (stage.rate.unwrap_or(1.0), stage.duration.unwrap_or(1));
+        let mut plan = StagePlan {
+            number,
+            law: Law::Rate(Pattern::Constant, rate, duration),
+            requested_rate: Some(rate),
+            duration: Some(Duration::from_secs(duration)),
+            count: Some(count(rate, duration)),
+        };
+        match kind {
+            LoadType::Constant | LoadType::Poisson => {
+                let pattern = if kind == LoadType::Poisson { Pattern::Poisson } else { Pattern::Constant };
+                // Only lengths come from the trace then: as many requests as it has.
+                let duration = match self.rows {
+                    Some(rows) => (rows as f64 / rate).ceil() as u64,
+                    None => duration,
+                };
+                plan.law = Law::Rate(pattern, rate, duration);
+                plan.count = Some(self.rows.unwrap_or(count(rate, duration)));
+            }
+            LoadType::TraceReplay => {
+                let trace = self.trace.as_deref().unwrap_or_default();
+                let there = trace.len() as u64;
+                let asked = match (stage.rate, stage.duration) {
+                    (Some(rate), Some(duration)) if self.rows.is_none() => count(rate, duration),
+                    _ => there,
+                };
+                if asked > there {
+                    notes.push(format!(
+                        "stage {number} asks for {asked} requests, and the trace has {there}: it ends with the trace"
+                    ));
+                }
+                let taken = asked.min(there);
+                let span = taken.checked_sub(1).map_or(Duration::ZERO, |last| trace[last as usize]);
+                plan.law = Law::Trace;
+                plan.count = Some(taken);
+                plan.duration = Some(span);
+                plan.requested_rate =
+                    (taken > 1 && !span.is_zero()).then(|| (taken - 1) as f64 / span.as_secs_f64());
+            }
+            LoadType::Concurrent => {
+                plan.law = Law::Closed(stage.concurrency_level.unwrap_or(1));
+                (plan.requested_rate, plan.duration) = (None, None);
+                plan.count = stage.num_requests;
+            }
+            LoadType::TraceSessionReplay => {
+                let at_once = stage.concurrent_sessions.filter(|sessions| *sessions > 0);
+                plan.law = Law::Sessions(at_once, stage.session_rate);
+                plan.requested_rate = None;
+                plan.duration = stage.timeout.map(Duration::from_secs_f64);
+                let slots = match &self.traffic.source {
+                    Source::Talks(talks) => talks.slots(),
+                    Source::Requests(_) => 1,
+                };
+                plan.count = Some(stage.num_sessions.unwrap_or(slots));
+            }
+        }
+        plan
+    }
+
+    /// What a stage starts. Stages go on in the data where the one before it ended.
+    pub fn start(&mut self, plan: &StagePlan, shard: Shard) -> Result<StageLoad, Error> {
+        let first = self.next;
+        self.next += plan.count.unwrap_or(0);
+        let stage = u64::from(plan.number) << STAGE_SHIFT;
+        let planned = usize::try_from(plan.count.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+        let times: Times = match plan.law {
+            Law::Rate(pattern, rate, duration) => {
+                let purpose = format!("stage {}", plan.number);
+                Box::new(times(pattern, self.mode, rate, duration, self.seed, &purpose)?.take(planned))
+            }
+            Law::Trace => {
+                let trace = self.trace.clone().unwrap_or_else(|| Arc::from([]));
+                Box::new((0..planned.min(trace.len())).map(move |place| trace[place]))
+            }
+            Law::Closed(_) | Law::Sessions(_, None) => Box::new(std::iter::repeat_n(Duration::ZERO, planned)),
+            Law::Sessions(_, Some(rate)) => {
+                Box::new((0..planned).map(move |number| Duration::from_secs_f64(number as f64 / rate)))
+            }
+        };
+        let traffic = self.traffic.clone();
+        let session = move |number: u64, turns| Session { id: stage | number, turns, target: None };
+        let mine = move |number: &u64| shard.has(*number);
+        Ok(match &self.traffic.source {
+            Source::Requests(make) => {
+                let make = Arc::clone(make);
+                let numbered = (0_u64..).zip(times).filter(move |(number, _)| mine(number));
+                let arrivals = numbered.map(move |(number, at)| {
+                    let turns = traffic.finish(vec![make(first + number).into()], first + number);
+                    Arrival { at, session: session(number, turns) }
+                });
+                StageLoad { arrivals: Box::new(arrivals), requests: None, has_sessions: false }
+            }
+            Source::Talks(talks) => {
+                let (talks, slots, stage) = (talks.clone(), talks.slots(), plan.number);
+                match plan.law {
+                    Law::Closed(_) | Law::Sessions(..) => {
+                        // Whole sessions, in turn; a closed loop of requests is ended by their number.
+                        let by_request = matches!(plan.law, Law::Closed(_));
+                        let share = shard.share(planned as u64);
+                        let arrivals = (0_u64..).zip(times).filter(move |(number, _)| mine(number)).map(
+                            move |(number, at)| {
+                                let (slot, round) = (number % slots, (first + number) / slots);
+                                let turns = talks.turns(slot, round).map_or(planned, |turns| turns as usize);
+                                let turns = talks.session(stage, slot, round, turns.min(planned));
+                                Arrival {
+                                    at,
+                                    session: session(number, traffic.finish(turns, first + number)),
+                                }
+                            },
+                        );
+                        StageLoad {
+                            arrivals: Box::new(arrivals),
+                            requests: by_request.then_some(share),
+                            has_sessions: true,
+                        }
+                    }
+                    Law::Rate(..) | Law::Trace => {
+                        let sessions = dealt(&talks, &times.collect::<Vec<_>>());
+                        let numbered = (0_u64..).zip(sessions).filter(move |(number, _)| mine(number));
+                        let arrivals = numbered.map(move |(number, Dealt { slot, round, times })| {
+                            let mut turns = talks.session(stage, slot, round, times.len());
+                            for (turn, at) in turns.iter_mut().zip(&times).skip(1) {
+                                turn.not_before = Some(*at);
+                            }
+                            let at = times.first().copied().unwrap_or_default();
+                            Arrival { at, session: session(number, traffic.finish(turns, first + number)) }
+                        });
+                        StageLoad { arrivals: Box::new(arrivals), requests: None, has_sessions: true }
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// A session with the times of its turns.
+struct Dealt {
+    slot: u64,
+    round: u64,
+    times: Vec<Duration>,
+}
+
+/// Deals the times of a stage out to the slots in turn, and cuts each slot's times into sessions.
+fn dealt(talks: &super::talks::Talks, times: &[Duration]) -> Vec<Dealt> {
+    let slots = talks.slots().min(times.len() as u64);
+    let mut sessions = Vec::new();
+    for slot in 0..slots {
+        let mut left: Vec<Duration> =
+            times.iter().skip(slot as usize).step_by(talks.slots() as usize).copied().collect();
+        for round in 0.. {
+            if left.is_empty() {
+                break;
+            }
+            let turns = talks.turns(slot, round).map_or(left.len(), |turns| turns as usize).min(left.len());
+            let rest = left.split_off(turns.max(1));
+            sessions.push(Dealt { slot, round, times: std::mem::replace(&mut left, rest) });
+        }
+    }
+    sessions.sort_by_key(|session| session.times.first().copied());
+    sessions
+}
+
+impl fmt::Debug for Workload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Workload")
+            .field("seed", &self.seed)
+            .field("next", &self.next)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for StageLoad {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("StageLoad").field("requests", &self.requests).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,159 @@
+//! The flags that say what prompts are made of, and the prompts.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use workload::{
+    PoemPrompts, PythonRandom, RandomPrompts, ShareGptRule, ShareGptSettings, TextPrompts, Tokenizer,
+    poem_prompts, random_prompts, read_sharegpt,
+};
+
+use super::flags::{Arguments, Script};
+
+/// Dataset flags of the scripts.
+#[derive(Debug, Args)]
+pub(super) struct DatasetFlags {
+    /// What prompts are made of: a ShareGPT file, random words, or the lines of a poem in a file.
+    #[arg(long, value_enum, value_name = "NAME", default_value = "sharegpt")]
+    dataset_name: DatasetName,
+    /// ShareGPT file: JSON, plain or gzipped; one that is cut off in the middle too. With sonnet: a text file.
+    #[arg(long, value_name = "FILE")]
+    dataset_path: Option<PathBuf>,
+    /// Output length of all requests, instead of the recorded answers'.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    sharegpt_output_len: Option<u32>,
+    /// Prompt length with random, without the prefix.
+    #[arg(long, value_name = "TOKENS", default_value = "1024", value_parser = clap::value_parser!(u32).range(1..=MOST_TOKENS))]
+    random_input_len: u32,
+    /// Output length with random.
+    #[arg(long, value_name = "TOKENS", default_value = "128", value_parser = clap::value_parser!(u32).range(1..=MOST_TOKENS))]
+    random_output_len: u32,
+    /// Spread of both lengths with random: from this share of the length to the length; with --script vllm, from so
+    /// much below it to so much above it [default: 1, no spread; with --script vllm 0, no spread].
+    #[arg(long, value_name = "SHARE")]
+    random_range_ratio: Option<f64>,
+    /// Tokens at the beginning that all prompts share, with random.
+    #[arg(long, value_name = "TOKENS", default_value = "0", value_parser = clap::value_parser!(u32).range(..=MOST_TOKENS))]
+    random_prefix_len: u32,
+    /// Prompt length with sonnet, the prefix included.
+    #[arg(long, value_name = "TOKENS", default_value = "550", value_parser = clap::value_parser!(u32).range(1..=MOST_TOKENS))]
+    sonnet_input_len: u32,
+    /// Output length with sonnet.
+    #[arg(long, value_name = "TOKENS", default_value = "150", value_parser = clap::value_parser!(u32).range(1..=MOST_TOKENS))]
+    sonnet_output_len: u32,
+    /// Tokens at the beginning that all prompts share, with sonnet.
+    #[arg(long, value_name = "TOKENS", default_value = "200", value_parser = clap::value_parser!(u32).range(1..=MOST_TOKENS))]
+    sonnet_prefix_len: u32,
+}
+
+/// Longest prompt that is made, in tokens.
+const MOST_TOKENS: i64 = workload::MAX_PROMPT_TOKENS as i64;
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum DatasetName {
+    Sharegpt,
+    Random,
+    Sonnet,
+    /// Refused with a word of help: it is a download.
+    #[value(hide = true)]
+    Hf,
+}
+
+// === impl DatasetFlags ===
+
+impl DatasetFlags {
+    /// Says what is missing or does not go together.
+    pub(super) fn check(&self, script: Script) -> Result<(), String> {
+        match (self.dataset_name, &self.dataset_path) {
+            (DatasetName::Hf, _) => {
+                Err("--dataset-name hf is a download, and evenload downloads nothing: save it \
+                                         as a ShareGPT file and give that with --dataset-path"
+                    .to_owned())
+            }
+            (DatasetName::Sharegpt, None) => {
+                Err("--dataset-path is missing: name a ShareGPT file, or use --dataset-name random"
+                    .to_owned())
+            }
+            (DatasetName::Sonnet, None) => {
+                Err("--dataset-path is missing: name a text file for --dataset-name sonnet".to_owned())
+            }
+            (DatasetName::Random, Some(path)) => {
+                Err(format!("--dataset-name random reads no file, not {}", path.display()))
+            }
+            _ => self.ranges(script).map(|_| ()),
+        }
+    }
+
+    /// The file, where there is one.
+    pub(super) fn path(&self) -> &Path {
+        self.dataset_path.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// Random prompts have no answers that could end: vLLM's script asks for the whole length.
+    pub(super) fn wants_full_answers(&self, script: Script) -> bool {
+        self.dataset_name == DatasetName::Random && script == Script::Vllm
+    }
+
+    /// Whether prompts come from conversations.
+    pub(super) fn is_sharegpt(&self) -> bool {
+        self.dataset_name == DatasetName::Sharegpt
+    }
+
+    /// Least and most input and output tokens of random prompts.
+    fn ranges(&self, script: Script) -> Result<[(u32, u32); 2], String> {
+        let lengths = [self.random_input_len, self.random_output_len];
+        let ratio = match (script, self.random_range_ratio) {
+            (_, None) => return Ok(lengths.map(|length| (length, length))),
+            (Script::Kubeai, Some(ratio)) if (0.0..=1.0).contains(&ratio) => ratio,
+            (Script::Vllm, Some(ratio)) if (0.0..1.0).contains(&ratio) => ratio,
+            (_, Some(ratio)) => {
+                return Err(format!("--random-range-ratio {ratio}: give a share between 0 and 1"));
+            }
+        };
+        let part = |length: u32, share: f64| (f64::from(length) * share) as u32;
+        Ok(lengths.map(|length| match script {
+            Script::Kubeai => (part(length, ratio), length),
+            Script::Vllm => (part(length, 1.0 - ratio), part(length, 1.0 + ratio)),
+        }))
+    }
+}
+
+/// Reads or makes the prompts of a run.
+pub(super) fn prompts(
+    arguments: &Arguments,
+    tokenizer: &Tokenizer,
+    random: &mut PythonRandom,
+) -> anyhow::Result<TextPrompts> {
+    let flags = &arguments.dataset;
+    let requests = usize::try_from(arguments.num_prompts)?;
+    Ok(match flags.dataset_name {
+        DatasetName::Random => {
+            let [input, output] = flags.ranges(arguments.script).map_err(anyhow::Error::msg)?;
+            let sizes = RandomPrompts { requests, input, output, prefix: flags.random_prefix_len };
+            random_prompts(&sizes, tokenizer, random)?
+        }
+        DatasetName::Sonnet => {
+            let sizes = PoemPrompts {
+                requests,
+                input: flags.sonnet_input_len,
+                output: flags.sonnet_output_len,
+                prefix: flags.sonnet_prefix_len,
+            };
+            poem_prompts(flags.path(), &sizes, tokenizer, random)?
+        }
+        DatasetName::Sharegpt | DatasetName::Hf => {
+            let settings = ShareGptSettings {
+                rule: match arguments.script {
+                    Script::Kubeai => ShareGptRule::EveryTurn,
+                    Script::Vllm => ShareGptRule::FirstPair,
+                },
+                requests,
+                min_messages: arguments.min_messages,
+                conversations: arguments.conversations,
+                max_prompts: arguments.max_prompts(),
+                output_tokens: flags.sharegpt_output_len,
+            };
+            read_sharegpt(flags.path(), &settings, tokenizer, random)?
+        }
+    })
+}

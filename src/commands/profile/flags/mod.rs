@@ -1,0 +1,15 @@
+//! The flags: names, aliases, units and defaults of AIPerf 0.13, then our own. `docs/profile.md` lists where a
+//! default differs, and why.
+
+mod endpoint;
+mod input;
+mod load;
+mod output;
+mod runs;
+mod values;
+
+pub(crate) use endpoint::{EndpointFlags, EndpointType, WaitMode};
+pub(crate) use input::{InputFlags, RangeRatio};
+pub(crate) use load::{ArrivalPattern, Grace, LoadFlags};
+pub(crate) use output::{ExportLevel, MetricsFormat, OutputFlags, OwnFlags, SloList, Ui};
+pub(crate) use runs::{RunsFlags, SweepMode, SweepType};

@@ -1,0 +1,163 @@
+//! How values are written on the command line.
+
+use std::time::Duration;
+
+use report::aiperf::Slo;
+use serde_json::{Map, Value};
+use workload::{DatasetKind, SequenceLengths};
+
+use super::{Grace, RangeRatio, SloList};
+
+fn number(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(number) if number.is_finite() => Ok(number),
+        _ => Err("not a number".to_owned()),
+    }
+}
+
+/// Zero or more seconds.
+pub(crate) fn fraction_seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || "give a number of seconds, 0 or more".to_owned();
+    Duration::try_from_secs_f64(number(text)?).map_err(|_| wrong())
+}
+
+/// More than zero seconds.
+pub(crate) fn positive_seconds(text: &str) -> Result<Duration, String> {
+    match fraction_seconds(text)? {
+        Duration::ZERO => Err("give a number of seconds above 0".to_owned()),
+        seconds => Ok(seconds),
+    }
+}
+
+/// Zero or more milliseconds.
+pub(crate) fn milliseconds(text: &str) -> Result<Duration, String> {
+    let wrong = || "give a number of milliseconds, 0 or more".to_owned();
+    Duration::try_from_secs_f64(number(text)? / 1e3).map_err(|_| wrong())
+}
+
+/// Seconds, or `inf`.
+pub(crate) fn grace(text: &str) -> Result<Grace, String> {
+    if text.eq_ignore_ascii_case("inf") {
+        Ok(Grace(None))
+    } else {
+        fraction_seconds(text).map(|time| Grace(Some(time)))
+    }
+}
+
+/// A rate or another factor above zero.
+pub(crate) fn positive_rate(text: &str) -> Result<f64, String> {
+    number(text).ok().filter(|rate| *rate > 0.0).ok_or_else(|| "give a number above 0".to_owned())
+}
+
+/// A number of requests or sessions.
+pub(crate) fn positive_count(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "give a whole number of at least 1".to_owned())
+}
+
+/// A number of turns.
+pub(crate) fn turns(text: &str) -> Result<f64, String> {
+    number(text).ok().filter(|turns| *turns >= 1.0).ok_or_else(|| "give a number of at least 1".to_owned())
+}
+
+/// 0 to 1.
+pub(crate) fn share(text: &str) -> Result<f64, String> {
+    number(text)
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| "give a share from 0 to 1".to_owned())
+}
+
+/// 0 to 100, as a share.
+pub(crate) fn percent(text: &str) -> Result<f64, String> {
+    let percent = number(text).ok().filter(|percent| (0.0..=100.0).contains(percent));
+    percent.map(|percent| percent / 100.0).ok_or_else(|| "give a percentage from 0 to 100".to_owned())
+}
+
+/// `KEY:VALUE`, or a JSON object. A value is JSON where it can be read as such, else text.
+pub(crate) fn extra_inputs(text: &str) -> Result<Map<String, Value>, String> {
+    if text.trim_start().starts_with('{') {
+        return serde_json::from_str(text).map_err(|error| error.to_string());
+    }
+    let (key, value) = text.split_once(':').ok_or("write KEY:VALUE, or a JSON object")?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| match value {
+        "True" => true.into(),
+        "False" => false.into(),
+        text => text.into(),
+    });
+    Ok(Map::from_iter([(key.trim().to_owned(), value)]))
+}
+
+/// `NAME:VALUE`, or a JSON object of texts.
+pub(crate) fn header(text: &str) -> Result<Vec<(String, String)>, String> {
+    if text.trim_start().starts_with('{') {
+        let headers: std::collections::BTreeMap<String, String> =
+            serde_json::from_str(text).map_err(|error| error.to_string())?;
+        return Ok(headers.into_iter().collect());
+    }
+    let (name, value) = text.split_once(':').ok_or("write NAME:VALUE, or a JSON object")?;
+    Ok(vec![(name.trim().to_owned(), value.trim().to_owned())])
+}
+
+pub(crate) fn dataset_kind(text: &str) -> Result<DatasetKind, String> {
+    DatasetKind::from_name(text)
+        .ok_or_else(|| format!("choose from {}", DatasetKind::ALL.map(DatasetKind::name).join(", ")))
+}
+
+pub(crate) fn sequence_lengths(text: &str) -> Result<SequenceLengths, String> {
+    SequenceLengths::parse(text).map_err(|error| error.to_string())
+}
+
+/// A number, or an object of two.
+pub(crate) fn range_ratio(text: &str) -> Result<RangeRatio, String> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Both {
+        input: f64,
+        output: f64,
+    }
+    if text.trim_start().starts_with('{') {
+        let Both { input, output } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        return Ok(RangeRatio { input, output });
+    }
+    number(text).map(|ratio| RangeRatio { input: ratio, output: ratio })
+}
+
+pub(crate) fn slos(text: &str) -> Result<SloList, String> {
+    Slo::parse_list(text).map(SloList).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn inputs_are_json_where_they_can_be() {
+        let read = |text| Value::Object(extra_inputs(text).unwrap());
+        assert_eq!(read("temperature:0.5"), json!({"temperature": 0.5}));
+        assert_eq!(read("ignore_eos:true"), json!({"ignore_eos": true}));
+        assert_eq!(read("ignore_eos:True"), json!({"ignore_eos": true}));
+        assert_eq!(read("stop:a:b"), json!({"stop": "a:b"}));
+        assert_eq!(read(r#"{"a": [1], "b": {}}"#), json!({"a": [1], "b": {}}));
+        assert!(extra_inputs("temperature").is_err() && extra_inputs("{").is_err());
+    }
+
+    #[test]
+    fn headers_may_hold_colons() {
+        assert_eq!(header("X-A: b:c").unwrap(), [("X-A".to_owned(), "b:c".to_owned())]);
+        assert_eq!(header(r#"{"A": "1"}"#).unwrap(), [("A".to_owned(), "1".to_owned())]);
+        assert!(header("X-A").is_err());
+    }
+
+    #[test]
+    fn times_and_shares_have_their_ranges() {
+        assert_eq!(grace("inf"), Ok(Grace(None)));
+        assert_eq!(grace("1.5"), Ok(Grace(Some(Duration::from_millis(1500)))));
+        assert!(grace("-1").is_err() && positive_seconds("0").is_err() && fraction_seconds("nan").is_err());
+        assert_eq!((share("0.5"), percent("50")), (Ok(0.5), Ok(0.5)));
+        assert!(share("1.1").is_err() && percent("101").is_err() && positive_rate("0").is_err());
+        assert_eq!(range_ratio("0.25"), Ok(RangeRatio { input: 0.25, output: 0.25 }));
+        assert_eq!(range_ratio(r#"{"input":0.1,"output":0.2}"#), Ok(RangeRatio { input: 0.1, output: 0.2 }));
+    }
+}

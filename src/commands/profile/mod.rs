@@ -1,0 +1,99 @@
+//! `evenload profile`: a load generator with AIPerf's flags and files.
+//!
+//! Flags, files and definitions are those of AIPerf 0.13. What it does not say (each server's figures, how late
+//! requests left, what the engines said of themselves, whether the numbers may be quoted) stands beside its own.
+
+mod check;
+mod data;
+mod engines;
+mod files;
+mod flags;
+mod live;
+mod output;
+mod plan;
+mod recording;
+mod run;
+mod runs;
+mod targets;
+mod unsupported;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+
+use self::{
+    flags::{EndpointFlags, InputFlags, LoadFlags, OutputFlags, OwnFlags, RunsFlags},
+    unsupported::Unsupported,
+};
+use super::{interrupt::Interrupts, refused::NoneOf};
+
+/// Exit status for flags that cannot be used together, as for wrong ones.
+const USAGE: u8 = 2;
+
+/// Flags of `evenload profile`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) endpoint: EndpointFlags,
+    #[command(flatten)]
+    pub(crate) input: InputFlags,
+    #[command(flatten)]
+    pub(crate) load: LoadFlags,
+    #[command(flatten)]
+    pub(crate) runs: RunsFlags,
+    #[command(flatten)]
+    pub(crate) output: OutputFlags,
+    #[command(flatten)]
+    pub(crate) own: OwnFlags,
+    #[command(flatten)]
+    _unsupported: NoneOf<Unsupported>,
+}
+
+/// How the command ended; the exit status is the gravest of several runs'.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Status {
+    /// Everything as it should be.
+    Good,
+    /// The verdict is SUSPECT, and `--strict` was given.
+    Suspect,
+    /// The verdict is INVALID, and `--strict` was given.
+    Invalid,
+    /// A figure is beyond a limit of `--fail-if`.
+    LimitBroken,
+    /// Nothing was answered, too much failed, or a file could not be written.
+    Failed,
+    /// The user ended it.
+    Interrupted,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        if let Err(problem) = self.check() {
+            eprintln!("evenload: {problem}");
+            return Ok(ExitCode::from(USAGE));
+        }
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_max_level(self.output.level())
+            .with_target(false)
+            .without_time()
+            .with_ansi(false)
+            .init();
+        let interrupts = Interrupts::listen().context("cannot wait for signals")?;
+        runs::carry_out(&self, &interrupts).map(ExitCode::from)
+    }
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        Self::from(match status {
+            Status::Good => 0,
+            Status::Failed => 1,
+            Status::LimitBroken => 3,
+            Status::Suspect => 4,
+            Status::Invalid => 5,
+            Status::Interrupted => 130,
+        })
+    }
+}

@@ -1,0 +1,198 @@
+//! Takes the records of a run as they come: figures in bounded memory, lines to files.
+//!
+//! A file that takes no more (a full disk) costs its own lines only: the run goes on, the figures are whole, and the
+//! first thing that went wrong is kept for the end.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::Path,
+};
+
+use anyhow::Context;
+use loadgen::AnswerText;
+use report::{
+    Objective, PhaseShape, Record, Recorder, RunShape,
+    aiperf::{Collector, ProfileWriter, Run, Slices, Slo},
+};
+use serde_json::{Value, json};
+
+use super::{Arguments, files::Files, flags::ExportLevel};
+
+/// What is taken of a run.
+#[derive(Debug)]
+pub(super) struct Recording {
+    pub(super) recorder: Recorder,
+    pub(super) measured: Collector,
+    pub(super) warm_up: Collector,
+    pub(super) by_target: Vec<Collector>,
+    pub(super) slices: Option<Slices>,
+    /// The first thing that could not be written.
+    pub(super) problem: Option<anyhow::Error>,
+    shapes: Vec<PhaseShape>,
+    run_name: String,
+    lines: Option<ProfileWriter<File>>,
+    raw: Option<Lines>,
+    outputs: Option<Lines>,
+}
+
+/// A file of JSON lines, or of the items of a list.
+#[derive(Debug)]
+struct Lines {
+    name: String,
+    file: BufWriter<File>,
+    separator: &'static str,
+    end: &'static str,
+    written: u64,
+}
+
+impl Recording {
+    /// Opens the files of the records, as the flags ask for them.
+    pub(super) fn begin(
+        arguments: &Arguments,
+        files: &Files,
+        run: &Run,
+        shapes: &[PhaseShape],
+    ) -> anyhow::Result<Self> {
+        let output = &arguments.output;
+        let (streams, slos) = (arguments.endpoint.streams(), output.slos());
+        let shape = RunShape { phases: shapes.to_vec(), targets: run.urls.clone() };
+        let objectives: Vec<Objective> = slos.iter().filter_map(|slo| Slo::objective(*slo)).collect();
+        let measured = Collector::new(streams, output.traces(), slos.clone());
+        let level = output.export_level;
+        let lines = (level >= ExportLevel::Records).then(|| {
+            ProfileWriter::create(&files.records(), run, &run.id, shapes, streams, output.export_http_trace)
+        });
+        let raw = (level == ExportLevel::Raw).then(|| Lines::create(&files.raw(), "", "\n", ""));
+        let outputs = output
+            .export_outputs_json
+            .then(|| Lines::create(&files.outputs(), "{\"data\":[\n", ",\n", "\n]}\n"));
+        Ok(Self {
+            recorder: Recorder::new(shape, objectives),
+            slices: output.slice_duration.map(|width| Slices::new(width, measured.clone())),
+            by_target: vec![Collector::for_target(streams, slos); run.urls.len()],
+            warm_up: measured.clone(),
+            measured,
+            problem: None,
+            shapes: shapes.to_vec(),
+            run_name: run.id.clone(),
+            lines: lines.transpose()?,
+            raw: raw.transpose()?,
+            outputs: outputs.transpose()?,
+        })
+    }
+
+    /// Takes one record.
+    pub(super) fn take(&mut self, record: &Record, text: Option<AnswerText>) {
+        self.recorder.push(record);
+        let measured = self.shapes.get(usize::from(record.phase)).is_none_or(|shape| shape.measured);
+        if measured {
+            self.measured.push(record);
+            if let Some(target) = self.by_target.get_mut(usize::from(record.target)) {
+                target.push(record);
+            }
+            if let Some(slices) = &mut self.slices {
+                slices.push(record);
+            }
+        } else {
+            self.warm_up.push(record);
+        }
+        let written =
+            self.lines.as_mut().map_or(Ok(()), |lines| lines.write(record).map_err(anyhow::Error::from));
+        self.heed(written);
+        if let Some(text) = text {
+            let (raw, output) = (self.raw_line(record, &text), self.output_line(record, &text));
+            let written = self.raw.as_mut().map_or(Ok(()), |lines| lines.write(&raw));
+            self.heed(written);
+            let written =
+                self.outputs.as_mut().filter(|_| measured).map_or(Ok(()), |lines| lines.write(&output));
+            self.heed(written);
+        }
+    }
+
+    /// Writes what is held back.
+    pub(super) fn finish(&mut self) {
+        let flushed = self.lines.as_mut().map_or(Ok(()), |lines| lines.flush().map_err(anyhow::Error::from));
+        self.heed(flushed);
+        for lines in [self.raw.as_mut(), self.outputs.as_mut()].into_iter().flatten() {
+            let finished = lines.finish();
+            if let (None, Err(error)) = (&self.problem, finished) {
+                self.problem = Some(error);
+            }
+        }
+    }
+
+    /// Lines of requests that are wholly in their file.
+    pub(super) fn lines_written(&self) -> Option<u64> {
+        self.lines.as_ref().map(ProfileWriter::written)
+    }
+
+    fn heed(&mut self, written: anyhow::Result<()>) {
+        if let (None, Err(error)) = (&self.problem, written) {
+            // Said at once, and again with the figures.
+            tracing::error!("{error:#}; the run goes on without these lines");
+            self.problem = Some(error);
+        }
+    }
+
+    fn name(&self, record: &Record) -> Value {
+        json!({
+            "x_request_id": format!("{}-{}-{}", self.run_name, record.phase, record.index),
+            "x_correlation_id": format!("{}-{}", self.run_name, record.session),
+            "conversation_id": format!("session_{:06}", record.session),
+            "turn_index": record.turn,
+            "url_index": record.target,
+            "benchmark_phase": self.shapes.get(usize::from(record.phase)).map_or("profiling", |shape| shape.name.as_str()),
+        })
+    }
+
+    fn raw_line(&self, record: &Record, text: &AnswerText) -> Value {
+        let bodies = text.bodies.as_deref();
+        let body = |bytes: &[u8]| {
+            serde_json::from_slice::<Value>(bytes).unwrap_or_else(|_| String::from_utf8_lossy(bytes).into())
+        };
+        json!({
+            "metadata": self.name(record),
+            "status": record.status,
+            "payload": bodies.map(|bodies| body(&bodies.request)),
+            "response": bodies.map(|bodies| body(&bodies.answer)),
+        })
+    }
+
+    fn output_line(&self, record: &Record, text: &AnswerText) -> Value {
+        json!({
+            "metadata": self.name(record),
+            "text": text.text,
+            "reasoning": (!text.reasoning.is_empty()).then_some(&text.reasoning),
+        })
+    }
+}
+
+impl Lines {
+    fn create(path: &Path, begin: &str, separator: &'static str, end: &'static str) -> anyhow::Result<Self> {
+        let name = path.display().to_string();
+        let file = File::create(path).with_context(|| format!("cannot create {name}"))?;
+        let mut lines = Self { name, file: BufWriter::new(file), separator, end, written: 0 };
+        lines.put(begin)?;
+        Ok(lines)
+    }
+
+    fn write(&mut self, value: &Value) -> anyhow::Result<()> {
+        let line = value.to_string();
+        if self.written > 0 {
+            self.put(self.separator)?;
+        }
+        self.put(&line)?;
+        self.written += 1;
+        Ok(())
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        self.put(if self.end.is_empty() { "\n" } else { self.end })?;
+        self.file.flush().with_context(|| format!("cannot write {}", self.name))
+    }
+
+    fn put(&mut self, text: &str) -> anyhow::Result<()> {
+        self.file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", self.name))
+    }
+}

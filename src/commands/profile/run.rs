@@ -1,0 +1,213 @@
+//! One run: everything is made before it starts, sent, watched and taken down.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, anyhow};
+use loadgen::{Control, RunEnd, RunSummary, ThreadRole};
+use report::{
+    Assessment, ClientHealth, EngineFigures, Flags, Report,
+    aiperf::{Run, RunKind},
+    judge,
+};
+use workload::{PhaseKind, TokenSource, Tokenizer};
+
+use super::{
+    Arguments, data::Data, engines::Engines, files::Files, live::Live, output, plan::Made,
+    recording::Recording, targets::Servers,
+};
+
+/// Time between two looks at the run.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A run that has ended.
+pub(super) struct Finished {
+    pub(super) run: Run,
+    pub(super) recording: Recording,
+    pub(super) report: Report,
+    pub(super) summary: RunSummary,
+    pub(super) health: ClientHealth,
+    pub(super) assessment: Assessment,
+    /// The metrics pages, and their figures over the measured window.
+    pub(super) engines: Engines,
+    pub(super) figures: Vec<EngineFigures>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Carries out one run; its files go to those of `files`.
+pub(super) fn carry_out(
+    arguments: &Arguments,
+    files: &Files,
+    seed: u64,
+    control: &Control,
+) -> anyhow::Result<Finished> {
+    let mut notes = Vec::new();
+    let tokenizer = tokenizer(arguments, &mut notes)?;
+    let servers = Servers::new(arguments, seed)?;
+    let data = Data::read(arguments, &tokenizer)?;
+    let made = Made::new(arguments, &data, seed)?;
+    notes.extend(data.notes.iter().cloned());
+    std::fs::create_dir_all(&files.directory)
+        .with_context(|| format!("cannot create {}", files.directory.display()))?;
+
+    let urls = servers.urls();
+    if urls.len() > 1 {
+        tracing::info!(
+            "Load balancing enabled: {} URLs with {} strategy",
+            urls.len(),
+            arguments.endpoint.url_strategy
+        );
+    }
+    tracing::info!("Using {}", made.strategy);
+    servers.wait_until_ready(arguments)?;
+    servers.reset_caches(arguments)?;
+
+    let id = run_name();
+    let options = servers.options(arguments, &id);
+    let mut run = Run {
+        id,
+        started_at: SystemTime::now(),
+        input_config: output::input_config(arguments, &made, files),
+        seed: Some(seed),
+        command: command_line(),
+        kind: RunKind::Complete,
+        urls,
+    };
+    let mut recording = Recording::begin(arguments, files, &run, &made.shapes)?;
+    let engines = Engines::new(arguments, &servers);
+    let mut live = Live::new(arguments, &made);
+    let (plan, shapes) = (made.plan, made.shapes);
+    let measured = |phase: usize| shapes.get(phase).is_some_and(|shape| shape.measured);
+    run.started_at = SystemTime::now();
+    let summary = thread::scope(|scope| {
+        engines.watch(scope, arguments, &servers);
+        let sender = scope.spawn(|| {
+            let taken = &mut recording;
+            loadgen::run(plan, &servers.targets, &options, control, |record, text| taken.take(&record, text))
+        });
+        announce(arguments, &servers, measured(0));
+        while !sender.is_finished() {
+            thread::sleep(LOOK);
+            if let Some(phase) = live.look(control) {
+                announce(arguments, &servers, measured(phase));
+            }
+        }
+        live.finish();
+        engines.stop();
+        sender.join().map_err(|_| anyhow!("the load generator broke down"))?.map_err(anyhow::Error::from)
+    })?;
+    if let Err(problem) = servers.profiler(arguments, false) {
+        tracing::warn!("{problem:#}");
+    }
+    recording.finish();
+    run.kind = match summary.end {
+        RunEnd::Complete => RunKind::Complete,
+        RunEnd::Stopped | RunEnd::Aborted => RunKind::Cancelled,
+        RunEnd::TooManyFailed => {
+            let share = arguments.load.failed_request_threshold.unwrap_or_default() * 100.0;
+            RunKind::Incomplete(format!("more than {share} % of the requests failed"))
+        }
+    };
+    let report = recording.recorder.report();
+    let health = health(&summary, data.different_prompts(arguments));
+    let assessment = judge(&report, &health, &Flags::PROFILE);
+    let figures = engines.figures(summary.started_at, window(&summary));
+    Ok(Finished { run, recording, report, summary, health, assessment, engines, figures, notes })
+}
+
+/// Says that a phase begins, and starts the servers' profilers with the measured one.
+fn announce(arguments: &Arguments, servers: &Servers, measured: bool) {
+    if !measured {
+        tracing::info!("evenload is WARMING UP");
+        return;
+    }
+    tracing::info!("evenload is PROFILING");
+    if let Err(problem) = servers.profiler(arguments, true) {
+        tracing::warn!("{problem:#}");
+    }
+}
+
+/// The tokenizer that was asked for; a name that is no file means the estimate, and is said.
+fn tokenizer(arguments: &Arguments, notes: &mut Vec<String>) -> anyhow::Result<Tokenizer> {
+    let Some(name) = arguments.output.tokenizer.as_deref().filter(|name| *name != "builtin") else {
+        return Ok(Tokenizer::estimate());
+    };
+    let path = Path::new(name);
+    let is_hub_name = !path.exists()
+        && name.matches('/').count() <= 1
+        && !name.starts_with(['.', '/', '~'])
+        && path.extension().is_none_or(|ending| ending != "json");
+    if is_hub_name {
+        notes.push(format!("--tokenizer {name} is not a file here, and nothing is downloaded; where a server does not count, four bytes are a token"));
+        return Ok(Tokenizer::estimate());
+    }
+    let tokenizer = Tokenizer::load(path)?;
+    debug_assert_eq!(tokenizer.source(), TokenSource::Tokenizer);
+    Ok(tokenizer)
+}
+
+fn health(summary: &RunSummary, different_prompts: Option<u64>) -> ClientHealth {
+    let client = &summary.client;
+    let io_threads = client.threads.iter().filter(|thread| thread.role == ThreadRole::Io);
+    ClientHealth {
+        io_thread_cpu: io_threads.map(|thread| thread.cpu_share).collect(),
+        payload_reads: client.payload_reads,
+        multi_event_reads: client.bunched_reads,
+        read_lag: client.receive_lag.clone(),
+        peak_in_flight: Some(client.peak_in_flight),
+        reused_prompts: different_prompts,
+        interrupted: matches!(summary.end, RunEnd::Stopped | RunEnd::Aborted),
+    }
+}
+
+/// From the start of the first measured phase to the end of the last.
+pub(super) fn window(summary: &RunSummary) -> (Duration, Duration) {
+    let spans = || {
+        summary.phases.iter().filter(|phase| phase.kind == PhaseKind::Measured).filter_map(|phase| phase.span)
+    };
+    (
+        spans().map(|span| span.0).min().unwrap_or_default(),
+        spans().map(|span| span.1).max().unwrap_or_default(),
+    )
+}
+
+/// Twelve hexadecimal digits that no other run has.
+fn run_name() -> String {
+    format!("{:012x}", drawn() & 0xffff_ffff_ffff)
+}
+
+/// A number that no other run has.
+pub(super) fn drawn() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mixed =
+        (since.as_nanos() as u64 ^ u64::from(std::process::id()) << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ mixed >> 29
+}
+
+fn command_line() -> String {
+    let quoted = |word: String| {
+        let plain = word.chars().all(|letter| letter.is_alphanumeric() || "-_./:=,+@%".contains(letter));
+        if plain && !word.is_empty() { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    };
+    let words = std::env::args_os().skip(1).map(|word| quoted(word.to_string_lossy().into_owned()));
+    std::iter::once("evenload".to_owned()).chain(redacted(words)).collect::<Vec<_>>().join(" ")
+}
+
+/// Without the key.
+fn redacted(words: impl Iterator<Item = String>) -> impl Iterator<Item = String> {
+    let mut secret = false;
+    words.map(move |word| {
+        let hidden = std::mem::replace(&mut secret, word == "--api-key");
+        if hidden {
+            "***".to_owned()
+        } else if word.starts_with("--api-key=") {
+            "--api-key=***".to_owned()
+        } else {
+            word
+        }
+    })
+}

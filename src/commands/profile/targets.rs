@@ -1,0 +1,198 @@
+//! The servers: their URLs, how they share the load, and what is asked of them before and after the measured phase.
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use loadgen::{Ask, Options, Reply, RoundRobin, Routed, Targets, UrlChooser};
+use protocol::Endpoint;
+use routing::PolicyName;
+use workload::{BodyOptions, MaxTokensField, Prompt, Request, write_body};
+
+use super::{
+    Arguments,
+    flags::{EndpointFlags, ExportLevel, WaitMode},
+};
+
+/// Time limit of one look at whether a server is ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The servers of a run.
+#[derive(Debug)]
+pub(super) struct Servers {
+    pub(super) targets: Targets,
+    /// Pages beside those of the targets.
+    pub(super) other_pages: Option<Targets>,
+    /// The policy that shares the load, unless that is AIPerf's own.
+    pub(super) routed: Option<Arc<Routed>>,
+}
+
+impl Servers {
+    pub(super) fn new(arguments: &Arguments, seed: u64) -> anyhow::Result<Self> {
+        let endpoint = &arguments.endpoint;
+        let targets = Targets::resolve(&endpoint.url)?;
+        for (url, reason) in targets.unresolved() {
+            tracing::warn!("{url}: {reason}; its requests will fail");
+        }
+        let routed = match endpoint.url_strategy {
+            PolicyName::RoundRobin => None,
+            policy => Some(Arc::new(Routed::new(policy.into(), &targets, seed)?)),
+        };
+        let pages = &arguments.output.server_metrics;
+        let other_pages =
+            (!pages.is_empty()).then(|| Targets::resolve(pages)).transpose().context("--server-metrics")?;
+        Ok(Self { targets, other_pages, routed })
+    }
+
+    pub(super) fn urls(&self) -> Vec<String> {
+        self.targets.names().map(ToString::to_string).collect()
+    }
+
+    fn chooser(&self) -> Arc<dyn UrlChooser> {
+        match &self.routed {
+            Some(routed) => Arc::clone(routed) as Arc<dyn UrlChooser>,
+            None => Arc::new(RoundRobin),
+        }
+    }
+
+    /// How requests are sent.
+    pub(super) fn options(&self, arguments: &Arguments, run_name: &str) -> Options {
+        let (endpoint, output) = (&arguments.endpoint, &arguments.output);
+        let body = body_options(arguments);
+        let mut options =
+            Options::new(Arc::new(move |request, history, out| write_body(request, history, &body, out)));
+        options.threads = output.workers_max.into();
+        options.precise = arguments.own.precise_pacing;
+        options.kernel_stamps = arguments.own.kernel_timestamps;
+        options.reuse = endpoint.connection_reuse_strategy.into();
+        options.headers = arguments.input.header.concat();
+        options.api_key.clone_from(&endpoint.api_key);
+        options.session_header.clone_from(&endpoint.session_header);
+        options.path.clone_from(&endpoint.custom_endpoint);
+        run_name.clone_into(&mut options.run_name);
+        options.keep_answers = output.export_outputs_json || output.export_level == ExportLevel::Raw;
+        options.keep_bodies = output.export_level == ExportLevel::Raw;
+        options.chooser = self.chooser();
+        options
+    }
+
+    /// Waits until every server is ready.
+    pub(super) fn wait_until_ready(&self, arguments: &Arguments) -> anyhow::Result<()> {
+        let endpoint = &arguments.endpoint;
+        if endpoint.wait_for_model_timeout.is_zero() {
+            return Ok(());
+        }
+        let until = Instant::now() + endpoint.wait_for_model_timeout;
+        for (target, url) in (0..self.targets.count()).zip(self.targets.names()) {
+            while let Err(problem) = self.is_ready(arguments, target) {
+                if Instant::now() + endpoint.wait_for_model_interval > until {
+                    let waited = endpoint.wait_for_model_timeout.as_secs_f64();
+                    bail!("{url} was not ready within --wait-for-model-timeout {waited}: {problem}");
+                }
+                tracing::info!("Waiting for {url}: {problem}");
+                thread::sleep(endpoint.wait_for_model_interval);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self, arguments: &Arguments, target: u16) -> Result<(), String> {
+        let endpoint = &arguments.endpoint;
+        let headers = headers(arguments);
+        let model = endpoint.model_names.first().map_or("", String::as_str);
+        if endpoint.wait_for_model_mode != WaitMode::Inference {
+            let ask = Ask { headers: &headers, ..Ask::get("/v1/models", READY_TIMEOUT) };
+            let reply = success(ask.send(&self.targets, target)?)?;
+            if !String::from_utf8_lossy(&reply.body).contains(model) {
+                return Err(format!("it does not serve {model:?}"));
+            }
+        }
+        if endpoint.wait_for_model_mode != WaitMode::Models {
+            let operation = endpoint.endpoint_type.operation();
+            let mut request = Request::new(operation, model, Prompt::Text("Hello".into()));
+            (request.stream, request.output_tokens) =
+                (false, (operation != Endpoint::Embeddings).then_some(1));
+            let mut body = Vec::new();
+            write_body(&request, &[], &body_options(arguments), &mut body);
+            let path = endpoint.custom_endpoint.as_deref().unwrap_or(operation.path());
+            let ask = Ask {
+                method: "POST",
+                path: Some(path),
+                body: &body,
+                headers: &headers,
+                timeout: READY_TIMEOUT,
+            };
+            success(ask.send(&self.targets, target)?)?;
+        }
+        Ok(())
+    }
+
+    /// Empties the servers' prefix caches.
+    pub(super) fn reset_caches(&self, arguments: &Arguments) -> anyhow::Result<()> {
+        let EndpointFlags { reset_kv_cache_path: path, reset_kv_cache_timeout_seconds: timeout, .. } =
+            &arguments.endpoint;
+        if arguments.endpoint.reset_kv_cache {
+            self.post_to_all(arguments, path, *timeout).context("--reset-kv-cache")?;
+            tracing::info!("Prefix caches were reset");
+        }
+        Ok(())
+    }
+
+    /// Starts or stops the servers' profilers.
+    pub(super) fn profiler(&self, arguments: &Arguments, start: bool) -> anyhow::Result<()> {
+        let endpoint = &arguments.endpoint;
+        if !endpoint.server_profiler {
+            return Ok(());
+        }
+        let path =
+            if start { &endpoint.server_profiler_start_path } else { &endpoint.server_profiler_stop_path };
+        self.post_to_all(arguments, path, endpoint.server_profiler_timeout_seconds)
+            .context("--server-profiler")
+    }
+
+    fn post_to_all(&self, arguments: &Arguments, path: &str, timeout: Duration) -> anyhow::Result<()> {
+        let headers = headers(arguments);
+        for (target, url) in (0..self.targets.count()).zip(self.targets.names()) {
+            let ask = Ask { method: "POST", path: Some(path), body: &[], headers: &headers, timeout };
+            let reply = ask.send(&self.targets, target).and_then(success);
+            reply.map_err(|problem| anyhow::anyhow!("{url}{path}: {problem}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn success(reply: Reply) -> Result<Reply, String> {
+    match reply.status {
+        200..=299 => Ok(reply),
+        status => {
+            let message = protocol::error_message(&reply.body).unwrap_or_default();
+            Err(format!("status {status} {message}").trim_end().to_owned())
+        }
+    }
+}
+
+/// The user's headers, and the key, for requests beside the run.
+fn headers(arguments: &Arguments) -> Vec<(String, String)> {
+    let key =
+        arguments.endpoint.api_key.iter().map(|key| ("Authorization".to_owned(), format!("Bearer {key}")));
+    key.chain(arguments.input.header.concat()).collect()
+}
+
+fn body_options(arguments: &Arguments) -> BodyOptions {
+    let endpoint = &arguments.endpoint;
+    let extra = arguments.input.extra_inputs.iter().flat_map(|inputs| inputs.clone());
+    BodyOptions {
+        include_usage: true,
+        continuous_usage: endpoint.per_chunk_usage,
+        max_tokens_field: if endpoint.use_legacy_max_tokens {
+            MaxTokensField::MaxTokens
+        } else {
+            MaxTokensField::MaxCompletionTokens
+        },
+        extra: extra.collect(),
+        ..BodyOptions::default()
+    }
+}
