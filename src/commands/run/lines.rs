@@ -24,10 +24,6 @@ impl Lines {
         Self(least)
     }
 
-    pub(super) fn debug(&self, text: &str) {
-        self.say(Level::Debug, "", text);
-    }
-
     pub(super) fn info(&self, text: &str) {
         self.say(Level::Info, "", text);
     }
