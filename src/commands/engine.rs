@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use engine::{Adapter, Config, KvEvents, Profile};
+use engine::{Adapter, Config, FixedTimes, KvEvents, Profile};
 use protocol::kv_events::EventFormat;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -52,6 +52,13 @@ pub(crate) struct Arguments {
     /// Refuse larger request bodies.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     max_body_mib: usize,
+    /// Give every request its first token so long after its arrival, whatever the load: no batch, no queue, no
+    /// memory. For measuring load generators.
+    #[arg(long, value_name = "MS", requires = "fixed_itl_ms")]
+    fixed_ttft_ms: Option<f64>,
+    /// The time between its tokens.
+    #[arg(long, value_name = "MS", requires = "fixed_ttft_ms")]
+    fixed_itl_ms: Option<f64>,
     /// Publish what happens to the prefix caches on this port, as vLLM does with --kv-events-config; further
     /// replicas on the ports after it. 0 lets the system choose.
     #[arg(long, value_name = "PORT")]
@@ -146,6 +153,13 @@ impl Arguments {
         let defaults = Config::new(self.numbers.over(profile));
         let startup_delay = Duration::try_from_secs_f64(self.startup_delay)
             .with_context(|| format!("--startup-delay {} is no time", self.startup_delay))?;
+        let fixed = self.fixed_ttft_ms.zip(self.fixed_itl_ms);
+        let fixed_times = fixed.map(|(ttft, itl)| -> anyhow::Result<FixedTimes> {
+            let time = |ms: f64| {
+                Duration::try_from_secs_f64(ms / 1e3).with_context(|| format!("{ms} ms is no time"))
+            };
+            Ok(FixedTimes { first_token: time(ttft)?, between_tokens: time(itl)? })
+        });
         let named = !self.served_model_name.is_empty();
         Ok(Config {
             replicas: self.replicas,
@@ -158,6 +172,7 @@ impl Arguments {
             output_tokens: self.output_tokens,
             startup_delay,
             max_body_bytes: self.max_body_mib.saturating_mul(1 << 20),
+            fixed_times: fixed_times.transpose()?,
             kv_events,
             profile: defaults.profile,
         })

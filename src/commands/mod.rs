@@ -1,6 +1,7 @@
 //! One file a subcommand: each maps its flags to a library's settings, runs it and prints. No logic of its own.
 
 mod bench;
+mod calibrate;
 mod demo;
 mod engine;
 mod engine_profile;
@@ -21,6 +22,8 @@ use clap::Subcommand;
 pub(crate) enum Command {
     /// Run KubeAI's or vLLM's serving benchmark, by its own flags.
     Bench(Box<bench::Arguments>),
+    /// Measure how far this machine's measurements can be trusted.
+    Calibrate(calibrate::Arguments),
     /// Compare routing policies on the published workload: engines, balancer and load in one process.
     Demo(demo::Arguments),
     /// Run simulated vLLM servers.
@@ -42,6 +45,7 @@ impl Command {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Bench(arguments) => arguments.run(),
+            Self::Calibrate(arguments) => arguments.run(),
             Self::Demo(arguments) => arguments.run(),
             Self::Engine(arguments) => arguments.run(),
             Self::Profile(arguments) => arguments.run(),

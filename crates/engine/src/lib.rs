@@ -10,6 +10,6 @@ mod profile;
 mod scheduler;
 mod sequence;
 
-pub use face::{Adapter, Config, Fleet, InvalidConfig, KvEvents, ServeError, serve};
+pub use face::{Adapter, Config, FixedTimes, Fleet, InvalidConfig, KvEvents, ServeError, serve};
 pub use profile::{InvalidProfile, Profile};
 pub use scheduler::{CacheChange, Counters, Event, Rejected, Scheduler, Snapshot, Step, Submission};

@@ -23,9 +23,6 @@ use serde::{Deserialize, Deserializer};
 pub use sections::{CheckConfig, Checks, HealthConfig, LimitConfig, Limits, PolicyFlags, RetryConfig};
 pub use units::{EventSource, ReplicaUrl, Seconds, ValueError};
 
-/// The policy where none is chosen.
-pub const DEFAULT_POLICY: PolicyName = PolicyName::LeastRequests;
-
 /// What was written in a file or in flags.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, clap::Args)]
 #[serde(default, deny_unknown_fields)]
@@ -42,7 +39,7 @@ pub struct Config {
     /// Base URL of a replica; repeat it for each one.
     #[arg(long = "replica", value_name = "URL")]
     pub replicas: Vec<ReplicaConfig>,
-    /// Policy that picks a replica [default: least_requests].
+    /// Policy that picks a replica [default: prefix_aware].
     #[arg(long, value_name = "NAME")]
     pub policy: Option<PolicySettings>,
     #[serde(skip)]
@@ -278,7 +275,7 @@ impl Config {
 
     /// Fills what is not said with the defaults, and refuses what cannot be used.
     pub fn resolve(&self) -> Result<Settings, ConfigError> {
-        let mut policy = self.policy.clone().unwrap_or_else(|| DEFAULT_POLICY.into());
+        let mut policy = self.policy.clone().unwrap_or_default();
         self.policy_flags.apply(&mut policy)?;
         let checks = self.checks.resolve();
         let settings = Settings {

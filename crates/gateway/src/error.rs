@@ -71,6 +71,8 @@ reasons! {
     NoReplica "no_replica" 503
     /// Too many request bytes are held in memory.
     BufferFull "buffer_full" 503
+    /// This process has no file descriptor left for a connection to a replica.
+    NoDescriptor "no_descriptor" 503
     /// No replica that could serve the request accepts connections.
     ConnectFailed "connect_failed" 503
     /// Connecting took too long, at every replica that was tried.

@@ -211,19 +211,34 @@ async fn connect(client: &Client, backend: &Backend) -> Result<Connection, Failu
                 backend.metrics.connects.add(1);
                 return Ok(connection);
             }
-            Some(Err(error)) => {
-                let error: io::Error = error;
+            Some(Err(error)) if is_own_want(&error) => {
                 tracing::debug!(%address, %error, "cannot connect");
+                // That says nothing about the replica.
+                return Err(Failure {
+                    outcome: Outcome::Abandoned,
+                    reason: Reason::NoDescriptor,
+                    sent: false,
+                });
             }
+            Some(Err(error)) => tracing::debug!(%address, %error, "cannot connect"),
             None => return Err(failure(Reason::ConnectTimeout)),
         }
     }
     Err(failure(Reason::ConnectFailed))
 }
 
+/// Whether it is this process or this machine that has no room for another socket.
+fn is_own_want(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// The error answer when an attempt failed and is not repeated.
 fn failed(failure: &Failure, backend: &Backend) -> Refusal {
     let what = match failure.reason {
+        Reason::NoDescriptor => "cannot be reached: evenload has too many open files; raise the limit",
         Reason::ConnectFailed => "does not accept connections",
         Reason::ConnectTimeout => "did not accept the connection in time",
         Reason::UpstreamTimeout => "did not answer in time",

@@ -33,9 +33,8 @@ mod watch;
 mod worker;
 
 pub use config::{
-    AccessLog, CheckConfig, Checks, Config, ConfigError, DEFAULT_POLICY, EventSource, HealthConfig,
-    LimitConfig, Limits, LogFormat, LogLevel, PolicyFlags, ReplicaConfig, ReplicaUrl, RetryConfig, Seconds,
-    Settings, ValueError,
+    AccessLog, CheckConfig, Checks, Config, ConfigError, EventSource, HealthConfig, LimitConfig, Limits,
+    LogFormat, LogLevel, PolicyFlags, ReplicaConfig, ReplicaUrl, RetryConfig, Seconds, Settings, ValueError,
 };
 pub use error::Reason;
 pub use lifecycle::{Handle, StartError, start};

@@ -107,13 +107,19 @@ async fn scrape(shared: Arc<Shared>, backend: Arc<Backend>) {
     let mut readable = true;
     while let Some(replica) = shared.fleet.replica(backend.id) {
         let problem = match probe::get(&backend, METRICS_PATH, METRICS_TIMEOUT, MOST_METRICS_BYTES).await {
-            Ok((status, page)) if status.is_success() => match report(&page) {
-                Some(report) => {
-                    replica.report(report, shared.fleet.now());
-                    None
+            Ok((status, page)) if status.is_success() => {
+                let metrics = EngineMetrics::read(&page);
+                if let Some(tokens) = cache_tokens(&metrics) {
+                    replica.set_cache_tokens(tokens);
                 }
-                None => Some("the page has no queue length".to_owned()),
-            },
+                match report(&metrics) {
+                    Some(report) => {
+                        replica.report(report, shared.fleet.now());
+                        None
+                    }
+                    None => Some("the page has no queue length".to_owned()),
+                }
+            }
             Ok((status, _)) => Some(format!("{METRICS_PATH} answers {status}")),
             Err(error) => Some(error.to_string()),
         };
@@ -130,9 +136,12 @@ async fn scrape(shared: Arc<Shared>, backend: Arc<Backend>) {
     }
 }
 
-fn report(page: &[u8]) -> Option<EngineReport> {
-    let metrics = EngineMetrics::read(page);
+fn report(metrics: &EngineMetrics) -> Option<EngineReport> {
     Some(EngineReport { running: whole(metrics.running?)?, waiting: whole(metrics.waiting?)? })
+}
+
+fn cache_tokens(metrics: &EngineMetrics) -> Option<u64> {
+    whole(metrics.block_size? * metrics.kv_blocks?)
 }
 
 /// A gauge as a count; nonsense is unknown.
@@ -147,7 +156,7 @@ mod tests {
     #[test]
     fn pages_give_a_report_or_nothing() {
         let page = b"vllm:num_requests_running{model_name=\"m\"} 3.0\nvllm:num_requests_waiting 2\n";
-        assert_eq!(report(page), Some(EngineReport { running: 3, waiting: 2 }));
+        assert_eq!(report(&EngineMetrics::read(page)), Some(EngineReport { running: 3, waiting: 2 }));
         for bad in [
             &b""[..],
             b"vllm:num_requests_running 3\n",
@@ -156,7 +165,7 @@ mod tests {
             b"vllm:num_requests_running -1\nvllm:num_requests_waiting 1\n",
             b"\xff\xfe not a page",
         ] {
-            assert_eq!(report(bad), None);
+            assert_eq!(report(&EngineMetrics::read(bad)), None);
         }
     }
 }

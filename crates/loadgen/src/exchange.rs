@@ -42,6 +42,7 @@ pub(crate) struct Exchange {
     pub(crate) retries: u16,
     pub(crate) retried_for: Duration,
     pub(crate) request_bytes: usize,
+    pub(crate) response_bytes: u64,
     /// The body, where it is kept.
     pub(crate) kept_body: Option<Vec<u8>>,
     /// It holds a slot of the limit on prefills.
@@ -65,6 +66,7 @@ impl Exchange {
             answer: new_answer(request, keep_text, options.keep_bodies),
             request_bytes: session.body.len(),
             kept_body: options.keep_bodies.then(|| session.body.clone()),
+            response_bytes: 0,
             begun,
             retries: 0,
             retried_for: Duration::ZERO,
@@ -161,6 +163,7 @@ impl Exchange {
             cached_tokens: usage.and_then(|usage| usage.cached_tokens),
             status: response.status(),
             request_bytes: u32::try_from(self.request_bytes).unwrap_or(u32::MAX),
+            response_bytes: self.response_bytes,
             retries: self.retries,
             retried_for: self.retried_for,
             ..unsent(&session, phase, outcome, done)
@@ -207,7 +210,11 @@ pub(crate) fn unsent(session: &Session, phase: u16, outcome: Outcome, done: Dura
         cached_tokens: None,
         requested_tokens: request.output_tokens,
         status: None,
+        own_input_tokens: (session.input_tokens.source != CountSource::Estimate)
+            .then_some(session.input_tokens.tokens),
+        own_output_tokens: None,
         request_bytes: u32::try_from(session.body.len()).unwrap_or(u32::MAX),
+        response_bytes: 0,
         retries: 0,
         retried_for: Duration::ZERO,
         outcome,

@@ -46,7 +46,7 @@ pub use aside::{Ask, Reply, Stop};
 pub use chooser::{Choice, Features, Guard, RoundRobin, RouteKey, UrlChooser};
 pub use control::{Control, Progress};
 pub use error::Error;
-pub use options::{Options, Render, Retries, Reuse};
+pub use options::{CountPrompt, Options, Render, Retries, Reuse};
 pub use routed::Routed;
 pub use run::run;
 pub use summary::{ClientSummary, PhaseSummary, RunEnd, RunSummary, ThreadRole, ThreadSummary};

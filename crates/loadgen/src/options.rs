@@ -13,6 +13,9 @@ use crate::{RoundRobin, UrlChooser};
 /// Writes the body of a request to the end of the buffer, with the earlier messages of its session before its own.
 pub type Render = Arc<dyn Fn(&Request, &[Message], &mut Vec<u8>) + Send + Sync>;
 
+/// Counts the tokens of a request's prompt, with the earlier messages of its session before its own.
+pub type CountPrompt = Arc<dyn Fn(&Request, &[Message]) -> Option<u32> + Send + Sync>;
+
 /// How a plan is sent.
 #[derive(Clone)]
 pub struct Options {
@@ -47,6 +50,8 @@ pub struct Options {
     pub keep_bodies: bool,
     /// Chooses the target of each session.
     pub chooser: Arc<dyn UrlChooser>,
+    /// Counts prompts, where the dataset's word is not enough.
+    pub count_prompt: Option<CountPrompt>,
     /// Writes bodies.
     pub render: Render,
 }
@@ -104,6 +109,7 @@ impl Options {
             keep_answers: false,
             keep_bodies: false,
             chooser: Arc::new(RoundRobin),
+            count_prompt: None,
             render,
         }
     }

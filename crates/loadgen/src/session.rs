@@ -110,7 +110,11 @@ impl Session {
         let request = &self.turns[self.turn].request;
         (options.render)(request, &self.history, &mut self.body);
         self.key = options.chooser.prepare(request, &self.body);
-        self.input_tokens = input_tokens(request, &self.history, self.body.len());
+        let counted = options.count_prompt.as_ref().and_then(|count| count(request, &self.history));
+        self.input_tokens = match counted {
+            Some(tokens) => Count { tokens, source: CountSource::Tokenizer },
+            None => input_tokens(request, &self.history, self.body.len()),
+        };
     }
 
     /// Goes on to the next turn, due at `due` by the think time after `done`. A turn that was not answered leaves

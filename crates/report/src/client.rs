@@ -14,6 +14,8 @@ pub(crate) fn client_rows(report: &Report, health: &ClientHealth) -> Vec<(&'stat
     let total = &report.total;
     let percentile = |metric, percent| total.of(metric).percentile(percent).map(|time| time / MILLISECOND);
     let asked = report.measured().find_map(|(shape, _)| shape.target_rate);
+    // Without a stream the first token is the last.
+    let streamed = total.of(Metric::Gap).max();
     let busiest = health.io_thread_cpu.iter().copied().reduce(f64::max);
     let bunched = ratio(health.multi_event_reads as f64, health.payload_reads as f64);
     let rows = [
@@ -26,7 +28,7 @@ pub(crate) fn client_rows(report: &Report, health: &ClientHealth) -> Vec<(&'stat
         ("P99 client lag (ms):", percentile(Metric::ClientLag, 99.0)),
         (
             "Mean TTFT from schedule (ms):",
-            total.of(Metric::TtftFromSchedule).mean().map(|time| time / MILLISECOND),
+            streamed.and(total.of(Metric::TtftFromSchedule).mean()).map(|time| time / MILLISECOND),
         ),
         ("P99 max stall (ms):", percentile(Metric::MaxStall, 99.0)),
         ("In flight, Little's law:", Some(total.in_flight_by_littles_law())),

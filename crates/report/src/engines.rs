@@ -1,15 +1,19 @@
 //! What the engines said about themselves during a run: queue, batch, cache, tokens.
 //!
 //! An [`EngineSeries`] keeps the readings of one metrics page; [`EngineSeries::figures`] cuts them to a window. Gauges
-//! are samples inside the window. Counters are differences between its ends, interpolated between readings, so that
-//! a rate is that of the window and not of the time between two readings. A figure that the page lacks is absent.
-//! When [`READINGS`] are kept, every second one is dropped and every second further one is taken.
+//! are samples inside the window. Counters are differences from its start to its end, divided by its length, so that
+//! a rate is that of the window and not of the time between two readings: the end is the first reading after it, when
+//! nothing is under way any more; the start lies on the line between two readings, or, in a window of only a few
+//! readings, is the last one before it. A figure that the page lacks is absent. When [`READINGS`] are kept, every second one is dropped and every second further one is taken.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::{Object, TextTable, format::human, summary::ratio};
+
+/// A window of so many gaps between readings is long enough for straight lines.
+const FINE: u32 = 4;
 
 /// Readings kept of one page.
 pub const READINGS: usize = 4096;
@@ -139,7 +143,7 @@ impl EngineSeries {
             Some((name, Gauge::of(samples.filter_map(|(_, reading)| field(reading)).collect())?))
         });
         let growth =
-            |field: Field| Some((self.counter_at(field, end)? - self.counter_at(field, start)?).max(0.0));
+            |field: Field| Some((self.at_end(field, end)? - self.at_start(field, start, end)?).max(0.0));
         let seconds = end.saturating_sub(start).as_secs_f64();
         let counters = COUNTERS.iter().filter_map(|&(name, field)| {
             let growth = growth(field)?;
@@ -154,18 +158,27 @@ impl EngineSeries {
         }
     }
 
-    /// A counter at a time: between two readings on the straight line, outside all readings as in the nearest.
-    fn counter_at(&self, field: Field, at: Duration) -> Option<f64> {
-        let known = || self.readings.iter().filter_map(|(at, reading)| Some((*at, field(reading)?)));
-        let before = known().take_while(|(time, _)| *time <= at).last();
-        let after = known().find(|(time, _)| *time > at);
+    fn known(&self, field: Field) -> impl Iterator<Item = (Duration, f64)> {
+        self.readings.iter().filter_map(move |(at, reading)| Some((*at, field(reading)?)))
+    }
+
+    /// A counter at the start of a window.
+    fn at_start(&self, field: Field, start: Duration, end: Duration) -> Option<f64> {
+        let before = self.known(field).take_while(|(time, _)| *time <= start).last();
+        let after = self.known(field).find(|(time, _)| *time > start);
         match (before, after) {
-            (Some((t0, v0)), Some((t1, v1))) if v1 >= v0 => {
-                Some(v0 + (v1 - v0) * (at - t0).as_secs_f64() / (t1 - t0).as_secs_f64())
+            (Some((t0, v0)), Some((t1, v1))) if v1 >= v0 && (t1 - t0) * FINE <= end.saturating_sub(start) => {
+                Some(v0 + (v1 - v0) * (start - t0).as_secs_f64() / (t1 - t0).as_secs_f64())
             }
             (Some((_, value)), _) | (None, Some((_, value))) => Some(value),
             (None, None) => None,
         }
+    }
+
+    /// A counter at the end of a window.
+    fn at_end(&self, field: Field, end: Duration) -> Option<f64> {
+        let after = self.known(field).find(|(time, _)| *time >= end);
+        after.or_else(|| self.known(field).last()).map(|(_, value)| value)
     }
 }
 
@@ -191,6 +204,11 @@ impl Gauge {
 // === impl EngineFigures ===
 
 impl EngineFigures {
+    /// Whether the page said nothing.
+    pub fn is_empty(&self) -> bool {
+        self.gauges.is_empty() && self.counters.is_empty()
+    }
+
     /// The statistics of a gauge.
     pub fn gauge(&self, name: &str) -> Option<Gauge> {
         self.gauges.iter().find(|(known, _)| *known == name).map(|(_, gauge)| *gauge)
@@ -288,8 +306,14 @@ mod tests {
         let waiting = figures.gauge("requests_waiting").unwrap();
         assert_eq!((waiting.avg, waiting.min, waiting.max, waiting.p50), (5.0, 2.0, 8.0, 5.0));
         assert_eq!(figures.gauge("kv_cache_usage"), None, "unknown is not zero");
-        let between = series().figures(seconds(2.5), seconds(3.0));
-        assert_eq!(between.counters[0], ("generation_tokens", 50.0, 100.0));
+        let later = series().figures(seconds(2.5), seconds(6.5));
+        assert_eq!(
+            later.counters[0],
+            ("generation_tokens", 450.0, 112.5),
+            "the start on a line, the end after it"
+        );
+        let short = series().figures(seconds(2.5), seconds(3.0));
+        assert_eq!(short.counters[0], ("generation_tokens", 100.0, 200.0), "all that came in between");
         let whole = series().figures(seconds(0.0), seconds(20.0));
         assert_eq!(whole.counters[0], ("generation_tokens", 600.0, 30.0));
     }

@@ -214,6 +214,11 @@ impl TextTable {
         self
     }
 
+    /// The columns and the rows.
+    pub(crate) fn cells(&self) -> (&[String], &[Vec<String>]) {
+        (&self.columns, &self.rows)
+    }
+
     fn render(&self) -> String {
         let cells = |tag: &str, cells: &[String]| -> String {
             cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect()

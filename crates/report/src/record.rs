@@ -53,8 +53,14 @@ pub struct Record {
     pub cached_tokens: Option<u32>,
     /// Output length that was asked for.
     pub requested_tokens: Option<u32>,
+    /// Prompt length by this side's tokenizer or dataset, whatever the server counts.
+    pub own_input_tokens: Option<u32>,
+    /// Output length by this side's tokenizer, whatever the server counts.
+    pub own_output_tokens: Option<u32>,
     /// Bytes of the request's body.
     pub request_bytes: u32,
+    /// Bytes of the answer, head and framing included.
+    pub response_bytes: u64,
     /// How often it was tried again after failures before any answer.
     pub retries: u16,
     /// From the start of the first attempt to that of the last; all other times are the last one's.
@@ -186,6 +192,12 @@ impl Outcome {
 }
 
 impl Record {
+    /// When this side turned to it: the first byte written, or the slot where no connection could be made. Absent for
+    /// requests that were never sent.
+    pub fn begun(&self) -> Option<Duration> {
+        self.sent.or_else(|| (self.outcome != Outcome::NotSent).then_some(self.admitted))
+    }
+
     /// First byte written minus scheduled time: how late this side was.
     pub fn schedule_lag(&self) -> Option<Duration> {
         self.sent.map(|sent| sent.saturating_sub(self.scheduled))

@@ -125,8 +125,14 @@ struct Line {
     cached_tokens: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     requested_tokens: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    own_input_tokens: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    own_output_tokens: Option<u32>,
     #[serde(default, skip_serializing_if = "is_zero")]
     request_bytes: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    response_bytes: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     retries: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -279,7 +285,10 @@ impl From<&Record> for Line {
             reasoning_tokens: record.reasoning_tokens,
             cached_tokens: record.cached_tokens,
             requested_tokens: record.requested_tokens,
+            own_input_tokens: record.own_input_tokens,
+            own_output_tokens: record.own_output_tokens,
             request_bytes: record.request_bytes.into(),
+            response_bytes: record.response_bytes,
             retries: record.retries.into(),
             retried_for_ns: nanoseconds(record.retried_for),
             status: record.status,
@@ -324,7 +333,10 @@ impl TryFrom<Line> for Record {
             reasoning_tokens: line.reasoning_tokens,
             cached_tokens: line.cached_tokens,
             requested_tokens: line.requested_tokens,
+            own_input_tokens: line.own_input_tokens,
+            own_output_tokens: line.own_output_tokens,
             request_bytes: u32::try_from(line.request_bytes).unwrap_or(u32::MAX),
+            response_bytes: line.response_bytes,
             retries: u16::try_from(line.retries).unwrap_or(u16::MAX),
             retried_for: time(line.retried_for_ns),
             status: line.status,

@@ -37,6 +37,8 @@ pub struct Summary {
     pub distributions: Distributions,
     /// Requests that were sent.
     pub sent: u64,
+    /// Requests that this side turned to: those sent, and those that no connection could be made for.
+    pub begun: u64,
     /// Answered requests that met every objective.
     pub good: u64,
     /// Reasoning tokens of the answers that report them.
@@ -96,6 +98,7 @@ impl Summary {
         self.distributions.push(metrics, record);
         self.schedule.include(record.scheduled);
         self.connections += u64::from(record.connect.is_some());
+        self.begun += u64::from(record.begun().is_some());
         if let Some(sent) = record.sent {
             self.sent += 1;
             self.busy += record.done.saturating_sub(sent);
@@ -124,6 +127,7 @@ impl Summary {
         self.errors.merge(&other.errors);
         self.distributions.merge(&other.distributions);
         self.sent += other.sent;
+        self.begun += other.begun;
         self.good += other.good;
         self.reasoning_tokens += other.reasoning_tokens;
         self.cached_tokens += other.cached_tokens;
@@ -201,9 +205,9 @@ impl Summary {
         self.per_second(self.answered()) * self.of(Metric::E2e).mean().unwrap_or(0.0) / SECOND
     }
 
-    /// Sends per second, from the first send to the last; absent below two.
+    /// Sends per second, from the first send to the last, attempts to connect included; absent below two.
     pub fn achieved_rate(&self) -> Option<f64> {
-        rate(self.sent, self.sends)
+        rate(self.begun, self.sends)
     }
 
     /// The rate that the schedule itself asked for, from its first time to its last; absent for a closed loop.

@@ -15,7 +15,7 @@
 //! its proportion to the rest.
 //!
 //! Replicas share these factors. Each has one number of its own, its *slowness*: how long its tokens take
-//! compared with what the pool's numbers predict. Differences below a tenth count as noise, because telling
+//! compared with what the pool's numbers predict, less what all of them have in common. Differences below a tenth count as noise, because telling
 //! equal replicas apart costs affinity and wins nothing; differences above a fifth count in full.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -124,6 +124,19 @@ impl Observation {
     pub(crate) fn of(base: &Coefficients, seconds: f64, sequences: f64, context: f64, prefill: f64) -> Self {
         let sequences = base.sequence_s * sequences + base.context_token_s * context;
         Self { seconds, parts: [base.step_s, sequences, base.prefill_token_s * prefill] }
+    }
+
+    /// Whether it says something about prefills: they should take as long as all the rest, by the configured numbers.
+    pub(crate) fn is_mostly_prefill(&self) -> bool {
+        let [step, sequences, prefill] = self.parts;
+        prefill >= step + sequences
+    }
+
+    /// The same at the end of so many steps, of which the last one had the prefill.
+    pub(crate) fn after(mut self, steps: f64) -> Self {
+        self.parts[0] *= steps;
+        self.parts[1] *= steps;
+        self
     }
 }
 
@@ -255,6 +268,9 @@ pub(crate) struct Slowness(Number);
 /// A token moves the mean by this share: a memory of some 2,000 tokens.
 const SHARE_OF_A_TOKEN: f64 = 0.0005;
 
+/// A mean slowness below this, up or down, is left where it is: one slow replica among many moves it as far.
+const COMMON_NOISE: f64 = 0.15;
+
 impl Default for Slowness {
     fn default() -> Self {
         Self(Number::new(0.0))
@@ -262,14 +278,18 @@ impl Default for Slowness {
 }
 
 impl Slowness {
-    /// `ratio` is observed over predicted for `tokens` tokens.
-    pub(crate) fn observe(&self, ratio: f64, tokens: f64) {
+    /// `ratio` is observed over predicted for `tokens` tokens. Returns the mean logarithm, and the share by which it
+    /// moved.
+    pub(crate) fn observe(&self, ratio: f64, tokens: f64) -> (f64, f64) {
         let logarithm = ratio.clamp(1.0 / OUTLIER, OUTLIER).ln();
-        self.0.approach(logarithm, (tokens * SHARE_OF_A_TOKEN).min(0.1));
+        let share = (tokens * SHARE_OF_A_TOKEN).min(0.1);
+        self.0.approach(logarithm, share);
+        (self.0.get(), share)
     }
 
-    pub(crate) fn get(&self) -> f64 {
-        let logarithm = self.0.get();
+    /// Where the replicas' logarithms are `common` on average.
+    pub(crate) fn beside(&self, common: f64) -> f64 {
+        let logarithm = self.0.get() - (common - common.clamp(-COMMON_NOISE, COMMON_NOISE));
         let certain = ((logarithm.abs() - 0.1) / 0.1).clamp(0.0, 1.0);
         if certain == 0.0 { 1.0 } else { (logarithm * certain).exp() }
     }
@@ -345,12 +365,17 @@ mod tests {
     #[test]
     fn small_differences_are_noise_and_large_ones_count() {
         let slow = Slowness::default();
-        assert_eq!(slow.get(), 1.0);
+        assert_eq!(slow.beside(0.0), 1.0);
         for ratio in [1.09, 0.92] {
-            (0..400).for_each(|_| slow.observe(ratio, 50.0));
-            assert_eq!(slow.get(), 1.0, "{ratio}");
+            (0..400).for_each(|_| _ = slow.observe(ratio, 50.0));
+            assert_eq!(slow.beside(0.0), 1.0, "{ratio}");
         }
-        (0..400).for_each(|_| slow.observe(2.0, 50.0));
-        assert!((slow.get() - 2.0).abs() < 0.01);
+        (0..400).for_each(|_| _ = slow.observe(2.0, 50.0));
+        assert!((slow.beside(0.0) - 2.0).abs() < 0.01);
+        let beside = slow.beside(0.3);
+        assert!(
+            (beside - 2.0 / 0.15_f64.exp()).abs() < 0.01,
+            "what all have in common is nobody's: {beside}"
+        );
     }
 }

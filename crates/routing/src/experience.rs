@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     Coefficients, PolicySettings,
-    coefficients::{Learner, Number},
+    coefficients::{Learner, Number, Observation, Slowness},
     engine_caches::EngineCaches,
     outputs::Outputs,
     prefix_index::PrefixIndex,
@@ -16,6 +16,10 @@ use crate::{
 pub(crate) struct Experience {
     pub(crate) basis: ArcSwap<Basis>,
     pub(crate) learner: Learner,
+    /// What all replicas' slowness has in common: it is the factors' to learn.
+    common_slowness: Number,
+    /// Share of known prompts that were not in the cache.
+    missed: Number,
     pub(crate) outputs: Outputs,
     pub(crate) index: PrefixIndex,
     /// What engines say about their caches.
@@ -41,6 +45,8 @@ impl Experience {
         Self {
             basis: ArcSwap::from_pointee(Basis { engine: Coefficients::default(), learn: true }),
             learner: Learner::new(),
+            common_slowness: Number::new(0.0),
+            missed: Number::new(0.0),
             outputs: Outputs::new(),
             index: PrefixIndex::new(),
             caches: EngineCaches::new(),
@@ -55,6 +61,7 @@ impl Experience {
             let basis = Basis { engine: settings.engine, learn: settings.learn };
             if **self.basis.load() != basis {
                 self.learner.reset();
+                self.common_slowness.set(0.0);
                 self.basis.store(basis.into());
             }
         }
@@ -63,6 +70,29 @@ impl Experience {
     /// What an engine's step costs, as far as is known.
     pub(crate) fn engine(&self) -> Coefficients {
         self.learner.apply(&self.basis.load().engine)
+    }
+
+    /// How long a replica's tokens take compared with the pool's.
+    pub(crate) fn slowness(&self, own: &Slowness) -> f64 {
+        own.beside(self.common_slowness.get())
+    }
+
+    /// Learns a step's costs from an observation of a replica. Returns observed over predicted.
+    pub(crate) fn learn(&self, observation: Observation, own: &Slowness) -> f64 {
+        self.learner.learn(observation, self.slowness(own))
+    }
+
+    /// Learns a replica's slowness from what was observed over what was predicted, for so many tokens.
+    pub(crate) fn compare(&self, own: &Slowness, ratio: f64, tokens: f64) {
+        let (logarithm, share) = own.observe(ratio, tokens);
+        self.common_slowness.approach(logarithm, share / 8.0);
+    }
+
+    /// A known prompt was missed, or not. Returns the share that are, as it was before; at least a little.
+    pub(crate) fn missed(&self, missed: bool) -> f64 {
+        let usual = self.missed.get();
+        self.missed.approach(f64::from(u8::from(missed)), SHARE_OF_A_REQUEST);
+        usual.clamp(0.02, 0.95)
     }
 
     /// How many requests of the usual length an engine works on at a time.

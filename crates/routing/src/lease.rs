@@ -13,9 +13,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    Coefficients, Query, Replica, coefficients::Observation, outputs::Expected, prefix_index::Renewed,
-};
+use crate::{Coefficients, Query, Replica, coefficients::Observation, outputs::Expected, query::MOST_TOKENS};
 
 /// One request's share of a replica's load. Dropping it gives the load back.
 #[derive(Debug)]
@@ -32,8 +30,8 @@ pub struct Lease {
     /// Nanoseconds of work for the prefill, and for an output token.
     prefill_work: u64,
     output_work: u64,
-    /// What the history had of the prompt before.
-    pub(crate) renewed: Option<Renewed>,
+    /// When the replica was last sent what the history has of the prompt.
+    pub(crate) known_since: Option<Duration>,
     predicted_tokens: Option<u32>,
     opened: Duration,
     progress: Progress,
@@ -76,14 +74,10 @@ pub(crate) struct Opening<'a> {
     pub(crate) now: Duration,
 }
 
-/// Longer prompts and answers count as this long; no engine takes them.
-const MOST_TOKENS: u32 = 1 << 22;
 /// A history is younger than this where an engine may not have got to it yet.
 const GRACE: Duration = Duration::from_secs(1);
 /// Fewest tokens that say something about the speed of a replica.
 const TELLING_TOKENS: u32 = 8;
-/// Shortest uncached prompt that says something about the speed of prefills.
-const TELLING_PROMPT: u32 = 64;
 
 /// How a request ended, as far as its replica is concerned.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -150,7 +144,7 @@ impl Lease {
         let load = &replica.load;
         let prompt_tokens = query.prompt_tokens.min(MOST_TOKENS);
         let uncached_tokens = prompt_tokens.saturating_sub(cached_tokens.unwrap_or_default());
-        let expected = experience.outputs.expect(query.output_tokens.map(|tokens| tokens.min(MOST_TOKENS)));
+        let expected = query.expected(&experience.outputs);
         let output = experience.outputs.left(expected, 0);
         let together = experience.together(engine, replica.cache_tokens().unwrap_or(engine.cache_tokens));
         let output_s = engine.output_token_s(prompt_tokens.into(), together);
@@ -177,7 +171,7 @@ impl Lease {
             expected,
             prefill_work: nanoseconds(prefill_s),
             output_work: nanoseconds(output_s),
-            renewed: None,
+            known_since: None,
             predicted_tokens: cached_tokens,
             opened: now,
             progress,
@@ -240,13 +234,22 @@ impl Lease {
         prediction.cached_tokens.fetch_add(cached_tokens.into(), Relaxed);
         prediction.missing_tokens.fetch_add(missing.into(), Relaxed);
         prediction.surprising_tokens.fetch_add(cached_tokens.saturating_sub(expected).into(), Relaxed);
-        // Engines compute the last block of a known prompt again, and may round down.
-        if let Some(renewed) = self.renewed.take()
-            && missing > (expected / 4).max(64)
+        self.computed(self.prompt_tokens.saturating_sub(cached_tokens));
+        if let Some(since) = self.known_since.take()
+            && since + GRACE <= self.opened
         {
-            let settled = self.opened.saturating_sub(GRACE);
-            self.replica.experience.index.fell_short(&self.replica.history, renewed, settled);
+            self.replica.judge_history(cached_tokens < expected / 4, self.opened);
         }
+    }
+
+    /// So many prompt tokens were computed, whatever was expected.
+    fn computed(&mut self, tokens: u32) {
+        if !self.waiting {
+            let more = u64::from(tokens).wrapping_sub(self.uncached_tokens.into());
+            self.replica.load.prefilled_tokens.fetch_add(more, Relaxed);
+            self.progress.prefilled_before = self.progress.prefilled_before.wrapping_add(more);
+        }
+        self.uncached_tokens = tokens;
     }
 
     /// Ends the lease and tells the replica's health how.
@@ -257,17 +260,22 @@ impl Lease {
         self.replica.health.record_outcome(outcome, self.probe, now);
     }
 
-    /// The time to the first token of a request that found nobody waiting tells how fast prompts are read.
+    /// The time to the first token of a request that found nobody waiting tells how fast prompts are read: it came
+    /// in the middle of a step, if there was one, and was computed in the next.
     fn learn_prefill(&self, now: Duration) {
         let basis = self.replica.experience.basis.load();
         let streamed = self.progress.first < TELLING_TOKENS;
-        if basis.learn && streamed && self.progress.unhindered && self.uncached_tokens >= TELLING_PROMPT {
-            let seconds = now.saturating_sub(self.opened).as_secs_f64();
-            let beside = self.progress.beside_at_first;
-            let uncached = self.uncached_tokens.into();
-            let observation =
-                Observation::of(&basis.engine, seconds, beside, beside * self.mean_prompt(), uncached);
-            self.replica.experience.learner.learn(observation, self.replica.slowness());
+        if !basis.learn || !streamed || !self.progress.unhindered {
+            return;
+        }
+        let seconds = now.saturating_sub(self.opened).as_secs_f64();
+        let beside = self.progress.beside_at_first;
+        let context = beside * self.mean_prompt();
+        let steps = if beside > 0.0 { 1.5 } else { 1.0 };
+        let observation =
+            Observation::of(&basis.engine, seconds, beside, context, self.uncached_tokens.into());
+        if observation.is_mostly_prefill() {
+            self.replica.experience.learn(observation.after(steps), &self.replica.load.slowness);
         }
     }
 
@@ -286,9 +294,8 @@ impl Lease {
         let prefilled = load.prefilled_tokens.load(Relaxed).saturating_sub(prefilled_before) as f64 / tokens;
         let context = beside * self.mean_prompt();
         let observation = Observation::of(&basis.engine, seconds, beside, context, prefilled);
-        let slowness = &load.slowness;
-        let ratio = self.replica.experience.learner.learn(observation, slowness.get());
-        slowness.observe(ratio, tokens);
+        let ratio = self.replica.experience.learn(observation, &load.slowness);
+        self.replica.experience.compare(&load.slowness, ratio, tokens);
     }
 
     /// Prompt tokens of a request at the replica, on average.

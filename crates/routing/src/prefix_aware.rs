@@ -32,6 +32,9 @@
 //!   block after `m_all` hashes to is worth 0.3 of the prefill. With no load at all, new prefixes spread over
 //!   all replicas this way. With `N` balancers, each of which sees one `N`-th of the history, homes are where
 //!   they agree, so they are worth `1 - 0.7 / N^2`, up to a known share of `1 - 0.8 / N^2`.
+//! - **Several balancers** each see a sample of the load, and much of the difference between replicas is chance: of
+//!   a mean of `n` own requests, a variance of `n (1 - 1/N)`. Loads are drawn towards even ones by the share that
+//!   chance has, beside a real unevenness of `0.8 n`. One balancer sees everything and believes it.
 //!
 //! Bound, a safety net that hardly ever acts: a replica is allowed while `S <= 1.5 share (S_all + S_new) + 16
 //! mean requests' work` and `n <= 3 share (n_all + 1) + 16`, `share` being its part of the pool's speed. If none
@@ -98,6 +101,48 @@ struct View {
     by_weight: f64,
 }
 
+/// How uneven loads are, as a share of the mean, where that is no chance.
+const UNEVEN: f64 = 0.8;
+
+/// Sums over the views, and their speeds.
+#[derive(Clone, Copy, Debug)]
+struct Totals {
+    speed: f64,
+    requests: f64,
+    waiting_share: f64,
+    waiting_tokens: f64,
+    context_tokens: f64,
+    outstanding_s: f64,
+}
+
+impl Totals {
+    fn of(views: &[View]) -> Self {
+        let sum = |value: fn(&View) -> f64| views.iter().map(value).sum::<f64>();
+        let requests = sum(|view| view.requests);
+        Self {
+            speed: sum(|view| 1.0 / view.burden),
+            requests,
+            waiting_share: sum(|view| view.waiting_share * view.requests) / requests.max(1.0),
+            waiting_tokens: sum(|view| view.waiting_tokens),
+            context_tokens: sum(|view| view.context_tokens),
+            outstanding_s: sum(|view| view.outstanding_s),
+        }
+    }
+}
+
+impl View {
+    /// Keeps the share `trust` of its differences from an even load.
+    fn approach(&mut self, all: &Totals, trust: f64) {
+        let share = 1.0 / self.burden / all.speed;
+        let draw = |value: &mut f64, even: f64| *value = even + (*value - even) * trust;
+        draw(&mut self.requests, all.requests * share);
+        draw(&mut self.waiting_share, all.waiting_share);
+        draw(&mut self.waiting_tokens, all.waiting_tokens * share);
+        draw(&mut self.context_tokens, all.context_tokens * share);
+        draw(&mut self.outstanding_s, all.outstanding_s * share);
+    }
+}
+
 /// Work of a request in seconds, on a replica of the pool's speed.
 pub(crate) fn work(engine: &Coefficients, prompt: u32, uncached: u32, output: u32, together: f64) -> f64 {
     engine.prefill_token_s * f64::from(uncached)
@@ -115,7 +160,7 @@ impl Weighing<'_> {
         let Self { settings, experience, query, .. } = *self;
         let engine = experience.engine();
         let prompt = query.prompt_tokens;
-        let output = experience.outputs.left(experience.outputs.expect(query.output_tokens), 0);
+        let output = experience.outputs.left(query.expected(&experience.outputs), 0);
         let views = self.views(candidates);
         let held_by_all = views.iter().map(|view| view.cached).min().unwrap_or_default();
         let best = views.iter().map(|view| view.cached).max().unwrap_or_default();
@@ -206,11 +251,25 @@ impl Weighing<'_> {
                 context_tokens: load.context_tokens() as f64,
                 outstanding_s: load.outstanding_s(),
                 cached: blocks.saturating_mul(query.block_tokens).min(query.prompt_tokens),
-                burden: load.slowness.get() * by_weight,
+                burden: replica.slowness() * by_weight,
                 by_weight,
             }
         };
-        candidates.list.iter().map(view).collect()
+        let mut views: Vec<View> = candidates.list.iter().map(view).collect();
+        self.shrink(&mut views);
+        views
+    }
+
+    /// Draws loads towards even ones, as far as their differences may be chance.
+    fn shrink(&self, views: &mut [View]) {
+        let even = Totals::of(views);
+        let mean = even.requests / views.len() as f64;
+        let chance = mean * (1.0 - 1.0 / f64::from(self.settings.balancers));
+        let signal = (UNEVEN * mean).powi(2);
+        if chance > 0.0 {
+            let trust = signal / (signal + chance);
+            views.iter_mut().for_each(|view| view.approach(&even, trust));
+        }
     }
 
     /// What hashes to the home of a prompt of which so much is held by all, and such a share of the rest is

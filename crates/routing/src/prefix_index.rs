@@ -14,14 +14,21 @@
 //! history has one writer at a time. Readers may see a prompt half written; they then expect less of a cache
 //! than it holds.
 
+mod history;
+mod segment;
+
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     hash::{BuildHasherDefault, Hasher},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
+
+pub(crate) use history::{History, Limits};
+use history::{HistoryState, RECORD_BYTES, RECORD_TIME, Record};
+use segment::{Holder, Place, Segment, common_length};
 
 const SHARDS: usize = 64;
 
@@ -54,89 +61,6 @@ impl Hasher for Identity {
     }
 }
 
-/// A run of blocks. Other segments may leave it after any of them.
-#[derive(Debug)]
-struct Segment {
-    blocks: Vec<u64>,
-    holders: Vec<Holder>,
-    /// How many segments leave it after so many of its blocks, in order.
-    branches: Vec<Branch>,
-    parent: Option<Place>,
-}
-
-/// After so many blocks of the segment with this first hash.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    key: u64,
-    offset: u32,
-}
-
-/// A replica that holds the beginning of a segment. It is listed more than once where prompts went different ways
-/// into the segment: the longer the part, the older.
-#[derive(Debug)]
-struct Holder {
-    slot: u32,
-    /// How many of the segment's blocks, from the first.
-    blocks: u32,
-    /// The replica's count of prompts when one last went this far.
-    stamp: u32,
-}
-
-#[derive(Debug)]
-struct Branch {
-    offset: u32,
-    count: u32,
-}
-
-/// What one replica was sent, oldest first.
-#[derive(Debug)]
-pub(crate) struct History {
-    /// Its number in the segments' lists of holders.
-    pub(crate) slot: u32,
-    state: Mutex<HistoryState>,
-}
-
-#[derive(Debug, Default)]
-struct HistoryState {
-    records: VecDeque<Record>,
-    /// Segments held, and their blocks.
-    segments: usize,
-    blocks: usize,
-    /// Prompts so far.
-    stamp: u32,
-    closed: bool,
-}
-
-/// A prompt that ended in the segment `key`. It is out of date when the segment was renewed since.
-#[derive(Clone, Copy, Debug)]
-struct Record {
-    key: u64,
-    stamp: u32,
-    /// In units of [`RECORD_TIME`].
-    at: u32,
-}
-
-const RECORD_TIME: Duration = Duration::from_millis(100);
-
-// Space in tables and queues counts twice, since they are half empty at times.
-const RECORD_BYTES: usize = 2 * size_of::<Record>();
-const SEGMENT_BYTES: usize = 2 * size_of::<(u64, Segment)>();
-/// Charged to a replica for each segment that it holds, besides the segment's blocks.
-const HELD_BYTES: usize = SEGMENT_BYTES + 4 * size_of::<Holder>() + 4 * size_of::<Branch>();
-
-/// What one replica's history may hold.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) blocks: usize,
-    pub(crate) bytes: usize,
-}
-
-/// The age of the last segment of a prompt that the replica held, before the prompt renewed it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Renewed {
-    stamp: u32,
-}
-
 /// Matched blocks.
 #[derive(Debug)]
 pub(crate) struct Matches {
@@ -144,70 +68,6 @@ pub(crate) struct Matches {
     pub(crate) blocks: Vec<u32>,
     /// Length of the part that is used so widely that every replica counts as holding it.
     pub(crate) common: u32,
-}
-
-impl Segment {
-    fn bytes(&self) -> usize {
-        SEGMENT_BYTES
-            + self.blocks.capacity() * size_of::<u64>()
-            + self.holders.capacity() * size_of::<Holder>()
-            + self.branches.capacity() * size_of::<Branch>()
-    }
-
-    /// How many of its blocks a replica holds.
-    fn held(&self, slot: u32) -> u32 {
-        let own = self.holders.iter().filter(|holder| holder.slot == slot);
-        own.map(|holder| holder.blocks).max().unwrap_or_default()
-    }
-
-    /// When a replica last got the first `blocks` blocks, or as many of them as it holds.
-    fn age(&self, slot: u32, blocks: u32) -> Option<u32> {
-        let own = || self.holders.iter().filter(|holder| holder.slot == slot);
-        let whole = own().filter(|holder| holder.blocks >= blocks).min_by_key(|holder| holder.blocks);
-        whole.or_else(|| own().max_by_key(|holder| holder.blocks)).map(|holder| holder.stamp)
-    }
-
-    /// A replica gets the first `blocks` blocks again.
-    fn renew(&mut self, slot: u32, blocks: u32, stamp: u32) {
-        self.holders.retain(|holder| holder.slot != slot || holder.blocks > blocks);
-        self.holders.push(Holder { slot, blocks, stamp });
-    }
-
-    /// How many different blocks follow the first `offset` ones.
-    fn followers(&self, branch: &Branch) -> u32 {
-        branch.count + u32::from((branch.offset as usize) < self.blocks.len())
-    }
-
-    /// Drops blocks that nobody holds any more.
-    fn trim(&mut self) {
-        let held = self.holders.iter().map(|holder| holder.blocks as usize).max().unwrap_or_default();
-        if held < self.blocks.len() {
-            self.blocks.truncate(held);
-            self.blocks.shrink_to_fit();
-        }
-    }
-}
-
-fn common_length(left: &[u64], right: &[u64]) -> usize {
-    left.iter().zip(right).take_while(|(left, right)| left == right).count()
-}
-
-impl HistoryState {
-    /// Charged to the replica; a repeated prompt costs a record each time.
-    fn bytes(&self) -> usize {
-        self.segments * HELD_BYTES + self.blocks * size_of::<u64>() + self.records.len() * RECORD_BYTES
-    }
-}
-
-impl History {
-    pub(crate) fn new(slot: u32) -> Self {
-        Self { slot, state: Mutex::default() }
-    }
-
-    /// Blocks held now.
-    pub(crate) fn blocks(&self) -> usize {
-        self.state.lock().blocks
-    }
 }
 
 impl PrefixIndex {
@@ -254,14 +114,15 @@ impl PrefixIndex {
         matches
     }
 
-    /// Keeps that the replica was sent this prompt at `now`. Returns how old the last part was that it held.
+    /// Keeps that the replica was sent this prompt at `now`. Returns when it was last sent the end of the part that it
+    /// held.
     pub(crate) fn insert(
         &self,
         history: &History,
         blocks: &[u64],
         limits: Limits,
         now: Duration,
-    ) -> Option<Renewed> {
+    ) -> Option<Duration> {
         let mut state = history.state.lock();
         if state.closed || blocks.is_empty() {
             return None;
@@ -283,7 +144,7 @@ impl PrefixIndex {
                     let segment = entry.get_mut();
                     let before = segment.bytes();
                     let common = common_length(&segment.blocks, &blocks[at..]) as u32;
-                    renewed = segment.age(history.slot, common).map(|stamp| Renewed { stamp }).or(renewed);
+                    renewed = segment.age(history.slot, common).or(renewed);
                     let (rows, held) = (segment.holders.len(), segment.held(history.slot));
                     segment.renew(history.slot, common, stamp);
                     state.segments = state.segments + segment.holders.len() - rows;
@@ -315,8 +176,9 @@ impl PrefixIndex {
             state.records.push_back(Record { key, stamp, at });
             self.resized(0, RECORD_BYTES);
         }
+        let known_since = renewed.and_then(|stamp| state.time_of(stamp));
         self.make_room(history.slot, &mut state, limits);
-        renewed
+        known_since
     }
 
     /// Counts a segment that leaves another one at `place`, or one that is gone.
@@ -324,17 +186,7 @@ impl PrefixIndex {
         let mut shard = self.shard(place.key).write();
         let Some(segment) = shard.get_mut(&place.key) else { return };
         let before = segment.bytes();
-        match segment.branches.binary_search_by_key(&place.offset, |branch| branch.offset) {
-            Ok(found) if added => segment.branches[found].count += 1,
-            Ok(found) => {
-                segment.branches[found].count -= 1;
-                if segment.branches[found].count == 0 {
-                    segment.branches.remove(found);
-                }
-            }
-            Err(next) if added => segment.branches.insert(next, Branch { offset: place.offset, count: 1 }),
-            Err(_) => {}
-        }
+        segment.branch(place.offset, added);
         self.resized(before, segment.bytes());
     }
 
@@ -403,18 +255,10 @@ impl PrefixIndex {
         }
     }
 
-    /// The engine held less than the index said, of a prompt whose last known part was `renewed`: whatever the
-    /// replica got before that is gone too, since engines forget the oldest first. Nothing happens if that was
-    /// after `settled`, when the engine may not have got to it yet.
-    pub(crate) fn fell_short(&self, history: &History, renewed: Renewed, settled: Duration) {
-        let settled = u32::try_from(settled.as_nanos() / RECORD_TIME.as_nanos()).unwrap_or(u32::MAX);
-        let mut state = history.state.lock();
-        let next = state.records.partition_point(|record| record.stamp < renewed.stamp);
-        // If its own record is gone, the next newer one errs on the safe side.
-        if state.records.get(next).is_none_or(|record| record.at >= settled) {
-            return;
-        }
-        self.forget(history.slot, &mut state, |record| record.stamp <= renewed.stamp);
+    /// Forgets what a replica was sent before a time.
+    pub(crate) fn forget_before(&self, history: &History, time: Duration) {
+        let time = u32::try_from(time.as_nanos() / RECORD_TIME.as_nanos()).unwrap_or(u32::MAX);
+        self.forget(history.slot, &mut history.state.lock(), |record| record.at < time);
     }
 
     /// The engine's cache is empty.

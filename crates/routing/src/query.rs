@@ -1,6 +1,12 @@
 //! A request as policies see it: hashes and lengths, no text.
 
-use crate::Replica;
+use crate::{
+    Replica,
+    outputs::{Expected, Outputs},
+};
+
+/// Longer prompts and answers count as this long; no engine takes them.
+pub(crate) const MOST_TOKENS: u32 = 1 << 22;
 
 /// What a pick may depend on. Absent parts make a policy fall back to load; they never fail a pick. Lengths above
 /// four million tokens (2^22) count as that.
@@ -25,6 +31,14 @@ pub struct Query<'a> {
 }
 
 impl Query<'_> {
+    /// What to expect of the answer.
+    pub(crate) fn expected(&self, outputs: &Outputs) -> Expected {
+        let limit = self.output_tokens.map(|tokens| tokens.min(MOST_TOKENS));
+        // The last block stands for all of them; what follows it is as good as its length.
+        let prompt = self.blocks.last().map(|last| last ^ u64::from(self.prompt_tokens).rotate_right(16));
+        outputs.expect(limit, prompt)
+    }
+
     /// Whether `replica` may serve this request: it has the adapter and was not tried.
     pub fn admits(&self, replica: &Replica) -> bool {
         !self.tried.contains(&replica.id)

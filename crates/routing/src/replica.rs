@@ -7,7 +7,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -113,7 +113,28 @@ impl Replica {
 
     /// How long its tokens take compared with the pool's, as learned; 1 where the difference may be noise.
     pub fn slowness(&self) -> f64 {
-        self.load.slowness.get()
+        self.experience.slowness(&self.load.slowness)
+    }
+
+    /// A prompt that it was sent before was found in its cache or `missed`. One is missed now and then, more of them
+    /// where caches are short; so many in a row that this does not explain it mean that the engine started anew, and
+    /// what it was sent before the first of them is forgotten.
+    pub(crate) fn judge_history(&self, missed: bool, opened: Duration) {
+        let usual = self.experience.missed(missed);
+        let prediction = &self.load.prediction;
+        if !missed {
+            prediction.misses_in_row.store(0, Relaxed);
+            return;
+        }
+        let before = prediction.misses_in_row.fetch_add(1, Relaxed);
+        if before == 0 {
+            prediction.missing_since.store(u64::try_from(opened.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        }
+        if usual.powf(f64::from(before) + 1.0) < CHANCE {
+            let since = Duration::from_nanos(prediction.missing_since.load(Relaxed));
+            self.experience.index.forget_before(&self.history, since);
+            prediction.misses_in_row.store(0, Relaxed);
+        }
     }
 
     /// Prompt blocks that its history holds, for `prefix_aware`.
@@ -155,7 +176,13 @@ pub(crate) struct Prediction {
     pub(crate) cached_tokens: AtomicU64,
     pub(crate) missing_tokens: AtomicU64,
     pub(crate) surprising_tokens: AtomicU64,
+    /// Known prompts that were not in the cache, one after the other, and when the first of them was sent.
+    pub(crate) misses_in_row: AtomicU32,
+    pub(crate) missing_since: AtomicU64,
 }
+
+/// A row of misses that is less likely than this is no accident.
+const CHANCE: f64 = 1e-4;
 
 /// How well the cached parts of prompts were predicted, over all answers that said.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]

@@ -26,7 +26,7 @@ use crate::{
     health::Availability,
     lease::Opening,
     prefix_aware::Weighing,
-    prefix_index::{History, Limits, Renewed},
+    prefix_index::{History, Limits},
     ring::{Ring, name_hash},
 };
 
@@ -309,7 +309,7 @@ impl Router {
             }
             let mut lease = self.open(candidate, &choice, query, now);
             if let PolicySettings::PrefixAware(settings) = &*snapshot.policy {
-                lease.renewed =
+                lease.known_since =
                     self.remember(settings, candidate.replica, snapshot.replicas.len(), query, now);
             }
             let Choice { reason, score, cached_tokens, .. } = choice;
@@ -340,10 +340,13 @@ impl Router {
         replicas: usize,
         query: &Query<'_>,
         now: Duration,
-    ) -> Option<Renewed> {
+    ) -> Option<Duration> {
         let cache_tokens = replica.cache_tokens().unwrap_or(settings.engine.cache_tokens);
-        let blocks = settings.history_factor * cache_tokens as f64 / f64::from(query.block_tokens.max(1));
-        let limits = Limits { blocks: blocks as usize, bytes: settings.index_bytes / replicas.max(1) };
+        let cache_blocks = cache_tokens as f64 / f64::from(query.block_tokens.max(1));
+        let limits = Limits {
+            blocks: (settings.history_factor * cache_blocks) as usize,
+            bytes: settings.index_bytes / replicas.max(1),
+        };
         self.experience.caches.sent(replica.history.slot, query.blocks);
         self.experience.index.insert(&replica.history, query.blocks, limits, now)
     }

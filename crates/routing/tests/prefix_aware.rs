@@ -204,19 +204,26 @@ fn a_restarted_engine_is_noticed() {
     let before = replica.history_blocks();
     assert!(before >= 100);
     let later = NOW + seconds(60);
-    let mut lease = pool.pick(&query(&old[39]), later, &mut random).unwrap().lease;
-    assert_eq!(lease.replica().id, replica.id);
-    lease.observed_cached(0);
-    assert_eq!(replica.history_blocks(), 20, "only what it just got");
-    lease.observed_cached(0);
-    drop(lease);
+    let mut missed = 0;
+    for blocks in &old {
+        let mut lease = pool.pick(&query(blocks), later, &mut random).unwrap().lease;
+        let restarted = lease.replica().id == replica.id && missed < 3;
+        lease.observed_cached(if restarted { 0 } else { 320 });
+        lease.observed_cached(0);
+        missed += usize::from(restarted);
+        if restarted && missed < 3 {
+            assert!(replica.history_blocks() >= before, "one or two may be an accident");
+        } else if restarted {
+            assert_eq!(replica.history_blocks(), 60, "only what it just got");
+        }
+    }
+    assert_eq!(missed, 3);
     let prediction = replica.load.prediction();
-    assert_eq!((prediction.answers, prediction.expected_tokens, prediction.missing_tokens), (1, 320, 320));
+    assert_eq!(prediction.missing_tokens, 3 * 320, "an answer says it once");
     let mut again = pool.pick(&query(&old[39]), later, &mut random).unwrap().lease;
+    let surprising = again.replica().load.prediction().surprising_tokens;
     again.observed_cached(320 + 16);
-    let prediction = replica.load.prediction();
-    assert_eq!((prediction.answers, prediction.cached_tokens, prediction.surprising_tokens), (2, 336, 16));
-    assert_eq!(replica.history_blocks(), 20);
+    assert_eq!(again.replica().load.prediction().surprising_tokens, surprising + 16);
 }
 
 #[test]

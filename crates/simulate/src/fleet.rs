@@ -6,7 +6,9 @@ use engine::{Counters, Profile, Scheduler};
 use protocol::BLOCK_TOKENS;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use routing::{EngineReport, Pick, PolicySettings, PredictionSnapshot, Query, ReplicaSpec, Router};
+use routing::{
+    Coefficients, EngineReport, Pick, PolicySettings, PredictionSnapshot, Query, ReplicaSpec, Router,
+};
 
 use crate::{Error, Fault, FaultKind, PromptHashes};
 
@@ -48,6 +50,15 @@ pub struct ReplicaFigures {
     /// The engine's own counters.
     #[serde(flatten)]
     pub counters: Counters,
+}
+
+/// What a balancer has learned about the engines, for `prefix_aware`.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Learned {
+    /// A step's costs.
+    pub engine: Coefficients,
+    /// One a replica: how many times as long as that its steps take.
+    pub slowness: Vec<f64>,
 }
 
 /// Replicas and balancers of one run.
@@ -249,6 +260,13 @@ impl Fleet {
             counters: replica.buried.iter().fold(replica.scheduler.counters(), |sum, dead| add(sum, *dead)),
         };
         self.replicas.iter().map(figures).collect()
+    }
+
+    /// What the first balancer has learned about the engines.
+    pub(crate) fn learned(&self) -> Option<Learned> {
+        let router = &self.balancers.first()?.router;
+        let slowness = router.replicas().iter().map(|replica| replica.slowness()).collect();
+        Some(Learned { engine: router.engine(), slowness })
     }
 
     /// How well cached parts were predicted, over all balancers and replicas.

@@ -20,7 +20,7 @@ mod traffic;
 
 pub use client::ClientModel;
 pub use faults::{Fault, FaultKind, InvalidFault};
-pub use fleet::{FleetSettings, ReplicaFigures, Scrape};
+pub use fleet::{FleetSettings, Learned, ReplicaFigures, Scrape};
 pub use means::Means;
 pub use prompt::PromptHashes;
 pub use run::{Error, Figures, Settings, run};

@@ -6,7 +6,7 @@ use report::Record;
 use routing::PredictionSnapshot;
 use workload::Plan;
 
-use crate::{ClientModel, FleetSettings, ReplicaFigures, simulation::Simulation};
+use crate::{ClientModel, FleetSettings, Learned, ReplicaFigures, simulation::Simulation};
 
 /// Everything a run depends on besides its plan.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct Figures {
     pub retries: u64,
     /// How well `prefix_aware` predicted what caches hold.
     pub prediction: PredictionSnapshot,
+    /// What the first balancer has learned.
+    pub learned: Option<Learned>,
     /// One a replica.
     pub replicas: Vec<ReplicaFigures>,
 }

@@ -22,7 +22,7 @@ use trial::{Trial, TrialSettings};
 
 /// Requests of a full run; the published one sent as many.
 const REQUESTS: usize = 8_000;
-const QUICK_REQUESTS: usize = 1_300;
+const QUICK_REQUESTS: usize = 1_000;
 
 /// Flags of `evenload demo`.
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     /// Which of the published settings: sessions in flight at most.
     #[arg(long, default_value_t = 800, value_parser = concurrency)]
     concurrency: u32,
-    /// Requests of each policy [default: 8000, or 1300 with --quick].
+    /// Requests of each policy [default: 8000, or 1000 with --quick].
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     requests: Option<u64>,
     /// Fewer requests: under 20 seconds. Caches are still filling then, so the gain is smaller.
@@ -52,6 +52,11 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let mut names: Vec<_> = self.policies.iter().map(PolicySettings::name).collect();
+        names.sort_unstable_by_key(ToString::to_string);
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            bail!("--policy {} is given twice: each policy runs once", twice[0]);
+        }
         fs::create_dir_all(&self.output).with_context(|| {
             format!("cannot create the directory {}: choose another --output", self.output.display())
         })?;

@@ -4,7 +4,7 @@
 //! fails is asked for again. Times are those of the wall clock, brought to the run's clock at the end.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, mpsc::channel},
     thread::Scope,
     time::{Duration, SystemTime},
 };
@@ -20,6 +20,8 @@ use super::{Arguments, targets::Servers};
 const INTERVAL: Duration = Duration::from_millis(333);
 /// Time for a page.
 const TIMEOUT: Duration = Duration::from_secs(3);
+/// Time for the first and the last reading: the run waits for the first.
+const EDGE_TIMEOUT: Duration = Duration::from_millis(500);
 const PATH: &str = "/metrics";
 /// More URLs than this are not watched: a thread each would be too many.
 const MOST_PAGES: usize = 256;
@@ -64,22 +66,38 @@ impl Engines {
         Self { begun: SystemTime::now(), pages, round_trips: Mutex::default(), stop: Stop::default() }
     }
 
-    /// Reads until [`stop`](Self::stop) is called.
+    /// Reads until [`stop`](Self::stop) is called. Returns when every page has been read once, or has not answered in
+    /// a moment.
     pub(super) fn watch<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
         arguments: &'scope Arguments,
         servers: &'scope Servers,
     ) {
+        let (read, all_read) = channel::<()>();
         for page in &self.pages {
-            scope.spawn(|| {
+            let read = read.clone();
+            scope.spawn(move || {
                 let targets = if page.other { servers.other_pages.as_ref() } else { Some(&servers.targets) };
                 let routed = if page.other { None } else { servers.routed.as_deref() };
-                if let Some(targets) = targets {
-                    self.stop.every(INTERVAL, || self.read(page, targets, routed));
+                let Some(targets) = targets else { return };
+                let mut useful = self.read(page, targets, routed, EDGE_TIMEOUT);
+                drop(read);
+                if useful && !self.stop.wait(INTERVAL) {
+                    self.stop.every(INTERVAL, || {
+                        useful = self.read(page, targets, routed, TIMEOUT);
+                        useful
+                    });
+                }
+                // Once more, so that counters are known after the end, too.
+                if useful {
+                    self.read(page, targets, routed, EDGE_TIMEOUT);
                 }
             });
         }
+        drop(read);
+        // Nothing is ever sent: it ends when the last thread has let go.
+        let _: Result<(), _> = all_read.recv();
         if arguments.output.network_latency_automatic {
             scope.spawn(|| {
                 self.stop.every(arguments.output.network_latency_ping_interval, || {
@@ -100,10 +118,10 @@ impl Engines {
     }
 
     /// Reads a page once. False if there is no sense in doing so again.
-    fn read(&self, page: &Page, targets: &Targets, routed: Option<&Routed>) -> bool {
+    fn read(&self, page: &Page, targets: &Targets, routed: Option<&Routed>, timeout: Duration) -> bool {
         // A page's own URL may hold its path; scheme and host bring two slashes.
         let named = page.other && page.name.matches('/').count() > 2;
-        let ask = Ask { path: (!named).then_some(PATH), ..Ask::get(PATH, TIMEOUT) };
+        let ask = Ask { path: (!named).then_some(PATH), ..Ask::get(PATH, timeout) };
         let reply = ask.send(targets, page.target);
         let at = self.begun.elapsed().unwrap_or_default();
         let mut series = lock(&page.series);

@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context;
 use loadgen::RunEnd;
 use report::{Breach, Verdict, aiperf, client_json, client_lines, engine_table, run_page};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     Arguments, Status,
@@ -66,16 +66,16 @@ pub(super) fn conclude(
     write(&files.console(), &text);
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot print the results")?;
-    Ok(ended(arguments, &finished, &breaches, problem))
+    Ok(ended(arguments, &finished, &breaches, problem.as_ref()))
 }
 
 fn ended(
     arguments: &Arguments,
     finished: &Finished,
     breaches: &[Breach],
-    problem: Option<anyhow::Error>,
+    problem: Option<&anyhow::Error>,
 ) -> Status {
-    if let Some(problem) = &problem {
+    if let Some(problem) = problem {
         let lines = finished
             .recording
             .lines_written()
@@ -187,17 +187,8 @@ fn server_metrics(finished: &Finished, format: MetricsFormat) -> anyhow::Result<
     let (start, end) = super::run::window(summary);
     Ok(match format {
         MetricsFormat::Json => {
-            let endpoints: Map<String, Value> =
-                names.iter().zip(figures).map(|(name, figures)| (name.clone(), figures.json())).collect();
-            let value = json!({
-                "benchmark_id": run.id,
-                "window": {
-                    "start_ns": run.epoch_ns() + start.as_nanos() as u64,
-                    "end_ns": run.epoch_ns() + end.as_nanos() as u64,
-                },
-                "endpoints": endpoints,
-                "problems": engines.problems(),
-            });
+            let span = (run.epoch_ns() + start.as_nanos() as u64, run.epoch_ns() + end.as_nanos() as u64);
+            let value = aiperf::engines_json(run, span, &names, figures, &engines.problems());
             ("json", serde_json::to_string_pretty(&value)? + "\n")
         }
         MetricsFormat::Csv => ("csv", aiperf::engines_csv(&names, figures)),
@@ -224,7 +215,7 @@ fn page(arguments: &Arguments, finished: &Finished) -> String {
         count => format!("{model} at {count} URLs, {}", arguments.endpoint.url_strategy),
     };
     let mut page = run_page("evenload profile", &subtitle, report, assessment, health);
-    if figures.iter().any(|figures| figures.readings > 0) {
+    if figures.iter().any(|figures| !figures.is_empty()) {
         page = page.section("Engines", "").table(&engine_table(&engines.names(), figures));
     }
     page.footer(run.command.clone()).render()

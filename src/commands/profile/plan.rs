@@ -29,6 +29,8 @@ pub(super) struct Made {
     pub(super) shapes: Vec<PhaseShape>,
     /// How the measured phase is paced, as AIPerf names it.
     pub(super) strategy: String,
+    /// The measured phase follows the times of a trace.
+    pub(super) replays: bool,
     /// Requests of each phase, where they are known.
     pub(super) expected: Vec<Option<u64>>,
     /// Length of each phase, where it is bounded.
@@ -61,6 +63,7 @@ impl Made {
             expected: phases.iter().map(|phase| phase.expected_requests).collect(),
             durations: phases.iter().map(|phase| phase.limits.duration).collect(),
             plan: Plan::new(phases),
+            replays: data.is_scheduled(arguments)?,
             strategy,
         })
     }

@@ -12,12 +12,13 @@ use std::{
 use anyhow::Context;
 use loadgen::AnswerText;
 use report::{
-    Objective, PhaseShape, Record, Recorder, RunShape,
+    Count, CountSource, Objective, PhaseShape, Record, Recorder, RunShape,
     aiperf::{Collector, ProfileWriter, Run, Slices, Slo},
 };
 use serde_json::{Value, json};
+use workload::Tokenizer;
 
-use super::{Arguments, files::Files, flags::ExportLevel};
+use super::{Arguments, files::Files, flags::ExportLevel, plan::Made};
 
 /// What is taken of a run.
 #[derive(Debug)]
@@ -52,13 +53,14 @@ impl Recording {
         arguments: &Arguments,
         files: &Files,
         run: &Run,
-        shapes: &[PhaseShape],
+        made: &Made,
     ) -> anyhow::Result<Self> {
+        let (shapes, replays) = (&made.shapes, made.replays);
         let output = &arguments.output;
         let (streams, slos) = (arguments.endpoint.streams(), output.slos());
-        let shape = RunShape { phases: shapes.to_vec(), targets: run.urls.clone() };
+        let shape = RunShape { phases: shapes.clone(), targets: run.urls.clone() };
         let objectives: Vec<Objective> = slos.iter().filter_map(|slo| Slo::objective(*slo)).collect();
-        let measured = Collector::new(streams, output.traces(), slos.clone());
+        let plain = Collector::new(streams, slos.clone());
         let level = output.export_level;
         let lines = (level >= ExportLevel::Records).then(|| {
             ProfileWriter::create(&files.records(), run, &run.id, shapes, streams, output.export_http_trace)
@@ -69,12 +71,12 @@ impl Recording {
             .then(|| Lines::create(&files.outputs(), "{\"data\":[\n", ",\n", "\n]}\n"));
         Ok(Self {
             recorder: Recorder::new(shape, objectives),
-            slices: output.slice_duration.map(|width| Slices::new(width, measured.clone())),
+            slices: output.slice_duration.map(|width| Slices::new(width, plain.clone())),
             by_target: vec![Collector::for_target(streams, slos); run.urls.len()],
-            warm_up: measured.clone(),
-            measured,
+            measured: if replays { plain.clone().of_replay() } else { plain.clone() }.over_time(),
+            warm_up: plain,
             problem: None,
-            shapes: shapes.to_vec(),
+            shapes: shapes.clone(),
             run_name: run.id.clone(),
             lines: lines.transpose()?,
             raw: raw.transpose()?,
@@ -82,8 +84,12 @@ impl Recording {
         })
     }
 
-    /// Takes one record.
-    pub(super) fn take(&mut self, record: &Record, text: Option<AnswerText>) {
+    /// Takes one record. `counter` counts its answer, beside the server or instead of it.
+    pub(super) fn take(&mut self, mut record: Record, text: Option<AnswerText>, counter: Option<&Tokenizer>) {
+        if let (Some(counter), Some(text), true) = (counter, &text, record.outcome.is_success()) {
+            count(&mut record, text, counter);
+        }
+        let record = &record;
         self.recorder.push(record);
         let measured = self.shapes.get(usize::from(record.phase)).is_none_or(|shape| shape.measured);
         if measured {
@@ -165,6 +171,16 @@ impl Recording {
             "text": text.text,
             "reasoning": (!text.reasoning.is_empty()).then_some(&text.reasoning),
         })
+    }
+}
+
+/// Counts an answer; the count stands where the server gave none.
+fn count(record: &mut Record, text: &AnswerText, counter: &Tokenizer) {
+    let tokens = |text: &str| counter.count(text, false).unwrap_or(0);
+    let own = tokens(&text.text) + tokens(&text.reasoning);
+    record.own_output_tokens = Some(own);
+    if record.output_tokens.source != CountSource::Usage {
+        record.output_tokens = Count { tokens: own, source: CountSource::Tokenizer };
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     path::Path,
-    sync::Arc,
     thread,
     time::{Duration, SystemTime},
 };
@@ -67,7 +66,10 @@ pub(super) fn carry_out(
     servers.reset_caches(arguments)?;
 
     let id = run_name();
-    let options = servers.options(arguments, &id);
+    let counter = (tokenizer.source() == TokenSource::Tokenizer
+        && !arguments.endpoint.use_server_token_count)
+        .then(|| tokenizer.clone());
+    let options = servers.options(arguments, &id, counter.clone());
     let mut run = Run {
         id,
         started_at: SystemTime::now(),
@@ -77,7 +79,7 @@ pub(super) fn carry_out(
         kind: RunKind::Complete,
         urls,
     };
-    let mut recording = Recording::begin(arguments, files, &run, &made.shapes)?;
+    let mut recording = Recording::begin(arguments, files, &run, &made)?;
     let engines = Engines::new(arguments, &servers);
     let mut live = Live::new(arguments, &made);
     let (plan, shapes) = (made.plan, made.shapes);
@@ -87,7 +89,9 @@ pub(super) fn carry_out(
         engines.watch(scope, arguments, &servers);
         let sender = scope.spawn(|| {
             let taken = &mut recording;
-            loadgen::run(plan, &servers.targets, &options, control, |record, text| taken.take(&record, text))
+            loadgen::run(plan, &servers.targets, &options, control, |record, text| {
+                taken.take(record, text, counter.as_ref())
+            })
         });
         announce(arguments, &servers, measured(0));
         while !sender.is_finished() {
@@ -104,6 +108,9 @@ pub(super) fn carry_out(
         tracing::warn!("{problem:#}");
     }
     recording.finish();
+    if let Some(time) = round_trip(arguments, &engines) {
+        recording.measured.set_round_trip(time);
+    }
     run.kind = match summary.end {
         RunEnd::Complete => RunKind::Complete,
         RunEnd::Stopped | RunEnd::Aborted => RunKind::Cancelled,
@@ -145,9 +152,13 @@ fn tokenizer(arguments: &Arguments, notes: &mut Vec<String>) -> anyhow::Result<T
         notes.push(format!("--tokenizer {name} is not a file here, and nothing is downloaded; where a server does not count, four bytes are a token"));
         return Ok(Tokenizer::estimate());
     }
-    let tokenizer = Tokenizer::load(path)?;
-    debug_assert_eq!(tokenizer.source(), TokenSource::Tokenizer);
-    Ok(tokenizer)
+    Ok(Tokenizer::load(path)?)
+}
+
+/// The round trip to take off: as given, or the mean of those measured.
+fn round_trip(arguments: &Arguments, engines: &Engines) -> Option<Duration> {
+    let measured = || Some(Duration::from_nanos(engines.round_trips().mean()? as u64));
+    arguments.output.network_latency_mean.or_else(measured)
 }
 
 fn health(summary: &RunSummary, different_prompts: Option<u64>) -> ClientHealth {

@@ -7,10 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use loadgen::{Ask, Options, Reply, RoundRobin, Routed, Targets, UrlChooser};
+use loadgen::{Ask, CountPrompt, Options, Reply, RoundRobin, Routed, Targets, UrlChooser};
 use protocol::Endpoint;
 use routing::PolicyName;
-use workload::{BodyOptions, MaxTokensField, Prompt, Request, write_body};
+use workload::{BodyOptions, MaxTokensField, Message, Prompt, Request, Tokenizer, write_body};
 
 use super::{
     Arguments,
@@ -59,11 +59,17 @@ impl Servers {
     }
 
     /// How requests are sent.
-    pub(super) fn options(&self, arguments: &Arguments, run_name: &str) -> Options {
+    pub(super) fn options(
+        &self,
+        arguments: &Arguments,
+        run_name: &str,
+        counter: Option<Tokenizer>,
+    ) -> Options {
         let (endpoint, output) = (&arguments.endpoint, &arguments.output);
         let body = body_options(arguments);
         let mut options =
             Options::new(Arc::new(move |request, history, out| write_body(request, history, &body, out)));
+        let counts = counter.is_some();
         options.threads = output.workers_max.into();
         options.precise = arguments.own.precise_pacing;
         options.kernel_stamps = arguments.own.kernel_timestamps;
@@ -73,7 +79,11 @@ impl Servers {
         options.session_header.clone_from(&endpoint.session_header);
         options.path.clone_from(&endpoint.custom_endpoint);
         run_name.clone_into(&mut options.run_name);
-        options.keep_answers = output.export_outputs_json || output.export_level == ExportLevel::Raw;
+        options.count_prompt = counter.map(|tokenizer| -> CountPrompt {
+            Arc::new(move |request, history| tokenizer.count(&text_of(request, history), false).ok())
+        });
+        options.keep_answers =
+            counts || output.export_outputs_json || output.export_level == ExportLevel::Raw;
         options.keep_bodies = output.export_level == ExportLevel::Raw;
         options.chooser = self.chooser();
         options
@@ -162,6 +172,20 @@ impl Servers {
         }
         Ok(())
     }
+}
+
+/// What the prompt of a request says, without the words that a chat template puts around it.
+fn text_of(request: &Request, history: &[Message]) -> String {
+    let mut text: String = history.iter().map(|message| &*message.content).collect();
+    match &request.prompt {
+        Prompt::Text(own) => text += own,
+        Prompt::Messages(own) => own.iter().for_each(|message| text += &message.content),
+        Prompt::Blocks { ids, block_tokens, tokens, tail } => {
+            workload::render_blocks(ids, *block_tokens, *tokens, *tail, &mut text);
+        }
+        Prompt::Raw(body) => text += &String::from_utf8_lossy(body),
+    }
+    text
 }
 
 fn success(reply: Reply) -> Result<Reply, String> {

@@ -7,7 +7,7 @@ use std::{
 
 use protocol::kv_events::EventFormat;
 
-use super::Adapter;
+use super::{Adapter, FixedTimes};
 use crate::{InvalidProfile, Profile};
 
 /// Settings of a fleet of simulated engines.
@@ -37,6 +37,8 @@ pub struct Config {
     pub startup_delay: Duration,
     /// Larger request bodies are refused.
     pub max_body_bytes: usize,
+    /// Answer at these times instead of by the profile: no batch, no queue, no memory.
+    pub fixed_times: Option<FixedTimes>,
     /// Whether what happens to the prefix caches is published.
     pub kv_events: Option<KvEvents>,
 }
@@ -96,6 +98,7 @@ impl Config {
             output_tokens: None,
             startup_delay: Duration::ZERO,
             max_body_bytes: 64 << 20,
+            fixed_times: None,
             kv_events: None,
         }
     }

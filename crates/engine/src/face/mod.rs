@@ -22,6 +22,7 @@ mod config;
 mod connection;
 mod fault;
 mod feed;
+mod fixed;
 mod generate;
 mod histogram;
 mod metrics;
@@ -35,4 +36,5 @@ mod tokens;
 
 pub use adapters::Adapter;
 pub use config::{Config, InvalidConfig, KvEvents};
+pub use fixed::FixedTimes;
 pub use server::{Fleet, ServeError, serve};

@@ -19,6 +19,7 @@ use super::{
     adapters::Catalogue,
     fault::{Faults, Lasting},
     feed::{Feed, Ticket},
+    fixed::{Appointments, FixedTimes},
     metrics::{Metrics, Page},
     publisher::Publisher,
     timer::Timer,
@@ -61,6 +62,8 @@ struct State {
     active: Vec<Option<Active>>,
     vacant: Vec<u32>,
     events: Vec<Event>,
+    /// Used instead of the scheduler where times are fixed.
+    appointments: Appointments,
     metrics: Metrics,
     lag: Lag,
     slowdown: f64,
@@ -100,6 +103,7 @@ impl Replica {
                 active: Vec::new(),
                 vacant: Vec::new(),
                 events: Vec::new(),
+                appointments: Appointments::default(),
                 lag: Lag::default(),
                 slowdown: 1.0,
                 cache_events: Vec::new(),
@@ -112,6 +116,9 @@ impl Replica {
 
     /// Makes steps for ever, one after the other, whenever there is something to do.
     pub(crate) async fn run(self: Rc<Self>, mut timer: Timer) -> io::Result<()> {
+        if let Some(times) = self.config.fixed_times {
+            return self.keep_appointments(times, timer).await;
+        }
         loop {
             let mut due = Instant::now();
             while let Some(lasts) = self.start_step(due) {
@@ -125,6 +132,27 @@ impl Replica {
                 tokio::task::yield_now().await;
             }
             self.work.notified().await;
+        }
+    }
+
+    /// Gives tokens at their times for ever.
+    async fn keep_appointments(self: Rc<Self>, times: FixedTimes, mut timer: Timer) -> io::Result<()> {
+        loop {
+            let next = self.state.borrow().appointments.next();
+            match next {
+                None => self.work.notified().await,
+                Some(due) => {
+                    // An arrival may bring an earlier time.
+                    tokio::select! {
+                        waited = timer.wait_until(due) => waited?,
+                        () = self.work.notified() => {}
+                    }
+                }
+            }
+            let state = &mut *self.state.borrow_mut();
+            while let Some((due, id)) = state.appointments.pop(Instant::now()) {
+                state.keep_appointment(due, id, times, self.started);
+            }
         }
     }
 
@@ -151,9 +179,14 @@ impl Replica {
             output_tokens: job.script.answer.tokens,
             adapter: job.served.number(),
         };
-        if let Err(rejected) = state.scheduler.submit(submission, now) {
-            state.vacant.push(id);
-            return Err(rejected);
+        match self.config.fixed_times {
+            Some(times) => state.appointments.add(Instant::now() + times.first_token, id),
+            None => {
+                if let Err(rejected) = state.scheduler.submit(submission, now) {
+                    state.vacant.push(id);
+                    return Err(rejected);
+                }
+            }
         }
         let feed = Feed::new();
         state.active[id as usize] = Some(Active::new(job, feed.clone(), now));
@@ -165,7 +198,10 @@ impl Replica {
     pub(crate) fn abort(&self, id: u32) {
         let mut state = self.state.borrow_mut();
         if state.active.get_mut(id as usize).and_then(Option::take).is_some() {
-            state.scheduler.abort(id.into());
+            match self.config.fixed_times {
+                Some(_) => state.appointments.forget(id),
+                None => drop(state.scheduler.abort(id.into())),
+            }
             state.vacant.push(id);
         }
     }
@@ -306,6 +342,24 @@ impl Replica {
 }
 
 impl State {
+    /// Gives a request its next token, and makes its next appointment.
+    fn keep_appointment(&mut self, due: Instant, id: u32, times: FixedTimes, started: Instant) {
+        let now = started.elapsed();
+        self.lag.record(now.saturating_sub(due.saturating_duration_since(started)));
+        let Some(active) = self.active.get(id as usize).and_then(Option::as_ref) else { return };
+        let (given, wanted) = (active.tokens, active.job.script.answer.tokens);
+        let id = id.into();
+        if wanted > 0 {
+            let first = Event::FirstToken { id, cached_tokens: 0, waited: Duration::ZERO };
+            self.take(if given == 0 { first } else { Event::Token { id } }, now);
+        }
+        if given + 1 < wanted {
+            self.appointments.add(due + times.between_tokens, id as u32);
+        } else {
+            self.take(Event::Finished { id }, now);
+        }
+    }
+
     /// Takes over what happened to the cache, while the requests are there whose blocks these are.
     fn collect_cache_events(&mut self) {
         let block_tokens = self.scheduler.profile().block_tokens.max(1);

@@ -216,6 +216,9 @@ pub struct PolicyFlags {
     /// Make prefix_hash pick exactly as KubeAI would
     #[arg(long)]
     prefix_hash_exact_kubeai: bool,
+    /// Balancers that share the replicas without talking to one another, this one included, for prefix_aware [default: 1]
+    #[arg(long, value_name = "NUMBER")]
+    balancers: Option<u32>,
     /// Header that names the session for the policy session; repeat it for more, in order
     #[arg(long = "session-header", value_name = "NAME")]
     session_headers: Vec<String>,
@@ -256,6 +259,11 @@ impl PolicyFlags {
             settings.exact_kubeai |= self.prefix_hash_exact_kubeai;
         } else if let Some((flag, _)) = prefix_hash.into_iter().find(|(_, given)| *given) {
             return foreign(flag, PolicyName::PrefixHash);
+        }
+        match policy {
+            PolicySettings::PrefixAware(settings) => set(&mut settings.balancers, self.balancers),
+            _ if self.balancers.is_some() => return foreign("balancers", PolicyName::PrefixAware),
+            _ => {}
         }
         match policy {
             PolicySettings::Session(settings) if !self.session_headers.is_empty() => {

@@ -52,6 +52,9 @@ const GATEWAY_GAUGES: &[Row<Shared>] = &[
     ("client_connections", "Open connections of clients.", |all| all.metrics.connections.get()),
     ("idle_upstream_connections", "Idle connections to replicas.", |all| all.metrics.idle_upstream.get()),
     ("buffered_body_bytes", "Request body bytes held in memory.", |all| all.metrics.buffered_bytes.get()),
+    ("prefix_index_bytes", "Memory of the prompt histories of prefix_aware.", |all| {
+        all.fleet.router.index_bytes() as u64
+    }),
 ];
 
 const REPLICA_COUNTERS: &[Row<ReplicaMetrics>] = &[
@@ -66,6 +69,21 @@ const REPLICA_COUNTERS: &[Row<ReplicaMetrics>] = &[
     ("health_checks_passed", "Passed health checks.", |all| all.checks_passed.get()),
     ("health_checks_failed", "Failed health checks.", |all| all.checks_failed.get()),
     ("scrapes_failed", "Metrics pages of a replica that could not be read.", |all| all.scrapes_failed.get()),
+];
+
+/// Of answers that said how much of their prompt was cached, where the policy expected something.
+const PREDICTION_COUNTERS: &[Row<Replica>] = &[
+    ("predicted_cached_tokens", "Prompt tokens that a replica's cache was expected to hold.", |replica| {
+        replica.load.prediction().expected_tokens
+    }),
+    (
+        "predicted_missing_tokens",
+        "Prompt tokens that were expected in a replica's cache and not found.",
+        |replica| replica.load.prediction().missing_tokens,
+    ),
+    ("unpredicted_cached_tokens", "Prompt tokens that a replica's cache held unexpectedly.", |replica| {
+        replica.load.prediction().surprising_tokens
+    }),
 ];
 
 const REPLICA_GAUGES: &[Row<Replica>] = &[
@@ -144,6 +162,12 @@ impl Collector for Scrape {
             for (replica, backend) in &replicas {
                 let labels = [("replica", &*replica.spec.name)];
                 counter(&mut family, &labels, read(&backend.metrics))?;
+            }
+        }
+        for &(name, help, read) in PREDICTION_COUNTERS {
+            let mut family = describe(&mut encoder, name, help, MetricType::Counter)?;
+            for (replica, _) in &replicas {
+                counter(&mut family, &[("replica", &*replica.spec.name)], read(replica))?;
             }
         }
         for &(name, help, read) in REPLICA_GAUGES {

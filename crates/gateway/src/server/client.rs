@@ -213,3 +213,29 @@ impl AsyncWrite for TunnelIo {
         Pin::new(&mut *self.0.stream.borrow_mut()).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Config, shared::Shared};
+
+    #[test]
+    fn small_writes_are_not_held_back() {
+        let mut config = Config::default();
+        config.replicas.push("http://127.0.0.1:1".parse().unwrap());
+        let settings = config.resolve().unwrap();
+        let shared = Shared::new(settings).unwrap();
+        let worker = Rc::new(Worker::new(Arc::new(shared), 0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, address) = listener.accept().await.unwrap();
+            assert!(!stream.nodelay().unwrap());
+            let client = Client::new(worker, stream, address).unwrap();
+            assert!(client.stream.borrow().nodelay().unwrap());
+        });
+    }
+}

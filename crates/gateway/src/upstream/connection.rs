@@ -182,3 +182,19 @@ impl Outgoing {
         self.sent == self.head.len() + self.body.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_writes_are_not_held_back() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            assert!(!stream.nodelay().unwrap());
+            assert!(Connection::new(stream).unwrap().stream.nodelay().unwrap());
+        });
+    }
+}

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Slo, Tag, tag::Needs};
+use super::{
+    Slo, Tag,
+    sweep::Sweep,
+    tag::{self, Needs},
+};
 use crate::{Distribution, ErrorTable, Record, Span};
 
 /// Slices of time with figures of their own; later requests count for the last.
@@ -25,8 +29,17 @@ pub struct Collector {
     pub(super) span: Span,
     /// The same, failures included.
     pub(super) activity: Span,
-    /// Sum over the answered requests of the time from send to last event.
-    pub(super) busy: Duration,
+    /// What was under way at each moment; not kept for parts of a run.
+    pub(super) sweep: Option<Sweep>,
+    pub(super) streaming: bool,
+    /// Answers far from the length that was asked for.
+    pub(super) length_mismatches: Option<u64>,
+    /// Answers whose counts here and at the server are far apart.
+    pub(super) count_mismatches: Option<u64>,
+    /// How late first turns were sent, for the replay of a trace.
+    pub(super) replay_lag: Option<Distribution>,
+    /// Round trip to the servers, where it is to be taken off.
+    pub(super) round_trip: Option<Duration>,
     pub(super) errors: ErrorTable,
 }
 
@@ -41,14 +54,29 @@ pub struct Slices {
 // === impl Collector ===
 
 impl Collector {
-    /// Collects every metric that the run's flags allow.
-    pub fn new(streaming: bool, trace: bool, slos: Vec<Slo>) -> Self {
-        let there = |tag: &Tag| match tag.needs() {
-            Needs::Nothing => true,
-            Needs::Streaming => streaming,
-            Needs::Trace => trace,
-        };
-        Self::of(Tag::ALL.into_iter().filter(there).collect(), slos)
+    /// Collects every metric that the run has.
+    pub fn new(streaming: bool, slos: Vec<Slo>) -> Self {
+        let there = |tag: &Tag| streaming || tag.needs() == Needs::Nothing;
+        Self::of(streaming, Tag::ALL.into_iter().filter(there).collect(), slos)
+    }
+
+    /// Also collects what was under way at each moment.
+    #[must_use]
+    pub fn over_time(mut self) -> Self {
+        self.sweep = Some(Sweep::default());
+        self
+    }
+
+    /// Also collects how late a trace was replayed.
+    #[must_use]
+    pub fn of_replay(mut self) -> Self {
+        self.replay_lag = Some(Distribution::default());
+        self
+    }
+
+    /// Gives latencies without this round trip, too.
+    pub fn set_round_trip(&mut self, time: Duration) {
+        self.round_trip = Some(time);
     }
 
     /// Collects what the table of targets shows.
@@ -61,10 +89,11 @@ impl Collector {
             Tag::InputSequenceLength,
             Tag::UsagePromptCacheReadTokens,
         ];
-        Self::of(tags.into_iter().filter(|tag| streaming || tag.needs() == Needs::Nothing).collect(), slos)
+        let tags = tags.into_iter().filter(|tag| streaming || tag.needs() == Needs::Nothing).collect();
+        Self::of(streaming, tags, slos)
     }
 
-    fn of(tags: Vec<Tag>, slos: Vec<Slo>) -> Self {
+    fn of(streaming: bool, tags: Vec<Tag>, slos: Vec<Slo>) -> Self {
         Self {
             tags,
             slos,
@@ -78,14 +107,19 @@ impl Collector {
             error_input_tokens: 0,
             span: Span::default(),
             activity: Span::default(),
-            busy: Duration::ZERO,
+            sweep: None,
+            streaming,
+            length_mismatches: None,
+            count_mismatches: None,
+            replay_lag: None,
+            round_trip: None,
             errors: ErrorTable::default(),
         }
     }
 
     /// Adds one request. Requests that were never sent are not counted, as in AIPerf.
     pub fn push(&mut self, record: &Record) {
-        let Some(sent) = record.sent else { return };
+        let Some(sent) = record.begun() else { return };
         self.activity.include(sent);
         self.activity.include(record.done);
         if !record.outcome.is_success() {
@@ -102,7 +136,18 @@ impl Collector {
             *self.reasoning_tokens.get_or_insert(0) += u64::from(tokens);
         }
         let end = record.last_chunk().unwrap_or(record.done);
-        self.busy += end.saturating_sub(sent);
+        if let Some(sweep) = &mut self.sweep {
+            sweep.push(record, record.first_chunk().filter(|_| self.streaming));
+        }
+        if let Some(lag) = self.replay_lag.as_mut().filter(|_| record.turn == 0) {
+            lag.record_time(sent.saturating_sub(record.scheduled));
+        }
+        if let Some(far) = tag::is_far_from_request(record) {
+            *self.length_mismatches.get_or_insert(0) += u64::from(far);
+        }
+        if let Some(far) = tag::is_far_from_usage(record) {
+            *self.count_mismatches.get_or_insert(0) += u64::from(far);
+        }
         self.span.include(sent);
         self.span.include(end);
         for &tag in &self.tags {
@@ -131,7 +176,7 @@ impl Slices {
 
     /// Adds one request.
     pub fn push(&mut self, record: &Record) {
-        let Some(sent) = record.sent else { return };
+        let Some(sent) = record.begun() else { return };
         let first = self.slices.keys().next().copied();
         let index = u64::try_from(sent.as_nanos() / self.width.as_nanos()).unwrap_or(u64::MAX);
         let index = index.min(first.unwrap_or(index).saturating_add(SLICES - 1));

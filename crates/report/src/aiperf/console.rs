@@ -5,12 +5,11 @@ use comfy_table::{
 };
 
 use super::{
-    Collector, MetricResult, Statistics, Tag,
+    Collector, MetricResult, Tag,
     json::{error_code, error_type},
-    tag::Needs,
 };
 use crate::{
-    EngineFigures,
+    EngineFigures, TextTable,
     engines::{engine_cells, engine_columns},
     format::thousands,
     imbalance::Imbalance,
@@ -37,7 +36,7 @@ pub fn metrics_table(title: &str, collector: &Collector) -> String {
 
 /// The table of socket timings.
 pub fn trace_table(title: &str, collector: &Collector) -> String {
-    let traced = Tag::ALL.into_iter().filter(|tag| tag.needs() == Needs::Trace);
+    let traced = Tag::ALL.into_iter().filter(|tag| tag.is_timing());
     results_table(title, traced.filter_map(|tag| collector.result(tag)).collect())
 }
 
@@ -46,9 +45,9 @@ fn results_table(title: &str, results: Vec<MetricResult>) -> String {
     for result in results {
         let mark = if result.header.len() > HEADER_LETTERS { '\n' } else { ' ' };
         let name = format!("{}{mark}({})", result.header, result.unit);
-        let values = COLUMNS.iter().map(|column| match (&result.statistics, result.statistic(column)) {
-            (_, Some(value)) => thousands(value, 2),
-            (Statistics::Scalar(_) | Statistics::Distribution { .. }, None) => "N/A".to_owned(),
+        let values = COLUMNS.iter().map(|column| match result.statistic(column) {
+            Some(value) => thousands(value, 2),
+            None => "N/A".to_owned(),
         });
         table.add_row(right(std::iter::once(name).chain(values)));
     }
@@ -99,12 +98,22 @@ pub fn targets_table(title: &str, urls: &[String], targets: &[Collector]) -> Str
 
 /// The table of the engines' own figures; empty where none of them said anything.
 pub fn engines_table(title: &str, urls: &[String], engines: &[EngineFigures]) -> String {
-    if engines.iter().all(|figures| figures.gauges.is_empty() && figures.counters.is_empty()) {
+    if engines.iter().all(EngineFigures::is_empty) {
         return String::new();
     }
     let mut table = table(engine_columns());
     for (url, figures) in urls.iter().zip(engines) {
         table.add_row(right(std::iter::once(url.clone()).chain(engine_cells(figures))));
+    }
+    titled(title, &table)
+}
+
+/// Any table in the same box.
+pub fn plain_table(title: &str, rows: &TextTable) -> String {
+    let (columns, rows) = rows.cells();
+    let mut table = table(columns.iter().map(String::as_str));
+    for row in rows {
+        table.add_row(right(row.iter().cloned()));
     }
     titled(title, &table)
 }

@@ -10,7 +10,7 @@ use crate::{EngineFigures, imbalance::Imbalance};
 pub fn summary_csv(collector: &Collector, urls: &[String], targets: &[Collector]) -> String {
     let mut results = collector.results();
     results.sort_by(|a, b| a.tag.cmp(&b.tag));
-    let many = |result: &&MetricResult| matches!(result.statistics, Statistics::Distribution { .. });
+    let many = |result: &&MetricResult| !matches!(result.statistics, Statistics::Scalar(_));
     let mut blocks = Vec::new();
     if results.iter().any(|result| many(&result)) {
         blocks.push(block(|writer| {

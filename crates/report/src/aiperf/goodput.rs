@@ -56,7 +56,7 @@ impl Slo {
     pub(super) fn met(self, record: &Record) -> bool {
         let (mut met, mut any) = (true, false);
         self.tag.values(record, |value| {
-            let value = value as f64 / self.tag.scale();
+            let value = value as f64 / self.tag.scale() - self.tag.offset();
             any = true;
             met &= if self.tag.larger_is_better() { value >= self.limit } else { value <= self.limit };
         });

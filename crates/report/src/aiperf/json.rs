@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use super::{Collector, Slices, Tag};
-use crate::{ErrorKey, Imbalance, Object, civil::Civil, distribution::nanoseconds, summary::ratio};
+use crate::{
+    EngineFigures, ErrorKey, Imbalance, Object, civil::Civil, distribution::nanoseconds, summary::ratio,
+};
 
 /// The version of AIPerf whose files these are like, and that of their schema.
 pub(super) const AIPERF_VERSION: &str = "0.13.0";
@@ -102,6 +104,65 @@ pub fn by_url_json(urls: &[String], targets: &[Collector]) -> Value {
     })
 }
 
+/// `server_metrics_export.json`: the engines' own figures, each under vLLM's name for it, whatever the engine.
+pub fn engines_json(
+    run: &Run,
+    (start_ns, end_ns): (u64, u64),
+    urls: &[String],
+    engines: &[EngineFigures],
+    problems: &[String],
+) -> Value {
+    let endpoints: Vec<String> = urls.iter().map(|url| page_url(url)).collect();
+    let read = |(_, figures): &(&String, &EngineFigures)| !figures.is_empty();
+    let successful: Vec<&String> = endpoints.iter().zip(engines).filter(read).map(|(url, _)| url).collect();
+    let mut metrics = serde_json::Map::new();
+    for (url, figures) in endpoints.iter().zip(engines) {
+        let gauges = figures.gauges.iter().map(|(name, gauge)| (*name, "gauge", json!(gauge)));
+        let counters = figures.counters.iter();
+        let counters =
+            counters.map(|(name, total, rate)| (*name, "counter", json!({ "total": total, "rate": rate })));
+        for (name, kind, stats) in gauges.chain(counters) {
+            let metric = metrics
+                .entry(vllm_name(name))
+                .or_insert_with(|| json!({ "type": kind, "description": name, "series": [] }));
+            if let Some(series) = metric["series"].as_array_mut() {
+                series.push(json!({ "endpoint_url": url, "labels": {}, "stats": stats }));
+            }
+        }
+    }
+    json!({
+        "schema_version": "1.0",
+        "aiperf_version": AIPERF_VERSION,
+        "benchmark_id": run.id,
+        "summary": {
+            "endpoints_configured": endpoints,
+            "endpoints_successful": successful,
+            "phase_time_ranges": { "profiling": { "start_ns": start_ns, "end_ns": end_ns } },
+            "problems": problems,
+        },
+        "metrics_phase": "profiling",
+        "metrics": metrics,
+        "input_config": run.input_config,
+    })
+}
+
+/// A base URL's metrics page; a URL with a path of its own is a page already.
+fn page_url(url: &str) -> String {
+    if url.matches('/').count() > 2 { url.to_owned() } else { format!("{url}/metrics") }
+}
+
+fn vllm_name(name: &str) -> String {
+    let own = match name {
+        "requests_running" => "num_requests_running",
+        "requests_waiting" => "num_requests_waiting",
+        "kv_cache_usage" => "kv_cache_usage_perc",
+        "requests_finished" => "request_success_total",
+        "preemptions" => "num_preemptions_total",
+        counter => return format!("vllm:{counter}_total"),
+    };
+    format!("vllm:{own}")
+}
+
 /// `profile_export_aiperf_timeslices.json`
 pub fn slices_json(run: &Run, slices: &Slices) -> Object {
     let epoch_ns = run.epoch_ns();
@@ -190,7 +251,8 @@ impl Run {
 impl Tag {
     /// The object of one metric in the line of a record.
     pub(super) fn record_json(self, values: &[u64]) -> Value {
-        let values: Vec<f64> = values.iter().map(|&value| value as f64 / self.scale()).collect();
+        let values: Vec<f64> =
+            values.iter().map(|&value| value as f64 / self.scale() - self.offset()).collect();
         let value = if self.is_list() { json!(values) } else { json!(values.first()) };
         json!({ "value": value, "unit": self.unit() })
     }

@@ -1,6 +1,6 @@
 //! `profile_export.jsonl`: one line a request, written while the run goes on.
 
-use std::{fs::File, io::Write, path::Path};
+use std::{fs::File, io::Write, path::Path, time::Duration};
 
 use super::{
     Tag,
@@ -20,6 +20,7 @@ pub struct ProfileWriter<W: Write> {
     urls: Vec<String>,
     phases: Vec<PhaseShape>,
     tags: Vec<Tag>,
+    trace: bool,
 }
 
 impl ProfileWriter<File> {
@@ -48,11 +49,7 @@ impl<W: Write> ProfileWriter<W> {
         streaming: bool,
         trace: bool,
     ) -> Self {
-        let there = |tag: &Tag| match tag.needs() {
-            Needs::Nothing => true,
-            Needs::Streaming => streaming,
-            Needs::Trace => trace,
-        };
+        let there = |tag: &Tag| streaming || tag.needs() == Needs::Nothing;
         Self {
             lines: LineWriter::new(output),
             epoch_ns: run.epoch_ns(),
@@ -60,12 +57,13 @@ impl<W: Write> ProfileWriter<W> {
             urls: run.urls.clone(),
             phases: phases.to_vec(),
             tags: Tag::ALL.into_iter().filter(there).collect(),
+            trace,
         }
     }
 
     /// Takes one request; those that were never sent have no line, as in AIPerf.
     pub fn write(&mut self, record: &Record) -> Result<(), RecordsError> {
-        let Some(sent) = record.sent else { return Ok(()) };
+        let Some(sent) = record.begun() else { return Ok(()) };
         let mut line = Object::default();
         line.set("metadata", self.metadata(record, nanoseconds(sent)));
         let (mut metrics, mut values) = (Object::default(), Vec::new());
@@ -75,6 +73,9 @@ impl<W: Write> ProfileWriter<W> {
             if !values.is_empty() {
                 metrics.set(tag.name(), tag.record_json(&values));
             }
+        }
+        if self.trace {
+            line.set("trace_data", self.trace(record, sent));
         }
         line.set("metrics", metrics);
         if !record.outcome.is_success() {
@@ -95,6 +96,32 @@ impl<W: Write> ProfileWriter<W> {
     /// Lines that are wholly in the file.
     pub fn written(&self) -> u64 {
         self.lines.written()
+    }
+
+    /// Socket events in wall-clock nanoseconds.
+    fn trace(&self, record: &Record, sent: Duration) -> Object {
+        let wall = |time: Duration| self.epoch_ns + nanoseconds(time);
+        let mut trace = Object::default();
+        trace.set("trace_type", "evenload");
+        if let Some(connect) = record.connect {
+            trace.set("tcp_connect_start_ns", wall(sent.saturating_sub(connect)));
+            trace.set("tcp_connect_end_ns", wall(sent));
+        }
+        if record.connection_reused {
+            trace.set("connection_reused_ns", wall(sent));
+        }
+        trace.set("request_send_start_ns", wall(sent));
+        trace.set("request_send_end_ns", record.written.map(wall));
+        trace.set("request_bytes_total", record.request_bytes);
+        trace.set("response_status_code", record.status);
+        trace.set("response_receive_start_ns", record.headers.map(wall));
+        trace.set("response_receive_end_ns", wall(record.done));
+        trace.set("response_chunks_count", record.chunks.len());
+        trace.set("response_bytes_total", record.response_bytes);
+        let url = self.urls.get(usize::from(record.target)).map_or("", String::as_str);
+        let host = url.split("://").last().and_then(|rest| rest.split('/').next());
+        trace.set("request_headers", serde_json::json!({ "Host": host }));
+        trace
     }
 
     fn metadata(&self, record: &Record, sent: u64) -> Object {

@@ -4,7 +4,8 @@
 //! one value a request, (request latency - TTFT) / (output tokens - tokens of the first chunk), and *inter chunk
 //! latency* are the gaps; times start at the first byte written; percentiles interpolate linearly. Differences:
 //! - a credit is issued when this tool grants a slot; `effective_latency` has answered requests only;
-//! - token counts are the server's where it reports them, so there are no figures of client against server;
+//! - token counts are the server's where it reports them; what a tokenizer here counts stands beside them in the
+//!   `usage_*_diff_pct` figures;
 //! - slices lie on the run's clock, not on the first request.
 //!
 //! What this tool adds stands under keys of its own: `by_url`, `evenload`, and `url`, `url_index`, `model` and
@@ -17,15 +18,16 @@ mod goodput;
 mod json;
 mod lines;
 mod results;
+mod sweep;
 mod tag;
 #[cfg(test)]
 mod tests;
 
 pub use collector::{Collector, Slices};
-pub use console::{engines_table, error_table, metrics_table, targets_table, trace_table};
+pub use console::{engines_table, error_table, metrics_table, plain_table, targets_table, trace_table};
 pub use csv::{engines_csv, slices_csv, summary_csv};
 pub use goodput::{GoodputError, Slo};
-pub use json::{Run, RunKind, by_url_json, slices_json, summary_json};
+pub use json::{Run, RunKind, by_url_json, engines_json, slices_json, summary_json};
 pub use lines::ProfileWriter;
 pub use results::{MetricResult, Statistics};
 pub use tag::Tag;

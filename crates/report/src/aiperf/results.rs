@@ -1,7 +1,7 @@
 //! Metric results: what a metric is called, its unit, and its statistics, in AIPerf's order.
 
-use super::{Collector, Tag};
-use crate::{Distribution, Object, SECOND, summary::ratio};
+use super::{Collector, Tag, sweep::OverTime};
+use crate::{Distribution, MILLISECOND, Object, summary::ratio};
 
 /// Percentiles in every file.
 pub(super) const PERCENTS: [f64; 9] = [1.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0];
@@ -26,10 +26,11 @@ pub struct MetricResult {
 
 /// A single value, or the statistics of many. What is infinite or unknown is absent.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "a run has some fifty of them")]
 pub enum Statistics {
     /// Derived from the run as a whole.
     Scalar(f64),
+    /// Of a figure over time, in the same order; without sum and outer percentiles.
+    OverTime([Option<f64>; 14]),
     /// In the order of the CSV: avg, min, max, sum, p1 .. p99, std.
     Distribution {
         /// Number of values.
@@ -38,6 +39,9 @@ pub enum Statistics {
         values: [Option<f64>; 14],
     },
 }
+
+/// A replay that is later than this does not show the trace's load any more.
+const REPLAY_LAG_LIMIT_MS: f64 = 500.0;
 
 impl Collector {
     /// Everything collected.
@@ -48,6 +52,10 @@ impl Collector {
             let adjusted = self.values.iter().filter(|(tag, _)| tag.adjusted());
             results.extend(adjusted.map(|(&tag, values)| self.adjusted(tag, values)).collect::<Vec<_>>());
         }
+        results.extend(self.without_round_trip());
+        if let Some(sweep) = &self.sweep {
+            results.extend(sweep.figures(self.streaming).into_iter().map(over_time));
+        }
         results.extend(self.scalars());
         results
     }
@@ -55,6 +63,36 @@ impl Collector {
     /// The result of one tag, if there is one.
     pub fn result(&self, tag: Tag) -> Option<MetricResult> {
         self.values.get(&tag).map(|values| distribution(tag, values))
+    }
+
+    /// Latencies less the round trip to the servers, never below zero.
+    fn without_round_trip(&self) -> Vec<MetricResult> {
+        let Some(round_trip) = self.round_trip else { return Vec::new() };
+        let less = round_trip.as_secs_f64() * 1e3;
+        let adjusted = [Tag::RequestLatency, Tag::TimeToFirstToken, Tag::TimeToFirstOutputToken];
+        let shift = |tag: Tag| {
+            let mut result = self.result(tag)?;
+            result.tag = format!("network_adjusted_{}", result.tag);
+            result.header = format!("Network-Adjusted {}", result.header);
+            result.order = None;
+            if let Statistics::Distribution { count, values } = &mut result.statistics {
+                let sum = values[3].map(|sum| (sum - less * *count as f64).max(0.0));
+                // Of all but the sum and the standard deviation, the round trip goes off once.
+                for value in values[..13].iter_mut().flatten() {
+                    *value = (*value - less).max(0.0);
+                }
+                values[3] = sum;
+            }
+            Some(result)
+        };
+        let rtt = MetricResult {
+            tag: "network_rtt".to_owned(),
+            header: "Network RTT".to_owned(),
+            unit: "ms",
+            order: None,
+            statistics: Statistics::Scalar(less),
+        };
+        adjusted.into_iter().filter_map(shift).chain([rtt]).collect()
     }
 
     /// Failures count as infinitely slow; nearest ranks, because infinity cannot be interpolated.
@@ -78,6 +116,12 @@ impl Collector {
             order: None,
             statistics: Statistics::Distribution { count, values },
         }
+    }
+
+    /// A percentile of how late a trace was replayed, against its most punctual request.
+    fn replay_lag(&self, percent: f64) -> Option<f64> {
+        let lag = self.replay_lag.as_ref()?;
+        Some((lag.percentile(percent)? - lag.min()? as f64) / MILLISECOND)
     }
 
     fn scalars(&self) -> Vec<MetricResult> {
@@ -168,11 +212,28 @@ impl Collector {
             ),
             ("benchmark_duration", "Benchmark Duration", "sec", None, Some(seconds)),
             (
-                "effective_concurrency",
-                "Effective Concurrency",
+                "osl_mismatch_count",
+                "OSL Mismatch Count",
                 "requests",
                 None,
-                ratio(self.busy.as_nanos() as f64 / SECOND, seconds),
+                self.length_mismatches.map(|count| count as f64),
+            ),
+            (
+                "usage_discrepancy_count",
+                "Usage Discrepancy Count",
+                "requests",
+                None,
+                self.count_mismatches.map(|count| count as f64),
+            ),
+            ("replay_sched_lag_p50", "Replay Schedule Lag p50", "ms", None, self.replay_lag(50.0)),
+            ("replay_sched_lag_p90", "Replay Schedule Lag p90", "ms", None, self.replay_lag(90.0)),
+            ("replay_sched_lag_p99", "Replay Schedule Lag p99", "ms", None, self.replay_lag(99.0)),
+            (
+                "replay_sched_degraded",
+                "Replay Schedule Degraded",
+                "count",
+                None,
+                self.replay_lag(99.0).map(|lag| f64::from(lag > REPLAY_LAG_LIMIT_MS)),
             ),
             (
                 "total_usage_prompt_tokens",
@@ -219,18 +280,45 @@ impl Collector {
     }
 }
 
+/// A figure over time has no number of values, and no sum.
+fn over_time((tag, unit, figures): (&'static str, &'static str, OverTime)) -> MetricResult {
+    let OverTime { avg, min, max, p50, p90, p95, p99, std } = figures;
+    let mut values = [None; 14];
+    for (name, value) in [
+        ("avg", avg),
+        ("min", min),
+        ("max", max),
+        ("p50", p50),
+        ("p90", p90),
+        ("p95", p95),
+        ("p99", p99),
+        ("std", std),
+    ] {
+        if let Some(place) = STATISTICS.iter().position(|known| *known == name) {
+            values[place] = Some(value);
+        }
+    }
+    let header = tag.split('_').map(capitalised).collect::<Vec<_>>().join(" ");
+    MetricResult { tag: tag.to_owned(), header, unit, order: None, statistics: Statistics::OverTime(values) }
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
 fn distribution(tag: Tag, values: &Distribution) -> MetricResult {
-    let scaled = |value: Option<f64>| value.map(|value| value / tag.scale());
+    let scaled = |value: Option<f64>| value.map(|value| value / tag.scale() - tag.offset());
     let mut statistics = [None; 14];
     statistics[0] = scaled(values.mean());
     statistics[1] = scaled(values.min().map(|min| min as f64));
     statistics[2] = scaled(values.max().map(|max| max as f64));
-    statistics[3] = scaled(Some(values.sum() as f64));
+    statistics[3] = Some(values.sum() as f64 / tag.scale() - tag.offset() * values.count() as f64);
     let percentiles = values.percentiles(&PERCENTS).unwrap_or_default();
     for (place, value) in statistics[4..13].iter_mut().zip(percentiles) {
         *place = scaled(Some(value));
     }
-    statistics[13] = scaled(values.std());
+    statistics[13] = values.std().map(|std| std / tag.scale());
     MetricResult {
         tag: tag.name().to_owned(),
         header: tag.header().to_owned(),
@@ -247,7 +335,7 @@ impl MetricResult {
     pub fn statistic(&self, name: &str) -> Option<f64> {
         match &self.statistics {
             Statistics::Scalar(value) => (name == "avg").then_some(*value),
-            Statistics::Distribution { values, .. } => {
+            Statistics::Distribution { values, .. } | Statistics::OverTime(values) => {
                 values[STATISTICS.iter().position(|known| *known == name)?]
             }
         }

@@ -6,6 +6,10 @@ use crate::{CountSource, MILLISECOND, Record, distribution::nanoseconds};
 
 /// Fractions and rates are kept in millionths.
 const MILLIONTHS: f64 = 1e6;
+/// AIPerf's limits on what is called a mismatch.
+const LENGTH_SHARE: f64 = 0.05;
+const LENGTH_TOKENS: f64 = 50.0;
+const COUNT_PERCENT: f64 = 10.0;
 
 /// When a metric is there at all.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -14,8 +18,6 @@ pub(super) enum Needs {
     Nothing,
     /// Only with `--streaming`.
     Streaming,
-    /// Only with `--export-http-trace` or `--show-trace-timing`.
-    Trace,
 }
 
 macro_rules! tags {
@@ -84,13 +86,25 @@ tags! {
     UsageReasoningTokens = "usage_reasoning_tokens", "Usage Reasoning Tokens", "tokens", 1.0, None, Nothing;
     UsagePromptCacheReadTokens = "usage_prompt_cache_read_tokens", "Usage Prompt Cache Read Tokens", "tokens", 1.0, None, Nothing;
     UsagePromptCacheMissTokens = "usage_prompt_cache_miss_tokens", "Usage Prompt Cache Miss Tokens", "tokens", 1.0, None, Nothing;
-    HttpConnecting = "http_req_connecting", "HTTP Connecting", "ms", MILLISECOND, None, Trace;
-    HttpSending = "http_req_sending", "HTTP Sending", "ms", MILLISECOND, None, Trace;
-    HttpWaiting = "http_req_waiting", "HTTP Waiting (TTFB)", "ms", MILLISECOND, None, Trace;
-    HttpReceiving = "http_req_receiving", "HTTP Receiving", "ms", MILLISECOND, None, Trace;
-    HttpConnectionReused = "http_req_connection_reused", "HTTP Connection Reused", "ratio", 1.0, None, Trace;
-    HttpDuration = "http_req_duration", "HTTP Duration (excl. conn)", "ms", MILLISECOND, None, Trace;
-    HttpTotal = "http_req_total", "HTTP Total Time", "ms", MILLISECOND, None, Trace;
+    StreamSetupLatency = "stream_setup_latency", "Stream Setup Latency", "ms", MILLISECOND, None, Streaming;
+    StreamPrefillLatency = "stream_prefill_latency", "Stream Prefill Latency", "ms", MILLISECOND, None, Streaming;
+    UsagePromptTokensDiff = "usage_prompt_tokens_diff_pct", "Usage Prompt Diff %", "%", MILLIONTHS, None, Nothing;
+    UsageCompletionTokensDiff = "usage_completion_tokens_diff_pct", "Usage Completion Diff %", "%", MILLIONTHS, None, Nothing;
+    OslMismatchDiff = "osl_mismatch_diff_pct", "OSL Mismatch Diff %", "%", MILLIONTHS, None, Nothing;
+    HttpBlocked = "http_req_blocked", "HTTP Blocked", "ms", MILLISECOND, None, Nothing;
+    HttpDnsLookup = "http_req_dns_lookup", "HTTP DNS Lookup", "ms", MILLISECOND, None, Nothing;
+    HttpConnecting = "http_req_connecting", "HTTP Connecting", "ms", MILLISECOND, None, Nothing;
+    HttpSending = "http_req_sending", "HTTP Sending", "ms", MILLISECOND, None, Nothing;
+    HttpWaiting = "http_req_waiting", "HTTP Waiting (TTFB)", "ms", MILLISECOND, None, Nothing;
+    HttpReceiving = "http_req_receiving", "HTTP Receiving", "ms", MILLISECOND, None, Nothing;
+    HttpDuration = "http_req_duration", "HTTP Duration (excl. conn)", "ms", MILLISECOND, None, Nothing;
+    HttpConnectionOverhead = "http_req_connection_overhead", "HTTP Connection Overhead", "ms", MILLISECOND, None, Nothing;
+    HttpConnectionReused = "http_req_connection_reused", "HTTP Connection Reused", "ratio", 1.0, None, Nothing;
+    HttpTotal = "http_req_total", "HTTP Total Time", "ms", MILLISECOND, None, Nothing;
+    HttpDataSent = "http_req_data_sent", "HTTP Data Sent", "KB", 1000.0, None, Nothing;
+    HttpDataReceived = "http_req_data_received", "HTTP Data Received", "KB", 1000.0, None, Nothing;
+    HttpChunksSent = "http_req_chunks_sent", "HTTP Chunks Sent", "count", 1.0, None, Nothing;
+    HttpChunksReceived = "http_req_chunks_received", "HTTP Chunks Received", "count", 1.0, None, Nothing;
 }
 
 impl Tag {
@@ -102,6 +116,16 @@ impl Tag {
     /// Whether a larger value is the better one, for `--goodput`.
     pub(super) fn larger_is_better(self) -> bool {
         self.unit() == "tokens/sec/user" || self.unit() == "tokens"
+    }
+
+    /// What a kept value has on top of the printed one, in its unit: kept values are never negative.
+    pub(super) fn offset(self) -> f64 {
+        if self == Self::OslMismatchDiff { 100.0 } else { 0.0 }
+    }
+
+    /// Whether it is about the connection.
+    pub(super) fn is_timing(self) -> bool {
+        self.name().starts_with("http_req_")
     }
 
     /// Whether failures count as infinitely slow in its `adj_` twin.
@@ -159,7 +183,26 @@ impl Tag {
             Self::UsageTotalTokens => usage.then_some(input + tokens),
             Self::UsagePromptCacheReadTokens => record.cached_tokens.map(u64::from),
             Self::UsagePromptCacheMissTokens => Some(input.saturating_sub(record.cached_tokens?.into())),
-            Self::HttpConnecting => record.connect.map(nanoseconds),
+            Self::StreamSetupLatency => since(record.headers, sent),
+            Self::StreamPrefillLatency => since(record.first_chunk(), record.headers?),
+            Self::UsagePromptTokensDiff => difference(input, record.own_input_tokens.filter(|_| usage)?),
+            Self::UsageCompletionTokensDiff => {
+                let usage = record.output_tokens.source == CountSource::Usage;
+                difference(tokens, record.own_output_tokens.filter(|_| usage)?)
+            }
+            Self::OslMismatchDiff => {
+                let share = (tokens * 100_000_000).checked_div(record.requested_tokens?.into());
+                share.filter(|_| record.requested_tokens > Some(0))
+            }
+            // Connections are opened at once, and names are looked up before the run.
+            Self::HttpBlocked | Self::HttpDnsLookup => Some(0),
+            Self::HttpConnecting | Self::HttpConnectionOverhead => {
+                Some(nanoseconds(record.connect.unwrap_or_default()))
+            }
+            Self::HttpDataSent => Some(record.request_bytes.into()),
+            Self::HttpDataReceived => Some(record.response_bytes),
+            Self::HttpChunksSent => Some(1),
+            Self::HttpChunksReceived => Some(record.chunks.len() as u64),
             Self::HttpSending => since(record.written, sent),
             Self::HttpWaiting => since(record.headers, record.written?),
             Self::HttpReceiving => since(Some(record.done), record.headers?),
@@ -179,6 +222,28 @@ fn inter_token_latency(record: &Record) -> Option<u64> {
     let first = if first >= 1 && first < tokens { first } else { 1 };
     let decode = nanoseconds(record.last_chunk()?.saturating_sub(record.first_chunk()?));
     decode.checked_div(tokens.checked_sub(first)?.into())
+}
+
+/// Whether an answer misses the length that was asked for by over 5 % or 50 tokens, whichever is less.
+pub(super) fn is_far_from_request(record: &Record) -> Option<bool> {
+    let asked = record.requested_tokens.filter(|tokens| *tokens > 0)?;
+    let limit = (f64::from(asked) * LENGTH_SHARE).min(LENGTH_TOKENS);
+    Some(f64::from(record.output_tokens.tokens.abs_diff(asked)) > limit)
+}
+
+/// Whether the server's counts differ from ours by over 10 %, where both exist.
+pub(super) fn is_far_from_usage(record: &Record) -> Option<bool> {
+    let of = |tag: Tag| tag.value(record).map(|value| value as f64 / MILLIONTHS > COUNT_PERCENT);
+    match (of(Tag::UsagePromptTokensDiff), of(Tag::UsageCompletionTokensDiff)) {
+        (None, None) => None,
+        (prompt, output) => Some(prompt == Some(true) || output == Some(true)),
+    }
+}
+
+/// By how many percent the server's count differs from ours, in millionths.
+fn difference(theirs: u64, ours: u32) -> Option<u64> {
+    let ours = u64::from(ours);
+    (theirs.abs_diff(ours) * 100_000_000).checked_div(ours)
 }
 
 /// Millionths of `count` per second; absent for no time.

@@ -33,7 +33,7 @@ fn records() -> Vec<Record> {
 
 fn collected(records: &[Record], streaming: bool) -> Collector {
     let slos = Slo::parse_list("time_to_first_token:59.5 inter_token_latency:10").unwrap();
-    let mut collector = Collector::new(streaming, false, slos);
+    let mut collector = Collector::new(streaming, slos);
     records.iter().for_each(|record| collector.push(record));
     collector
 }
@@ -76,7 +76,7 @@ fn definitions_are_aiperfs() {
     record.done = ms(300);
     record.admitted = ms(90);
     record.scheduled = ms(20);
-    let mut collector = Collector::new(true, true, Vec::new());
+    let mut collector = Collector::new(true, Vec::new());
     collector.push(&record);
     for (tag, value) in [
         ("time_to_first_token", 50.0),
@@ -96,6 +96,8 @@ fn definitions_are_aiperfs() {
         ("credit_to_start_latency", 10.0),
         ("effective_latency", 210.0),
         ("http_req_total", 200.0),
+        ("osl_mismatch_diff_pct", 300.0),
+        ("stream_setup_latency", 50.0),
         ("benchmark_duration", 0.08),
         ("output_token_throughput", 200.0),
         ("request_throughput", 12.5),
@@ -113,10 +115,10 @@ fn definitions_are_aiperfs() {
 fn a_first_chunk_that_cannot_be_right_counts_as_one_token() {
     let mut record = request(0, 50, 10, 3);
     record.chunks[0].tokens = 9;
-    let mut collector = Collector::new(true, false, Vec::new());
+    let mut collector = Collector::new(true, Vec::new());
     collector.push(&record);
     assert_eq!(figure(&collector, "inter_token_latency", "avg"), 10.0);
-    let mut single = Collector::new(true, false, Vec::new());
+    let mut single = Collector::new(true, Vec::new());
     single.push(&request(0, 50, 10, 1));
     assert!(single.result(Tag::InterTokenLatency).is_none(), "absent, not zero");
 }
@@ -143,7 +145,7 @@ fn goodput_needs_every_objective() {
     assert_eq!(figure(&collector, "good_request_fraction", "avg"), 18.0 / 40.0);
     assert_eq!(figure(&collector, "goodput", "avg"), 18.0 / figure(&collector, "benchmark_duration", "avg"));
     let wide = Slo::parse_list("output_token_throughput_per_user:101").unwrap();
-    let mut slow = Collector::new(true, false, wide);
+    let mut slow = Collector::new(true, wide);
     records().iter().for_each(|record| slow.push(record));
     assert_eq!(figure(&slow, "good_request_count", "avg"), 0.0, "100 tokens/s a user are less than 101");
     assert_eq!(Slo::parse_list("ttft:100"), Err(GoodputError::Metric("ttft".to_owned())));
@@ -224,32 +226,54 @@ fn targets_and_errors_have_their_tables() {
     assert_eq!(cells[1][1..5], ["503", "HTTPError", "overloaded", "1"]);
 }
 
+/// A run with everything on: streams, objectives, failures, a trace replayed, a tokenizer, a round trip.
+fn full() -> Collector {
+    let slos = Slo::parse_list("time_to_first_token:59.5 inter_token_latency:10").unwrap();
+    let mut collector = Collector::new(true, slos).over_time().of_replay();
+    collector.set_round_trip(Duration::from_millis(2));
+    for mut record in records() {
+        record.own_input_tokens = Some(80);
+        record.own_output_tokens = Some(16);
+        record.reasoning_tokens = Some(3);
+        collector.push(&record);
+    }
+    collector
+}
+
 /// The keys that a reader of AIPerf 0.13's file finds in a streaming run, in the schema's names.
 #[test]
 fn the_summary_has_every_key() {
     let records = records();
     let warm_up = collected(&[request(0, 5, 5, 5)], true);
-    let json = summary_json(
-        &run(),
-        &collected(&records, true),
-        &warm_up,
-        &targets(&records),
-        json!({ "verdict": "VALID" }),
-    );
+    let json = summary_json(&run(), &full(), &warm_up, &targets(&records), json!({ "verdict": "VALID" }));
     let json = serde_json::to_value(&json).unwrap();
     let has = |key: &str| assert!(json.get(key).is_some(), "{key} is missing");
     "schema_version aiperf_version benchmark_id telemetry_data input_config run_info was_cancelled is_complete \
      error_summary start_time end_time warmup_metrics by_url evenload \
      request_throughput request_latency request_count time_to_first_token time_to_second_token inter_token_latency \
      output_token_throughput output_token_throughput_per_user output_sequence_length input_sequence_length goodput \
-     good_request_count good_request_fraction output_token_count inter_chunk_latency total_output_tokens \
-     benchmark_duration total_isl total_osl error_request_count total_error_isl time_to_first_output_token \
-     decode_duration e2e_output_token_throughput prefill_throughput_per_user credit_to_start_latency \
-     effective_latency effective_concurrency adj_request_latency adj_time_to_first_token adj_inter_token_latency \
-     adj_decode_duration input_token_throughput total_token_throughput completed_request_count request_error_rate \
-     usage_prompt_tokens usage_completion_tokens usage_total_tokens usage_prompt_cache_read_tokens \
-     usage_prompt_cache_miss_tokens total_usage_prompt_tokens total_usage_completion_tokens \
-     total_usage_total_tokens total_usage_prompt_cache_read_tokens overall_usage_prompt_cache_read_pct"
+     good_request_count good_request_fraction output_token_count reasoning_token_count inter_chunk_latency \
+     total_output_tokens total_reasoning_tokens benchmark_duration total_isl total_osl error_request_count \
+     total_error_isl time_to_first_output_token decode_duration e2e_output_token_throughput \
+     prefill_throughput_per_user credit_to_start_latency effective_latency adj_request_latency \
+     adj_time_to_first_token adj_inter_token_latency adj_decode_duration input_token_throughput \
+     total_token_throughput completed_request_count request_error_rate \
+     effective_concurrency effective_decode_throughput effective_prefill_throughput effective_decode_concurrency \
+     effective_prefill_concurrency effective_total_throughput effective_decode_throughput_per_user \
+     effective_prefill_throughput_per_user tokens_in_flight active_decode_throughput active_prefill_throughput \
+     active_decode_throughput_per_user active_prefill_throughput_per_user active_total_throughput \
+     usage_prompt_tokens usage_completion_tokens usage_total_tokens usage_reasoning_tokens \
+     usage_prompt_cache_read_tokens usage_prompt_cache_miss_tokens total_usage_prompt_tokens \
+     total_usage_completion_tokens total_usage_total_tokens total_usage_prompt_cache_read_tokens \
+     overall_usage_prompt_cache_read_pct usage_prompt_tokens_diff_pct usage_completion_tokens_diff_pct \
+     usage_discrepancy_count osl_mismatch_diff_pct osl_mismatch_count \
+     http_req_blocked http_req_dns_lookup http_req_connecting http_req_sending http_req_waiting http_req_receiving \
+     http_req_duration http_req_total http_req_connection_overhead http_req_connection_reused http_req_data_sent \
+     http_req_data_received http_req_chunks_sent http_req_chunks_received \
+     network_rtt network_adjusted_request_latency network_adjusted_time_to_first_token \
+     network_adjusted_time_to_first_output_token \
+     replay_sched_lag_p50 replay_sched_lag_p90 replay_sched_lag_p99 replay_sched_degraded \
+     stream_setup_latency stream_prefill_latency"
         .split_whitespace()
         .for_each(has);
     assert_eq!((&json["schema_version"], &json["aiperf_version"]), (&json!("1.4"), &json!("0.13.0")));
@@ -260,6 +284,13 @@ fn the_summary_has_every_key() {
     );
     assert_eq!(json["request_count"], json!({ "unit": "requests", "avg": 38.0 }));
     assert_eq!(json["inter_chunk_latency"]["count"], 38 * 15);
+    assert_eq!(json["usage_prompt_tokens_diff_pct"]["avg"], 25.0, "100 tokens where this side counts 80");
+    assert_eq!(json["usage_discrepancy_count"]["avg"], 38.0);
+    assert_eq!(json["osl_mismatch_diff_pct"]["avg"], 0.0);
+    let adjusted = &json["network_adjusted_time_to_first_token"];
+    assert_eq!(adjusted["p50"], json["time_to_first_token"]["p50"].as_f64().unwrap() - 2.0);
+    assert_eq!(adjusted["std"], json["time_to_first_token"]["std"]);
+    assert_eq!(json["replay_sched_lag_p99"]["avg"], 0.0);
     assert_eq!(json["overall_usage_prompt_cache_read_pct"]["avg"], 40.0);
     assert_eq!(json["was_cancelled"], false);
     assert_eq!(json["start_time"], "2025-02-12T10:15:01.000000");
@@ -276,7 +307,7 @@ fn the_summary_has_every_key() {
 fn a_run_that_was_cut_short_says_so() {
     let mut run = run();
     run.kind = RunKind::Cancelled;
-    let none = Collector::new(true, false, Vec::new());
+    let none = Collector::new(true, Vec::new());
     let json = serde_json::to_value(summary_json(&run, &none, &none, &[], Value::Null)).unwrap();
     assert_eq!((&json["was_cancelled"], &json["is_complete"]), (&json!(true), &json!(false)));
     assert!(json.get("request_latency").is_none() && json.get("warmup_metrics").is_none());
@@ -360,7 +391,7 @@ fn each_request_has_its_line() {
 
 #[test]
 fn slices_hold_what_was_sent_in_them() {
-    let mut slices = Slices::new(Duration::from_secs(1), Collector::new(true, false, Vec::new()));
+    let mut slices = Slices::new(Duration::from_secs(1), Collector::new(true, Vec::new()));
     records().iter().for_each(|record| slices.push(record));
     let json = serde_json::to_value(slices_json(&run(), &slices)).unwrap();
     let all = json["timeslices"].as_array().unwrap();
@@ -393,7 +424,7 @@ fn slices_hold_what_was_sent_in_them() {
 
 #[test]
 fn slices_are_bounded() {
-    let mut slices = Slices::new(Duration::ZERO, Collector::new(false, false, Vec::new()));
+    let mut slices = Slices::new(Duration::ZERO, Collector::new(false, Vec::new()));
     (0..10_000).for_each(|index| slices.push(&request(index, 1, 1, 1)));
     assert_eq!(slices.slices.len(), 3600);
     assert_eq!(slices.slices.values().map(|slice| slice.answered).sum::<u64>(), 10_000);

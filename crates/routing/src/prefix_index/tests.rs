@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{segment::HELD_BYTES, *};
 
 const WIDE: Limits = Limits { blocks: 1_000_000, bytes: 1 << 30 };
 const NOW: Duration = Duration::from_secs(100);
@@ -97,7 +97,7 @@ fn a_prompt_longer_than_the_limit_leaves_nothing() {
 }
 
 #[test]
-fn a_shortfall_forgets_what_is_as_old() {
+fn what_is_old_can_be_forgotten() {
     let second = |second| Duration::from_secs(second);
     let index = PrefixIndex::new();
     let (a, b) = (History::new(0), History::new(1));
@@ -106,13 +106,11 @@ fn a_shortfall_forgets_what_is_as_old() {
     index.insert(&b, &prompt("middle"), WIDE, second(20));
     index.insert(&a, &prompt("new"), WIDE, second(30));
     assert_eq!(index.insert(&b, &prompt("fresh"), WIDE, second(30)), None);
-    let renewed = index.insert(&a, &prompt("middleish"), WIDE, second(40)).unwrap();
-    index.fell_short(&a, renewed, second(15));
-    assert_eq!(matched(&index, "old").0[0], 3, "what may still be on its way proves nothing");
-    index.fell_short(&a, renewed, second(39));
+    assert_eq!(index.insert(&a, &prompt("middleish"), WIDE, second(40)), Some(second(20)));
+    index.forget_before(&a, second(30));
     assert_eq!(matched(&index, "old").0[0], 0);
-    assert_eq!(matched(&index, "middleish").0, [9, 6], "the engine has it again; others never lost it");
-    assert_eq!(matched(&index, "new").0[0], 3, "younger than what was missing");
+    assert_eq!(matched(&index, "middleish").0, [9, 6], "renewed since; and others never lost it");
+    assert_eq!(matched(&index, "new").0[0], 3);
 }
 
 /// Prompts over few letters share and leave prefixes at many places.

@@ -147,6 +147,11 @@ pub(crate) enum ArrivalPattern {
 pub(crate) struct Grace(pub(crate) Option<Duration>);
 
 impl WarmUpFlags {
+    /// Leaves the warm-up out.
+    pub(crate) fn remove(&mut self) {
+        (self.warmup_request_count, self.warmup_duration, self.num_warmup_sessions) = (None, None, None);
+    }
+
     /// Whether there is a warm-up.
     pub(crate) fn is_wanted(&self) -> bool {
         self.warmup_request_count.is_some_and(|count| count > 0)

@@ -165,11 +165,6 @@ impl OutputFlags {
         self.goodput.iter().flat_map(|list| list.0.iter().copied()).collect()
     }
 
-    /// Whether socket timings are collected.
-    pub(crate) fn traces(&self) -> bool {
-        self.export_http_trace || self.show_trace_timing
-    }
-
     /// The least important lines that are shown.
     pub(crate) fn level(&self) -> tracing::Level {
         match (self.log_level, self.verbose) {

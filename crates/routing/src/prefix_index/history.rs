@@ -1,0 +1,72 @@
+//! What one replica was sent, oldest first.
+
+use std::{collections::VecDeque, time::Duration};
+
+use parking_lot::Mutex;
+
+use super::segment::HELD_BYTES;
+
+/// What one replica was sent.
+#[derive(Debug)]
+pub(crate) struct History {
+    /// Its number in the segments' lists of holders.
+    pub(crate) slot: u32,
+    pub(super) state: Mutex<HistoryState>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct HistoryState {
+    pub(super) records: VecDeque<Record>,
+    /// Segments held, and their blocks.
+    pub(super) segments: usize,
+    pub(super) blocks: usize,
+    /// Prompts so far.
+    pub(super) stamp: u32,
+    pub(super) closed: bool,
+}
+
+/// A prompt that ended in the segment `key`. It is out of date when the segment was renewed since.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record {
+    pub(super) key: u64,
+    pub(super) stamp: u32,
+    /// In units of [`RECORD_TIME`].
+    pub(super) at: u32,
+}
+
+/// Unit of the times that are kept.
+pub(super) const RECORD_TIME: Duration = Duration::from_millis(100);
+/// Space in queues counts twice, since they are half empty at times.
+pub(super) const RECORD_BYTES: usize = 2 * size_of::<Record>();
+
+/// What one replica's history may hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) blocks: usize,
+    pub(crate) bytes: usize,
+}
+
+impl HistoryState {
+    /// Charged to the replica; a repeated prompt costs a record each time.
+    pub(super) fn bytes(&self) -> usize {
+        self.segments * HELD_BYTES + self.blocks * size_of::<u64>() + self.records.len() * RECORD_BYTES
+    }
+
+    /// When the replica got the prompt of this stamp. If its own record is gone, the next newer one errs on the safe
+    /// side.
+    pub(super) fn time_of(&self, stamp: u32) -> Option<Duration> {
+        let next = self.records.partition_point(|record| record.stamp < stamp);
+        self.records.get(next).map(|record| RECORD_TIME * record.at)
+    }
+}
+
+impl History {
+    pub(crate) fn new(slot: u32) -> Self {
+        Self { slot, state: Mutex::default() }
+    }
+
+    /// Blocks held now.
+    pub(crate) fn blocks(&self) -> usize {
+        self.state.lock().blocks
+    }
+}

@@ -1,0 +1,101 @@
+//! Runs of prompt blocks, and who holds how much of them.
+
+// Space in tables counts twice, since they are half empty at times.
+const SEGMENT_BYTES: usize = 2 * size_of::<(u64, Segment)>();
+/// Charged to a replica for each segment that it holds, besides the segment's blocks.
+pub(super) const HELD_BYTES: usize = SEGMENT_BYTES + 4 * size_of::<Holder>() + 4 * size_of::<Branch>();
+
+/// A run of blocks. Other segments may leave it after any of them.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) blocks: Vec<u64>,
+    pub(super) holders: Vec<Holder>,
+    /// How many segments leave it after so many of its blocks, in order.
+    pub(super) branches: Vec<Branch>,
+    pub(super) parent: Option<Place>,
+}
+
+/// After so many blocks of the segment with this first hash.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) key: u64,
+    pub(super) offset: u32,
+}
+
+/// A replica that holds the beginning of a segment. It is listed more than once where prompts went different ways
+/// into the segment: the longer the part, the older.
+#[derive(Debug)]
+pub(super) struct Holder {
+    pub(super) slot: u32,
+    /// How many of the segment's blocks, from the first.
+    pub(super) blocks: u32,
+    /// The replica's count of prompts when one last went this far.
+    pub(super) stamp: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Branch {
+    pub(super) offset: u32,
+    pub(super) count: u32,
+}
+
+impl Segment {
+    pub(super) fn bytes(&self) -> usize {
+        SEGMENT_BYTES
+            + self.blocks.capacity() * size_of::<u64>()
+            + self.holders.capacity() * size_of::<Holder>()
+            + self.branches.capacity() * size_of::<Branch>()
+    }
+
+    /// How many of its blocks a replica holds.
+    pub(super) fn held(&self, slot: u32) -> u32 {
+        let own = self.holders.iter().filter(|holder| holder.slot == slot);
+        own.map(|holder| holder.blocks).max().unwrap_or_default()
+    }
+
+    /// When a replica last got the first `blocks` blocks, or as many of them as it holds.
+    pub(super) fn age(&self, slot: u32, blocks: u32) -> Option<u32> {
+        let own = || self.holders.iter().filter(|holder| holder.slot == slot);
+        let whole = own().filter(|holder| holder.blocks >= blocks).min_by_key(|holder| holder.blocks);
+        whole.or_else(|| own().max_by_key(|holder| holder.blocks)).map(|holder| holder.stamp)
+    }
+
+    /// A replica gets the first `blocks` blocks again.
+    pub(super) fn renew(&mut self, slot: u32, blocks: u32, stamp: u32) {
+        self.holders.retain(|holder| holder.slot != slot || holder.blocks > blocks);
+        self.holders.push(Holder { slot, blocks, stamp });
+    }
+
+    /// Counts a segment that leaves this one after `offset` blocks, or one that is gone.
+    pub(super) fn branch(&mut self, offset: u32, added: bool) {
+        match self.branches.binary_search_by_key(&offset, |branch| branch.offset) {
+            Ok(found) if added => self.branches[found].count += 1,
+            Ok(found) => {
+                self.branches[found].count -= 1;
+                if self.branches[found].count == 0 {
+                    self.branches.remove(found);
+                }
+            }
+            Err(next) if added => self.branches.insert(next, Branch { offset, count: 1 }),
+            Err(_) => {}
+        }
+    }
+
+    /// How many different blocks follow the first `offset` ones.
+    pub(super) fn followers(&self, branch: &Branch) -> u32 {
+        branch.count + u32::from((branch.offset as usize) < self.blocks.len())
+    }
+
+    /// Drops blocks that nobody holds any more.
+    pub(super) fn trim(&mut self) {
+        let held = self.holders.iter().map(|holder| holder.blocks as usize).max().unwrap_or_default();
+        if held < self.blocks.len() {
+            self.blocks.truncate(held);
+            self.blocks.shrink_to_fit();
+        }
+    }
+}
+
+pub(super) fn common_length(left: &[u64], right: &[u64]) -> usize {
+    left.iter().zip(right).take_while(|(left, right)| left == right).count()
+}

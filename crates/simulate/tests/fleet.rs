@@ -1,0 +1,121 @@
+//! Fleets with faults, with several balancers, and without load.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use engine::Profile;
+use routing::PolicySettings;
+use simulate::{
+    ClientModel, Error, FleetSettings, Pace, Traffic,
+    scenario::{LoadedScenario, Scenario, Trial},
+};
+use workload::{BlockSessions, Delay, Length};
+
+/// Conversations of three turns, all behind one preamble.
+fn scenario(sessions: usize, concurrency: u32, change: impl FnOnce(&mut FleetSettings)) -> LoadedScenario {
+    let mut fleet = FleetSettings::uniform(&Profile::l4(), 4, PolicySettings::default());
+    change(&mut fleet);
+    let conversations = BlockSessions {
+        preambles: 1,
+        preamble_tokens: 320,
+        turns: Length::exactly(3),
+        message: Length::exactly(150),
+        answer: Length::exactly(40),
+        delay: Delay::default(),
+        max_tokens: 4096,
+    };
+    let scenario = Scenario {
+        traffic: Traffic::Conversations(conversations),
+        pace: Pace::AtOnce,
+        sessions: Some(sessions),
+        concurrency: Some(concurrency),
+        warm: false,
+        fleet,
+        client: ClientModel::IDEAL,
+    };
+    scenario.load().unwrap()
+}
+
+fn trial(loaded: &LoadedScenario, policy: &str) -> Trial {
+    loaded.trial(policy.parse().unwrap(), 1).unwrap()
+}
+
+fn requests(trial: &Trial) -> Vec<u64> {
+    trial.figures.replicas.iter().map(|replica| replica.requests).collect()
+}
+
+#[test]
+fn without_load_new_conversations_spread_over_all_replicas() {
+    let loaded = scenario(80, 1, |_| {});
+    let trial = trial(&loaded, "prefix_aware");
+    let requests = requests(&trial);
+    assert_eq!(requests.iter().sum::<u64>(), 240);
+    assert!(requests.iter().all(|count| (30..=100).contains(count)), "{requests:?}");
+    assert!(trial.report.total.prefix_hit_ratio().unwrap() > 0.6, "and conversations stay where they are");
+}
+
+#[test]
+fn a_replica_that_dies_loses_its_requests_and_no_others() {
+    let loaded = scenario(240, 40, |fleet| {
+        fleet.faults = vec!["5:1:down".parse().unwrap(), "15:1:up".parse().unwrap()];
+    });
+    for policy in ["least_requests", "prefix_aware"] {
+        let trial = trial(&loaded, policy);
+        let total = &trial.report.total;
+        let lost = total.count("broken");
+        assert!((1..=40).contains(&lost), "{policy}: {lost}");
+        assert_eq!(total.answered() + lost, 720, "{policy}");
+        let requests = requests(&trial);
+        assert!(requests[1] > 20 && requests[1] < requests[0], "{policy}: it came back: {requests:?}");
+    }
+}
+
+#[test]
+fn what_finds_nobody_goes_elsewhere() {
+    // Too few requests fail at once to give the replica away.
+    let loaded = scenario(60, 8, |fleet| fleet.faults = vec!["5:1:down".parse().unwrap()]);
+    let trial = trial(&loaded, "round_robin");
+    assert!(trial.figures.retries > 0);
+    assert!(trial.report.total.count("broken") <= 4);
+    assert_eq!(trial.report.total.answered() + trial.report.total.count("broken"), 180);
+}
+
+#[test]
+fn a_slow_replica_gets_less() {
+    let loaded = scenario(400, 40, |fleet| fleet.faults = vec!["0:2:speed=0.4".parse().unwrap()]);
+    let requests = requests(&trial(&loaded, "prefix_aware"));
+    assert!(requests[2] * 4 < requests.iter().sum::<u64>(), "{requests:?}");
+}
+
+#[test]
+fn balancers_that_see_a_part_each_serve_everything_together() {
+    let loaded = scenario(200, 32, |fleet| fleet.balancers = 16);
+    for policy in ["least_queue", "prefix_aware", "round_robin"] {
+        assert_eq!(trial(&loaded, policy).report.total.answered(), 600, "{policy}");
+    }
+}
+
+#[test]
+fn nothing_beats_the_bound() {
+    let loaded = scenario(400, 64, |_| {});
+    let demand = loaded.demand(1).unwrap();
+    let bound = loaded.bound(&demand, 1, |_| {}).unwrap();
+    assert!((bound.report.total.prefix_hit_ratio().unwrap() - demand.best_hit_ratio).abs() < 0.02);
+    for policy in ["random", "least_tokens", "prefix_hash", "prefix_aware"] {
+        let trial = trial(&loaded, policy);
+        assert!(trial.report.total.duration_s() > 0.99 * bound.report.total.duration_s(), "{policy}");
+    }
+}
+
+#[test]
+fn what_cannot_be_run_is_said() {
+    let faulty = scenario(1, 1, |fleet| fleet.faults = vec!["1:9:down".parse().unwrap()]);
+    let error = faulty.trial(PolicySettings::default(), 1).unwrap_err();
+    assert_eq!(error.to_string(), "a fault of replica 9, but there are 4: the first one is 0");
+    let none = Scenario { pace: Pace::OwnTimes { speed_up: 1.0 }, ..Scenario::kubeai(8) };
+    assert!(matches!(none.load(), Err(Error::NoTimes)));
+    let empty = Scenario {
+        fleet: FleetSettings::uniform(&Profile::l4(), 0, PolicySettings::default()),
+        ..Scenario::kubeai(8)
+    };
+    assert!(matches!(empty.load().unwrap().trial(PolicySettings::default(), 1), Err(Error::NoReplicas)));
+}
