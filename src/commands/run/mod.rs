@@ -79,6 +79,12 @@ impl Arguments {
                 return Ok(ExitCode::from(USAGE));
             }
         };
+        if config.load.sweep.is_some() && self.shard.is_some_and(|shard| shard.count > 1) {
+            eprintln!(
+                "evenload: --shard: a sweep chooses its stages by what it finds; give load.stages to share them"
+            );
+            return Ok(ExitCode::from(USAGE));
+        }
         println!("{}", config.to_yaml().trim_end());
         let server = server::Server::find(&config, &lines)?;
         let mut workload = Workload::load(&config, server.model())?;

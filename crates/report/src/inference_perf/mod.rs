@@ -24,6 +24,8 @@ mod partial;
 mod prometheus;
 mod sessions;
 mod table;
+#[cfg(test)]
+mod tests;
 mod validation;
 
 pub use analysis::{Analysed, analysis_page, six_charts};

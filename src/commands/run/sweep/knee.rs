@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::ensure;
+use loadgen::RunSummary;
 use report::Record;
 use workload::inference_perf::{StagePlan, Sweep, Workload};
 
@@ -23,6 +24,9 @@ const KEEPS_UP: f64 = 0.97;
 /// A side that sends less than this share of what it should, or this late, is the bottleneck.
 const SENT_SHARE: f64 = 0.98;
 const LATE: Duration = Duration::from_millis(20);
+/// A thread that runs, or waits to run, for more than this share of a probe (its end included, in which nothing is
+/// sent) cannot tell its own queue from the server's.
+const BUSY: f64 = 0.5;
 /// Width of the bracket at which the search ends.
 const NARROW: f64 = 1.04;
 /// Probes at most.
@@ -127,14 +131,18 @@ impl Search<'_> {
         let control = self.driver.next_control();
         let records = Mutex::new(Vec::<Record>::new());
         let sent_for = Duration::from_secs(seconds);
-        self.driver.send(&stage, load, None, &control, |record, _| {
+        let (summary, _) = self.driver.send(&stage, load, None, &control, |record, _| {
             records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
         })?;
         ensure!(control.stops() == 0, "stopped by hand during the sweep");
         let records = records.into_inner().unwrap_or_else(PoisonError::into_inner);
         let failed = records.iter().filter(|record| record.outcome.is_failure()).count();
         let mut probe = measure(rate, &records);
-        let says = self.judge(&probe, &records, sent_for, failed);
+        let says = match self.judge(&probe, &records, sent_for, failed) {
+            // Whose queue it is cannot be told where this side has no time left to read.
+            Says::FallsBehind if busiest(&summary) > BUSY => Says::ClientLimited,
+            says => says,
+        };
         probe.verdict = match says {
             Says::KeepsUp => "keeps up",
             Says::FallsBehind => "falls behind",
@@ -163,6 +171,11 @@ impl Search<'_> {
         }
         Says::KeepsUp
     }
+}
+
+/// How busy the busiest thread was, its waiting for a core included.
+fn busiest(summary: &RunSummary) -> f64 {
+    summary.client.threads.iter().map(|thread| thread.cpu_share + thread.wait_share).fold(0.0, f64::max)
 }
 
 /// Share of the requests that this side sent late, and not because of a bound.
@@ -245,6 +258,9 @@ mod tests {
             connect: None,
             input_tokens: Count::default(),
             output_tokens: Count::default(),
+            own_input_tokens: None,
+            own_output_tokens: None,
+            response_bytes: 0,
             reasoning_tokens: None,
             cached_tokens: None,
             requested_tokens: None,

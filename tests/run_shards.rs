@@ -1,0 +1,152 @@
+//! One run on several machines: shares of one schedule, merged into one report.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod run_support;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    process::Command,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use run_support::{Stage, read, said};
+use serde_json::Value;
+
+const CONFIG: &str = "load:\n  type: poisson\n  base_seed: 7\n  interval: 0.2\n  stages:\n  - {rate: 80, duration: 2}\n  - {rate: 40, duration: 1}\n\
+                      \x20 lora_traffic_split: [{name: a, split: 0.7}, {name: b, split: 0.2}, {name: c, split: 0.1}]\n\
+                      data: {type: random, input_distribution: {max: 60, mean: 30, std_dev: 9}}\n\
+                      report: {request_lifecycle: {per_adapter_stage: true}}\n";
+
+/// What was asked for and when: stage, index, time in the stage, adapter, prompt length.
+fn requests(path: &std::path::Path, manifest: &Value) -> BTreeSet<(u64, u64, u64, String, u64)> {
+    let starts: Vec<u64> = manifest["stages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stage| {
+            stage["start"]["secs"].as_u64().unwrap() * 1_000_000_000
+                + stage["start"]["nanos"].as_u64().unwrap()
+        })
+        .collect();
+    let text = fs::read_to_string(path).unwrap();
+    text.lines()
+        .skip(1)
+        .map(|line| {
+            let record: Value = serde_json::from_str(line).unwrap();
+            let number = |key: &str| record[key].as_u64().unwrap();
+            let at = number("scheduled_ns") - starts[number("phase") as usize];
+            (
+                number("phase"),
+                number("index"),
+                at,
+                record["model"].as_str().unwrap().to_owned(),
+                number("requested_tokens"),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn four_shares_are_the_whole_and_their_report_is_that_of_one() {
+    let stage = Stage::with_adapters(&["a", "b", "c"]);
+    stage.run(CONFIG, &["--storage.local_storage.path", "whole"]);
+    let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64() + 2.0;
+    let start = format!("{start:.3}");
+    let shares: Vec<_> = (1..=4)
+        .map(|share| {
+            let (shard, folder) = (format!("{share}/4"), format!("share{share}"));
+            let flags = ["--shard", &shard, "--start-at", &start, "--storage.local_storage.path", &folder];
+            stage.command(CONFIG, &flags).stdout(std::process::Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut share in shares {
+        assert!(share.wait().unwrap().success());
+    }
+    let mut starts = Vec::new();
+    let mut together = BTreeSet::new();
+    for share in 1..=4 {
+        let folder = stage.path(&format!("share{share}"));
+        let manifest = read(&folder.join("run.json"));
+        starts.push(manifest["stages"][0]["started_at_ns"].as_u64().unwrap());
+        together.extend(requests(&folder.join("records.jsonl"), &manifest));
+    }
+    let whole = stage.path("whole");
+    assert_eq!(together, requests(&whole.join("records.jsonl"), &read(&whole.join("run.json"))));
+    let spread = starts.iter().max().unwrap() - starts.iter().min().unwrap();
+    assert!(spread < 1_000_000_000, "all start at the same moment: {spread} ns apart");
+
+    let merged = Command::new(env!("CARGO_BIN_EXE_evenload"))
+        .args(["report", "merge", "share1", "share2", "share3", "share4", "--out", "merged"])
+        .current_dir(&stage.folder)
+        .output()
+        .unwrap();
+    assert!(merged.status.success(), "{}", said(&merged.stderr));
+    for name in [
+        "summary_lifecycle_metrics.json",
+        "stage_0_lifecycle_metrics.json",
+        "adapter_b_stage_1_lifecycle_metrics.json",
+    ] {
+        let (one, four) = (read(&whole.join(name)), read(&stage.path("merged").join(name)));
+        for path in [
+            "/load_summary/count",
+            "/load_summary/requested_rate",
+            "/successes/count",
+            "/successes/prompt_tokens/total",
+            "/successes/output_tokens/median",
+            "/successes/prompt_tokens/p99",
+            "/failures/count",
+        ] {
+            assert_eq!(one.pointer(path), four.pointer(path), "{name}{path}");
+        }
+        let theirs = |report: &Value| {
+            let paths = run_support::key_paths(report).into_iter();
+            paths.filter(|path| !path.starts_with("evenload")).collect::<Vec<_>>()
+        };
+        assert_eq!(theirs(&one), theirs(&four), "{name}");
+    }
+    let rate = |folder: &str| {
+        let report = read(&stage.path(folder).join("stage_0_lifecycle_metrics.json"));
+        report["load_summary"]["achieved_rate"].as_f64().unwrap()
+    };
+    assert!((rate("merged") / rate("whole") - 1.0).abs() < 0.1, "{} {}", rate("merged"), rate("whole"));
+    assert!(
+        (rate("share1") / 20.0 - 1.0).abs() < 0.35,
+        "a share has a share of the rate: {}",
+        rate("share1")
+    );
+
+    let missing = Command::new(env!("CARGO_BIN_EXE_evenload"))
+        .args(["report", "merge", "share1", "share3"])
+        .current_dir(&stage.folder)
+        .output()
+        .unwrap();
+    assert!(said(&missing.stderr).contains("shares 2/4, 4/4 are missing"), "{}", said(&missing.stderr));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_requests_for_any_number_of_threads() {
+    let stage = Stage::with_adapters(&["a", "b", "c"]);
+    let runs: Vec<_> = ["1", "2", "8"]
+        .map(|threads| {
+            let folder = format!("threads{threads}");
+            stage.run(
+                CONFIG,
+                &[
+                    "--evenload.threads",
+                    threads,
+                    "--load.num_workers",
+                    threads,
+                    "--storage.local_storage.path",
+                    &folder,
+                ],
+            );
+            let folder = stage.path(&folder);
+            requests(&folder.join("records.jsonl"), &read(&folder.join("run.json")))
+        })
+        .into();
+    assert_eq!(runs[0].len(), 200);
+    assert_eq!(runs[0], runs[1]);
+    assert_eq!(runs[0], runs[2]);
+}

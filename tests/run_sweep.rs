@@ -1,0 +1,143 @@
+//! Sweeps against engines whose capacity is known by construction, and against one without a limit.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod run_support;
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    thread,
+};
+
+use engine::{Config, Profile};
+use run_support::{MODEL, Stage, said};
+
+const GUIDE: &str = include_str!("data/load_generation_guide/01_sweep.yaml");
+
+/// An engine that runs so many sequences at a time, each for 30 steps of this length and no prefill: its capacity is
+/// sequences / (30 steps).
+fn limited(sequences: u32, step_s: f64) -> Stage {
+    let profile = Profile {
+        step_base_s: step_s,
+        per_sequence_s: 0.0,
+        per_context_token_s: 0.0,
+        per_prefill_token_s: 0.0,
+        max_num_seqs: sequences,
+        ..Profile::l4()
+    };
+    Stage::with(Config::new(profile))
+}
+
+#[test]
+fn a_sweep_finds_a_capacity_that_is_known() {
+    // 8 sequences, 30 tokens each, 5 ms a token: 53.3 requests/s.
+    let stage = limited(8, 0.005);
+    let output = stage.run(
+        GUIDE,
+        &["--load.sweep.stage_duration", "1", "--load.sweep.num_stages", "2", "--load.interval", "0"],
+    );
+    let found = stage.report("summary_lifecycle_metrics.json")["sweep"].clone();
+    let rate = found["requests_per_sec"].as_f64().unwrap();
+    let capacity = 8.0 / (30.0 * 0.005);
+    assert!((rate / capacity - 1.0).abs() < 0.05, "{rate} of {capacity}: {found}\n{}", said(&output.stderr));
+    assert_eq!(found["client_limited"], false);
+    let probes = found["probes"].as_array().unwrap();
+    let past = probes.iter().filter(|probe| {
+        probe["verdict"] == "falls behind" && probe["requested_rate"].as_f64() > Some(capacity)
+    });
+    assert!(past.count() >= 2, "it looks past the knee, twice: {found}");
+    assert!(stage.path("out/stage_2_lifecycle_metrics.json").exists(), "one stage lies past the knee");
+}
+
+#[test]
+fn inference_perfs_own_way_is_there_too() {
+    let stage = limited(8, 0.005);
+    stage.run(
+        GUIDE,
+        &[
+            "--evenload.sweep",
+            "compat",
+            "--evenload.arrival",
+            "compat",
+            "--load.sweep.num_requests",
+            "600",
+            "--load.sweep.stage_duration",
+            "1",
+            "--load.sweep.num_stages",
+            "2",
+            "--load.interval",
+            "0",
+            "--load.sweep.type",
+            "geometric",
+        ],
+    );
+    let found = stage.report("summary_lifecycle_metrics.json")["sweep"].clone();
+    assert_eq!(found["probes"][0]["verdict"], "drain rates", "{found}");
+    let first = stage.report("stage_0_lifecycle_metrics.json")["load_summary"]["requested_rate"].clone();
+    assert_eq!(first, 1.0);
+}
+
+/// Answers everything at once.
+fn instant_server() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            thread::spawn(move || {
+                socket.set_nodelay(true).ok();
+                let mut reader = BufReader::new(socket.try_clone().unwrap());
+                loop {
+                    let (mut line, mut length) = (String::new(), 0);
+                    while reader.read_line(&mut line).is_ok_and(|read| read > 0) && line != "\r\n" {
+                        if let Some(value) = line.strip_prefix("Content-Length: ") {
+                            length = value.trim().parse().unwrap();
+                        }
+                        line.clear();
+                    }
+                    if line.is_empty() || reader.read_exact(&mut vec![0; length]).is_err() {
+                        return;
+                    }
+                    let body = r#"{"choices":[{"text":"x"}],"usage":{"prompt_tokens":3,"completion_tokens":1},"data":[]}"#;
+                    let head = format!(
+                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    if socket.write_all((head + body).as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    url
+}
+
+#[test]
+fn a_server_without_a_limit_is_not_given_one() {
+    let stage = Stage::new();
+    let url = instant_server();
+    let output = stage.run(
+        GUIDE,
+        &[
+            "--server.base_url",
+            &url,
+            "--server.model_name",
+            MODEL,
+            "--load.worker_max_concurrency",
+            "5000",
+            "--load.sweep.stage_duration",
+            "1",
+            "--load.sweep.num_stages",
+            "1",
+            "--load.interval",
+            "0",
+            "--data.type",
+            "mock",
+        ],
+    );
+    let found = stage.report("summary_lifecycle_metrics.json")["sweep"].clone();
+    assert_eq!(found["client_limited"], true, "{found}");
+    assert!(said(&output.stderr).contains("client-limited"), "{}", said(&output.stderr));
+}
