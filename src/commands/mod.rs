@@ -27,7 +27,7 @@ pub(crate) enum Command {
     /// Compare routing policies on the published workload: engines, balancer and load in one process.
     Demo(demo::Arguments),
     /// Run simulated vLLM servers.
-    Engine(engine::Arguments),
+    Engine(Box<engine::Arguments>),
     /// Load one or several servers, by AIPerf's flags and files.
     Profile(Box<profile::Arguments>),
     /// Draw charts of reports, or merge those of several machines.

@@ -2,7 +2,7 @@
 
 use super::{
     Arguments,
-    flags::{ArrivalPattern, EndpointType, InputFlags},
+    flags::{ArrivalPattern, EndpointType, ExportLevel, InputFlags},
 };
 
 impl Arguments {
@@ -73,7 +73,7 @@ impl Arguments {
                 "--goodput: first-token and inter-token times are measured only with --streaming".to_owned()
             );
         }
-        if self.output.export_http_trace && self.output.export_level == super::flags::ExportLevel::Summary {
+        if self.output.export_http_trace && self.output.export_level == ExportLevel::Summary {
             return Err(
                 "--export-http-trace writes into the lines of requests: leave --export-level summary out"
                     .to_owned(),

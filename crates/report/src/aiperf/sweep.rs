@@ -33,7 +33,7 @@ pub(super) struct Sweep {
     zero: Option<Duration>,
     /// Means over each bucket.
     buckets: Vec<[f32; CHANNELS]>,
-    /// Pieces of work that began before the first bucket, and came after it in the order of the records.
+    /// End of the last piece of work, from `zero` on.
     end_s: f64,
 }
 
@@ -98,17 +98,13 @@ impl Sweep {
         }
     }
 
+    /// Makes room in front.
     fn shift(&mut self, by: Duration) {
-        let buckets = (by.as_secs_f64() / self.width_s).ceil();
-        while self.buckets.len() as f64 + buckets >= BUCKETS as f64 && self.buckets.len() > 1 {
+        while self.buckets.len() as f64 + by.as_secs_f64() / self.width_s >= BUCKETS as f64 {
             self.coarsen();
-            if self.width_s > by.as_secs_f64() {
-                break;
-            }
         }
         let buckets = (by.as_secs_f64() / self.width_s).ceil();
-        let room = vec![[0.0; CHANNELS]; buckets as usize];
-        self.buckets.splice(0..0, room);
+        self.buckets.splice(0..0, vec![[0.0; CHANNELS]; buckets as usize]);
         let moved = Duration::from_secs_f64(buckets * self.width_s);
         self.end_s += moved.as_secs_f64();
         self.zero = self.zero.map(|zero| zero.saturating_sub(moved));
