@@ -8,7 +8,7 @@ use serde_json::json;
 use simulate::{
     ClientModel, FleetSettings, Means, Pace, Traffic,
     replay::{DecisionLog, Recorded},
-    scenario::{LoadedScenario, Scenario, Trial},
+    scenario::{Scenario, Trial},
 };
 
 use super::{
