@@ -104,7 +104,15 @@ mod tests {
             let own = |block: u64| if block < 20 { block } else { conversation << 32 | block };
             let blocks = (0..20 + turn * 10).map(|at| xxh3_64(&own(at).to_le_bytes()));
             let blocks: std::sync::Arc<[u64]> = blocks.collect();
-            (PromptHashes { tokens: blocks.len() as u32 * 16 + 1, blocks, prefix: 0 }, 9)
+            (
+                PromptHashes {
+                    tokens: blocks.len() as u32 * 16 + 1,
+                    with_answer: std::sync::Arc::clone(&blocks),
+                    blocks,
+                    prefix: 0,
+                },
+                9,
+            )
         })
     }
 

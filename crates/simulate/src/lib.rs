@@ -6,12 +6,14 @@
 
 mod client;
 mod faults;
+pub mod fit;
 mod fleet;
 pub mod insight;
 pub mod kubeai;
 mod means;
 mod prompt;
 mod queue;
+pub mod replay;
 mod run;
 pub mod scenario;
 mod sessions;

@@ -11,6 +11,8 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 pub struct PromptHashes {
     /// Chained hashes of the full blocks of 16 tokens.
     pub blocks: Arc<[u64]>,
+    /// The same of prompt and answer, as far as the latter is known.
+    pub with_answer: Arc<[u64]>,
     /// Length; at least 1.
     pub tokens: u32,
     /// Stands for the first hundred characters, which reach into the second block.
@@ -83,15 +85,18 @@ impl PromptHashes {
         let small = BLOCK_TOKENS as u64;
         let parts = (u64::from(block_tokens) / small).max(1);
         let full = u64::from(tokens) / small;
-        let blocks: Arc<[u64]> = if parts == 1 {
-            ids.iter().take(full as usize).map(|id| xxh3_64_with_seed(&id.to_le_bytes(), small)).collect()
-        } else {
-            ids.iter()
-                .flat_map(|id| (0..parts).map(move |part| xxh3_64_with_seed(&id.to_le_bytes(), part)))
-                .take(full as usize)
-                .collect()
+        let all = || {
+            ids.iter().flat_map(move |id| {
+                (0..parts).map(move |part| {
+                    xxh3_64_with_seed(&id.to_le_bytes(), if parts == 1 { small } else { part })
+                })
+            })
         };
-        Self { prefix: prefix(&blocks, tail), blocks, tokens: tokens.max(1) }
+        let blocks: Arc<[u64]> = all().take(full as usize).collect();
+        // Ids beyond the prompt's last, partial block are the answer's.
+        let goes_on = ids.len() as u64 > u64::from(tokens).div_ceil(small * parts);
+        let with_answer = if goes_on { all().collect() } else { Arc::clone(&blocks) };
+        Self { prefix: prefix(&blocks, tail), blocks, with_answer, tokens: tokens.max(1) }
     }
 
     fn of_text(model: &str, text: &[u8], tokens: u32) -> Self {
@@ -100,7 +105,8 @@ impl PromptHashes {
         block_hashes(model.as_bytes(), text, &mut blocks);
         blocks.truncate(tokens as usize / BLOCK_TOKENS);
         let tail = xxh3_64(&text[text.len() - text.len() % BLOCK_BYTES..]);
-        Self { prefix: prefix(&blocks, tail), blocks: blocks.into(), tokens }
+        let blocks: Arc<[u64]> = blocks.into();
+        Self { prefix: prefix(&blocks, tail), with_answer: Arc::clone(&blocks), blocks, tokens }
     }
 }
 

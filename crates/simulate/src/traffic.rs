@@ -35,6 +35,8 @@ pub enum Traffic {
         /// Tokens in a block of the file's ids, where that is not the kind's usual number.
         block_tokens: Option<u32>,
     },
+    /// What was read already.
+    Dataset(Dataset),
     /// Made conversations, known by block ids.
     Conversations(BlockSessions),
     /// Made prompts of words.
@@ -95,6 +97,7 @@ impl Source {
                 let kind = kind.map_or_else(|| DatasetKind::detect(path), Ok)?;
                 What::Dataset(Dataset::load(path, kind, &template, *block_tokens)?)
             }
+            Traffic::Dataset(dataset) => What::Dataset(dataset.clone()),
             Traffic::Conversations(sessions) => What::Conversations(*sessions),
             Traffic::Words(synthetic) => What::Words(synthetic.clone()),
         };

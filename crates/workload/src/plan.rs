@@ -132,7 +132,8 @@ pub enum Prompt {
     /// Block ids of a trace: equal ids mean equal content so far. Text is made from the ids where text is needed,
     /// by [`render_blocks`](crate::render_blocks).
     Blocks {
-        /// One id a block of `block_tokens` tokens, the partial last block included or not.
+        /// One id a block of `block_tokens` tokens, the partial last block included or not. Ids beyond it are those
+        /// of the answer, where they are known.
         ids: Arc<[u64]>,
         /// Tokens in a full block.
         block_tokens: u32,

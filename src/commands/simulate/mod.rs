@@ -1,8 +1,10 @@
 //! `evenload simulate`: a fleet in virtual time. One file a subcommand.
 
+mod fit;
 mod inputs;
 mod kubeai;
 mod output;
+mod replay;
 mod run;
 
 use std::process::ExitCode;
@@ -22,6 +24,10 @@ enum What {
     Kubeai(kubeai::Arguments),
     /// Compare routing policies on a workload.
     Run(Box<run::Arguments>),
+    /// Compare routing policies on traffic that a balancer recorded.
+    Replay(Box<replay::Arguments>),
+    /// Derive an engine's profile from measurements.
+    Fit(Box<fit::Arguments>),
 }
 
 impl Arguments {
@@ -29,6 +35,8 @@ impl Arguments {
         match self.what {
             What::Kubeai(arguments) => arguments.run(),
             What::Run(arguments) => arguments.run(),
+            What::Replay(arguments) => arguments.run(),
+            What::Fit(arguments) => arguments.run(),
         }
     }
 }

@@ -102,3 +102,20 @@ impl LessonCounters {
         self.learned.store(blocks as u64, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_documented() {
+        let page = include_str!("../../../../docs/kv-events.md");
+        let counters = COUNTERS.iter().map(|row| row.0).chain(LESSON_COUNTERS.iter().map(|row| row.0));
+        let counters = counters.map(|name| format!("{name}_total"));
+        let gauges = GAUGES.iter().map(|row| row.0).chain(LESSON_GAUGES.iter().map(|row| row.0));
+        for name in counters.chain(gauges.map(str::to_owned)) {
+            let ending = name.strip_prefix("kv_event").expect("one prefix for all");
+            assert!(page.contains(&format!("{ending}`")), "{name} is not in docs/kv-events.md");
+        }
+    }
+}

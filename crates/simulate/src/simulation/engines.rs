@@ -15,7 +15,7 @@ impl Simulation {
         }
         let submission = engine::Submission {
             id: u64::from(request.number) << 32 | slot as u64,
-            block_hashes: request.prompt.blocks.clone(),
+            block_hashes: request.prompt.with_answer.clone(),
             prompt_tokens: request.prompt.tokens,
             output_tokens: request.output_tokens,
             adapter: 0,

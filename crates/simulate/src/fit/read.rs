@@ -1,0 +1,206 @@
+//! Measurements from files: whose they are is told from the first line.
+//!
+//! - `{"input_toks", "output_toks", "arrival_time", "queued_ts", "first_token_ts", "last_token_ts"}` a line: vLLM's
+//!   own times of requests. A `meta.json` beside it gives the engine's limits.
+//! - `{"evenload_records": ...}`: a load generator's records. Each target is an engine.
+//! - `{"timestamp", "hash_ids", "policy", ...}` a line: a balancer's decisions. Each replica is an engine.
+//! - `{"concurrency" or "rate", "input_tokens", ...}` a line: a table of figures.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use protocol::{COMPLETE, Decision};
+use report::{Outcome, RecordReader};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Evidence, Limits, MeasuredRequest, MeasuredRow};
+
+/// Why a file gives no measurements.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It cannot be read.
+    #[error("cannot read {path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is none of the kinds.
+    #[error(
+        "{0} is no measurement: its first line must be that of a vLLM request log, of evenload's records, of a \
+         decision log or of a table of figures"
+    )]
+    Kind(String),
+    /// A line is not what the first one promised.
+    #[error("{path}:{line}: {reason}")]
+    Line {
+        /// The file.
+        path: String,
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Records cannot be read.
+    #[error(transparent)]
+    Records(#[from] report::RecordsError),
+    /// Nothing to fit to.
+    #[error("{0} has no complete request with an output and its times")]
+    Empty(String),
+}
+
+#[derive(Deserialize)]
+struct VllmRow {
+    input_toks: u32,
+    output_toks: u32,
+    arrival_time: f64,
+    queued_ts: f64,
+    first_token_ts: f64,
+    last_token_ts: f64,
+}
+
+/// Reads measurements, and the engine's limits if they are beside them.
+pub fn read(path: &Path) -> Result<(Evidence, Limits), ReadError> {
+    let name = path.display().to_string();
+    let text = fs::read_to_string(path).map_err(|source| ReadError::File { path: name.clone(), source })?;
+    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let first: Value = serde_json::from_str(first).unwrap_or_default();
+    let has = |member: &str| first.get(member).is_some();
+    let mut limits = Limits::default();
+    let evidence = if has("input_toks") {
+        limits = meta(path);
+        vllm(&rows(&text, &name)?)
+    } else if has("evenload_records") {
+        records(path)?
+    } else if has("hash_ids") && has("policy") {
+        decisions(&rows(&text, &name)?)
+    } else if has("concurrency") || has("rate") {
+        Evidence::Table(table(&text, &name)?)
+    } else {
+        return Err(ReadError::Kind(name));
+    };
+    if evidence.is_empty() { Err(ReadError::Empty(name)) } else { Ok((evidence, limits)) }
+}
+
+fn rows<'t, T: Deserialize<'t>>(text: &'t str, path: &str) -> Result<Vec<T>, ReadError> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let read = |(place, line): (usize, &'t str)| {
+        serde_json::from_str(line).map_err(|error| ReadError::Line {
+            path: path.to_owned(),
+            line: place + 1,
+            reason: error.to_string(),
+        })
+    };
+    lines.map(read).collect()
+}
+
+fn table(text: &str, path: &str) -> Result<Vec<MeasuredRow>, ReadError> {
+    let rows: Vec<MeasuredRow> = rows(text, path)?;
+    let wrong = |row: &MeasuredRow| {
+        let figures =
+            [row.duration_s, row.output_tokens_per_s, row.mean_ttft_ms, row.mean_tpot_ms, row.mean_e2e_ms];
+        let none = figures.iter().all(Option::is_none);
+        let load = (row.concurrency.is_some_and(|together| together > 0)
+            || row.rate.is_some_and(|rate| rate > 0.0))
+            && row.requests != Some(0);
+        let positive = figures.iter().flatten().all(|figure| *figure > 0.0 && figure.is_finite());
+        none || !load || !positive
+    };
+    match rows.iter().position(wrong) {
+        Some(place) => Err(ReadError::Line {
+            path: path.to_owned(),
+            line: place + 1,
+            reason: "a row needs a concurrency or a rate, and at least one figure, all above 0".into(),
+        }),
+        None => Ok(rows),
+    }
+}
+
+fn vllm(rows: &[VllmRow]) -> Evidence {
+    // Arrivals are stamped with another clock than the rest; no request can be queued before it arrives.
+    let offset = rows.iter().map(|row| row.queued_ts - row.arrival_time).fold(f64::INFINITY, f64::min);
+    let requests = rows.iter().filter(|row| row.output_toks > 0).map(|row| MeasuredRequest {
+        at_s: row.arrival_time,
+        prompt_tokens: row.input_toks,
+        cached_tokens: 0,
+        output_tokens: row.output_toks,
+        ttft_s: Some(row.first_token_ts - offset - row.arrival_time),
+        e2e_s: row.last_token_ts - offset - row.arrival_time,
+    });
+    log(BTreeMap::from([(0, requests.collect())]))
+}
+
+/// What vLLM's benchmarks keep of the engine's configuration.
+fn meta(path: &Path) -> Limits {
+    let text = fs::read_to_string(path.with_file_name("meta.json")).unwrap_or_default();
+    let meta: Value = serde_json::from_str(&text).unwrap_or_default();
+    let number = |section: &str, member: &str| {
+        meta.get(section)?.get(member)?.as_u64().and_then(|number| u32::try_from(number).ok())
+    };
+    Limits {
+        kv_blocks: number("kv_cache", "num_gpu_blocks"),
+        block_tokens: number("kv_cache", "block_size"),
+        max_num_seqs: number("engine_kwargs", "max_num_seqs"),
+        max_num_batched_tokens: number("engine_kwargs", "max_num_batched_tokens"),
+        max_model_len: number("engine_kwargs", "max_model_len"),
+    }
+}
+
+fn records(path: &Path) -> Result<Evidence, ReadError> {
+    let mut engines: BTreeMap<u16, Vec<MeasuredRequest>> = BTreeMap::new();
+    for record in RecordReader::open(path)? {
+        let record = record?;
+        let (Some(sent), Some(first), Some(last)) =
+            (record.sent, record.chunks.first(), record.chunks.last())
+        else {
+            continue;
+        };
+        if record.outcome != Outcome::Success || record.output_tokens.tokens == 0 {
+            continue;
+        }
+        // An answer in one piece says nothing about its first token.
+        let streamed = record.chunks.len() > 1 || record.output_tokens.tokens == 1;
+        engines.entry(record.target).or_default().push(MeasuredRequest {
+            at_s: sent.as_secs_f64(),
+            prompt_tokens: record.input_tokens.tokens,
+            cached_tokens: record.cached_tokens.unwrap_or_default(),
+            output_tokens: record.output_tokens.tokens,
+            ttft_s: streamed.then(|| first.at.saturating_sub(sent).as_secs_f64()),
+            e2e_s: last.at.saturating_sub(sent).as_secs_f64(),
+        });
+    }
+    Ok(log(engines))
+}
+
+fn decisions(rows: &[Decision<'_>]) -> Evidence {
+    let mut engines: BTreeMap<&str, Vec<MeasuredRequest>> = BTreeMap::new();
+    for row in rows {
+        let Some(replica) = row.replica.as_deref() else { continue };
+        if row.outcome != COMPLETE || row.status != 200 || row.output_length == 0 {
+            continue;
+        }
+        engines.entry(replica).or_default().push(MeasuredRequest {
+            at_s: row.timestamp / 1e3,
+            prompt_tokens: row.prompt_tokens.unwrap_or(row.input_length),
+            cached_tokens: row.cached_tokens.unwrap_or_default(),
+            output_tokens: row.output_length,
+            ttft_s: row.ttft_ms.map(|ttft| ttft / 1e3),
+            e2e_s: row.duration_ms / 1e3,
+        });
+    }
+    log(engines)
+}
+
+/// Requests by engine, in order, from the first arrival on.
+fn log<K>(engines: BTreeMap<K, Vec<MeasuredRequest>>) -> Evidence {
+    let requests = engines.values().flatten();
+    let first = requests.map(|request| request.at_s).fold(f64::INFINITY, f64::min);
+    let ordered = |mut requests: Vec<MeasuredRequest>| {
+        requests.retain(|request| request.e2e_s > 0.0 && request.ttft_s.is_none_or(|ttft| ttft > 0.0));
+        requests.iter_mut().for_each(|request| request.at_s -= first);
+        requests.sort_by(|left, right| left.at_s.total_cmp(&right.at_s));
+        requests
+    };
+    Evidence::Log(engines.into_values().map(ordered).filter(|requests| !requests.is_empty()).collect())
+}

@@ -1,0 +1,180 @@
+use std::path::PathBuf;
+
+use super::{
+    replayed::{Arriving, replay},
+    *,
+};
+
+/// Requests of many lengths at uneven times, as an engine of this profile would answer them.
+fn simulated(profile: &Profile, count: u32, rate: f64) -> Evidence {
+    let spread = |number: u32, salt: u32, most: u32| {
+        number.wrapping_mul(2_654_435_761).wrapping_add(salt.wrapping_mul(40_503)).rotate_left(11) % most
+    };
+    let mut at_s = 0.0;
+    let arriving: Vec<Arriving> = (0..count)
+        .map(|number| {
+            at_s += f64::from(spread(number, 1, 2000)) / 1000.0 / rate;
+            Arriving {
+                at_s,
+                prompt_tokens: 30 + spread(number, 2, 1800),
+                cached_tokens: if number % 3 == 0 { 16 } else { 0 },
+                output_tokens: 2 + spread(number, 3, 120),
+            }
+        })
+        .collect();
+    let times = replay(profile, &arriving, usize::MAX);
+    let measured = arriving.iter().zip(times).filter_map(|(request, times)| {
+        let times = times?;
+        Some(MeasuredRequest {
+            at_s: request.at_s,
+            prompt_tokens: request.prompt_tokens,
+            cached_tokens: request.cached_tokens,
+            output_tokens: request.output_tokens,
+            ttft_s: Some(times.first_s - times.submitted_s),
+            e2e_s: times.last_s - times.submitted_s,
+        })
+    });
+    Evidence::Log(vec![measured.collect()])
+}
+
+#[test]
+fn a_known_profile_is_recovered_from_its_own_log() {
+    let known = Profile {
+        step_base_s: 14e-3,
+        per_sequence_s: 0.2e-3,
+        per_context_token_s: 2.2e-7,
+        per_prefill_token_s: 1.3e-4,
+        ..Profile::rtx4090()
+    };
+    let evidence = simulated(&known, 160, 4.0);
+    let base = Profile { step_base_s: 0.04, ..known.clone() };
+    let fit = Search { base, kv_blocks: false }.fit(&evidence, |_, _| {});
+    let held_out = fit.held_out.expect("a quarter is held out");
+    assert_eq!((fit.seen.requests, held_out.requests), (120, 40));
+    assert!(fit.seen.worst() < 0.01 && held_out.worst() < 0.01, "{:?} {held_out:?}", fit.seen);
+    let close = |found: f64, known: f64, share: f64| (found / known - 1.0).abs() < share;
+    let found = &fit.profile;
+    assert!(close(found.step_base_s, known.step_base_s, 0.03), "{found:?}");
+    assert!(close(found.per_prefill_token_s, known.per_prefill_token_s, 0.03), "{found:?}");
+    assert!(close(found.per_sequence_s, known.per_sequence_s, 0.25), "{found:?}");
+    assert!(close(found.per_context_token_s, known.per_context_token_s, 0.25), "{found:?}");
+}
+
+#[test]
+fn a_table_of_figures_is_met() {
+    let known = Profile::rtx4090();
+    let row = |concurrency: usize, input_tokens: u32, output_tokens: u32| {
+        let request = Arriving { at_s: 0.0, prompt_tokens: input_tokens, cached_tokens: 0, output_tokens };
+        let requests = 60;
+        let times: Vec<_> =
+            replay(&known, &vec![request; requests], concurrency).into_iter().flatten().collect();
+        let mean =
+            |value: fn(&replayed::Times) -> f64| times.iter().map(value).sum::<f64>() / requests as f64;
+        MeasuredRow {
+            concurrency: Some(concurrency),
+            requests: Some(requests),
+            input_tokens,
+            output_tokens,
+            mean_ttft_ms: Some(mean(|times| times.first_s - times.submitted_s) * 1e3),
+            mean_tpot_ms: Some(
+                mean(|times| times.last_s - times.first_s) * 1e3 / f64::from(output_tokens - 1),
+            ),
+            ..MeasuredRow::default()
+        }
+    };
+    let rows = [(1, 100, 50), (4, 800, 50), (16, 400, 80), (8, 1500, 40), (32, 300, 60)];
+    let evidence = Evidence::Table(rows.map(|(together, input, output)| row(together, input, output)).into());
+    let base = Profile { kv_blocks: known.kv_blocks, ..Profile::l4() };
+    let base = Profile { max_num_batched_tokens: 2048, preallocated_blocks: 0, reserve_prompt: true, ..base };
+    let fit = Search { base, kv_blocks: false }.fit(&evidence, |_, _| {});
+    assert!(fit.seen.worst() < 0.03, "{:?}", fit.seen);
+    assert!(fit.held_out.expect("one row in four").worst() < 0.05);
+}
+
+#[test]
+fn files_are_told_apart_and_faults_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let vllm = file(
+        "requests.jsonl",
+        "{\"input_toks\":100,\"output_toks\":10,\"arrival_time\":1000.0,\"queued_ts\":50.0,\
+         \"first_token_ts\":50.2,\"last_token_ts\":51.0}\n",
+    );
+    file("meta.json", "{\"engine_kwargs\":{\"max_num_seqs\":7},\"kv_cache\":{\"num_gpu_blocks\":99}}");
+    let (evidence, limits) = read(&vllm).unwrap();
+    assert_eq!((limits.max_num_seqs, limits.kv_blocks, limits.max_model_len), (Some(7), Some(99), None));
+    let Evidence::Log(engines) = evidence else { panic!() };
+    assert!((engines[0][0].ttft_s.unwrap() - 0.2).abs() < 1e-9 && (engines[0][0].e2e_s - 1.0).abs() < 1e-9);
+
+    let decision = protocol::Decision {
+        timestamp: 5e3,
+        output_length: 3,
+        replica: Some("http://a".into()),
+        outcome: COMPLETE_ROW.into(),
+        status: 200,
+        cached_tokens: Some(32),
+        ttft_ms: Some(40.0),
+        duration_ms: 100.0,
+        ..protocol::Decision::default()
+    };
+    let line = serde_json::to_string(&decision).unwrap();
+    let failed = line.replace(COMPLETE_ROW, "client_gone");
+    let decisions = file("decisions.jsonl", &format!("{line}\n{failed}\n"));
+    let Evidence::Log(engines) = read(&decisions).unwrap().0 else { panic!() };
+    assert_eq!((engines[0].len(), engines[0][0].cached_tokens, engines[0][0].ttft_s), (1, 32, Some(0.04)));
+
+    let table = file(
+        "table.jsonl",
+        "{\"concurrency\":4,\"input_tokens\":9,\"output_tokens\":9,\"mean_ttft_ms\":9}\n",
+    );
+    assert_eq!(read(&table).unwrap().0.len(), 1);
+    for (text, wanted) in [
+        ("{\"x\":1}\n", "no measurement"),
+        ("", "no measurement"),
+        ("{\"rate\":1,\"input_tokens\":9,\"output_tokens\":9}\n", "bad.jsonl:1: a row needs"),
+        (
+            "{\"rate\":1,\"input_tokens\":9,\"output_tokens\":9,\"mean_tpot\":1}\n",
+            "bad.jsonl:1: unknown field",
+        ),
+        ("{\"input_toks\":1}\n", "bad.jsonl:1: missing field"),
+    ] {
+        let error = read(&file("bad.jsonl", text)).expect_err(text).to_string();
+        assert!(error.contains(wanted), "{text:?} gives {error}");
+    }
+}
+
+const COMPLETE_ROW: &str = protocol::COMPLETE;
+
+/// A measured run, if `EVENLOAD_DATA` names the folder that holds `vllm-runs`.
+fn measured(run: &str) -> Option<(Evidence, Limits)> {
+    let Some(folder) = std::env::var_os("EVENLOAD_DATA") else {
+        eprintln!("skipped {run}: EVENLOAD_DATA is not set");
+        return None;
+    };
+    let path = PathBuf::from(folder).join("vllm-runs").join(run).join("requests.jsonl");
+    if !path.exists() {
+        eprintln!("skipped {run}: {} is not there", path.display());
+        return None;
+    }
+    Some(read(&path).unwrap())
+}
+
+#[test]
+fn measured_runs_are_met_within_a_few_percent() {
+    for (run, start) in
+        [("RTX4090-llama-3.1-8b", Profile::l4()), ("RTXPRO6000-llama-3.1-8b", Profile::rtxpro6000())]
+    {
+        let Some((evidence, limits)) = measured(run) else { continue };
+        // The limits that no log states are those of that version of vLLM.
+        let base = Profile { preallocated_blocks: 0, reserve_prompt: true, ..limits.over(start) };
+        let fit = Search { base, kv_blocks: false }.fit(&evidence, |_, _| {});
+        let held_out = fit.held_out.expect("a quarter is held out");
+        eprintln!("{run}: {:?}\nseen {:?}\nheld out {held_out:?}", fit.profile, fit.seen);
+        assert!(fit.seen.worst() < 0.03, "{run}: {:?}", fit.seen);
+        assert!(held_out.worst() < 0.05, "{run}: {held_out:?}");
+    }
+}

@@ -1,0 +1,301 @@
+//! A balancer's recorded traffic again: what would another policy have done with it?
+//!
+//! The requests come at the times at which they came, with the blocks that they had, and their answers have the
+//! lengths that they had. Requests without an answer are left out. What an answer leaves in a cache is not in the
+//! log; it is taken from the first later prompt that goes on where the answer ended.
+//!
+//! What stays as it was though another policy would have changed it: when clients came back. The fleet begins with
+//! empty caches, or with those that a first pass leaves. Lengths of prompts are the balancer's estimates, which the
+//! blocks follow; a profile that was fitted to the engine's own counts is off by as much as these differ.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs, io,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use protocol::{COMPLETE, Decision, Endpoint};
+use serde::Serialize;
+use workload::{Dataset, Entry, Prompt, Request, Turn};
+
+/// A decision log in memory.
+#[derive(Clone, Debug, Default)]
+pub struct DecisionLog {
+    /// In order of arrival.
+    decisions: Vec<Decision<'static>>,
+    /// Lines that say nothing about traffic that can be repeated.
+    skipped: usize,
+}
+
+/// What happened, as the log has it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Recorded {
+    /// Requests with an answer.
+    pub requests: usize,
+    /// Requests without one, which are left out.
+    pub skipped: usize,
+    /// Replicas that answered.
+    pub replicas: usize,
+    /// The policy, or several.
+    pub policy: String,
+    /// First arrival to last byte.
+    pub duration_s: f64,
+    /// Prompt and output tokens.
+    pub total_tokens_per_s: f64,
+    /// Mean time to first token, of streamed answers.
+    pub mean_ttft_ms: Option<f64>,
+    /// Its 99th percentile.
+    pub p99_ttft_ms: Option<f64>,
+    /// Mean time per output token after the first, of streamed answers.
+    pub mean_tpot_ms: Option<f64>,
+    /// Share of prompt tokens that caches held, of answers that said.
+    pub prefix_hit_ratio: Option<f64>,
+    /// Requests of the busiest replica over the mean.
+    pub imbalance: f64,
+}
+
+/// Why a decision log cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// It cannot be read.
+    #[error("cannot read {path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line is no decision.
+    #[error("{path}:{line}: not a decision: {reason}; `serve --decision-log` writes them")]
+    Line {
+        /// The file.
+        path: String,
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Nothing to repeat.
+    #[error("no request in the log has an answer")]
+    Empty,
+}
+
+impl DecisionLog {
+    /// Reads files of one log, in any order. The last line of the last file may be cut off.
+    pub fn read<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Result<Self, ReplayError> {
+        let mut log = Self::default();
+        for path in paths {
+            let name = path.display().to_string();
+            let text = fs::read_to_string(path)
+                .map_err(|source| ReplayError::File { path: name.clone(), source })?;
+            for (place, line) in text.split_inclusive('\n').enumerate() {
+                match serde_json::from_str::<Decision<'static>>(line) {
+                    Ok(decision) if is_answer(&decision) => log.decisions.push(decision),
+                    Ok(_) => log.skipped += 1,
+                    Err(_) if !line.ends_with('\n') => log.skipped += 1,
+                    Err(error) => {
+                        return Err(ReplayError::Line {
+                            path: name,
+                            line: place + 1,
+                            reason: error.to_string(),
+                        });
+                    }
+                }
+            }
+        }
+        log.decisions.sort_by(|left, right| left.timestamp.total_cmp(&right.timestamp));
+        if log.decisions.is_empty() { Err(ReplayError::Empty) } else { Ok(log) }
+    }
+
+    /// Replicas that answered.
+    pub fn replicas(&self) -> usize {
+        let names = self.decisions.iter().filter_map(|decision| decision.replica.as_deref());
+        names.collect::<HashSet<_>>().len()
+    }
+
+    /// The traffic, for [`Traffic::Dataset`](crate::Traffic::Dataset).
+    pub fn dataset(&self) -> Dataset {
+        let endings = self.answer_blocks();
+        let first = self.decisions.first().map_or(0.0, |decision| decision.timestamp);
+        let entries = self.decisions.iter().zip(endings).zip(0..).map(|((decision, ending), number)| {
+            let ids: Vec<u64> = decision.hash_ids.iter().copied().chain(ending).collect();
+            let prompt = Prompt::Blocks {
+                ids: ids.into(),
+                block_tokens: decision.block_tokens,
+                tokens: decision.input_length.max(1),
+                tail: decision.prefix_key.unwrap_or(number),
+            };
+            let mut request = Request::new(Endpoint::Completions, Arc::from(&*decision.model), prompt);
+            request.output_tokens = Some(decision.output_length);
+            let at = Duration::try_from_secs_f64((decision.timestamp - first) / 1e3).unwrap_or_default();
+            Entry { at: Some(at), turns: vec![Turn::from(request)] }
+        });
+        Dataset { entries: entries.collect() }
+    }
+
+    /// The blocks of each answer, as far as a later prompt tells: one that begins with this prompt, came after this
+    /// answer, and is longer.
+    fn answer_blocks(&self) -> Vec<Vec<u64>> {
+        let mut endings = vec![Vec::new(); self.decisions.len()];
+        // Prompts without an ending, by their last block.
+        let mut open: HashMap<u64, Vec<usize>> = HashMap::new();
+        for (place, decision) in self.decisions.iter().enumerate() {
+            let ids = &*decision.hash_ids;
+            for (at, id) in ids.iter().enumerate().take(ids.len().saturating_sub(1)) {
+                let Some(waiting) = open.get_mut(id) else { continue };
+                waiting.retain(|earlier| {
+                    let before = &self.decisions[*earlier];
+                    let follows = before.hash_ids.len() == at + 1
+                        && before.timestamp + before.duration_ms <= decision.timestamp;
+                    if follows {
+                        let tokens = before.input_length.saturating_add(before.output_length);
+                        let end = ((tokens / before.block_tokens.max(1)) as usize).clamp(at + 1, ids.len());
+                        endings[*earlier] = ids[at + 1..end].to_vec();
+                    }
+                    !follows
+                });
+            }
+            if let Some(last) = ids.last() {
+                open.entry(*last).or_default().push(place);
+            }
+        }
+        endings
+    }
+
+    /// What happened.
+    pub fn recorded(&self) -> Recorded {
+        let first = self.decisions.first().map_or(0.0, |decision| decision.timestamp);
+        let ends = self.decisions.iter().map(|decision| decision.timestamp + decision.duration_ms);
+        let duration_s = (ends.fold(first, f64::max) - first) / 1e3;
+        let mut ttfts: Vec<f64> = self.decisions.iter().filter_map(|decision| decision.ttft_ms).collect();
+        ttfts.sort_by(f64::total_cmp);
+        let tpots: Vec<f64> = self.decisions.iter().filter_map(tpot_ms).collect();
+        let mut per_replica: HashMap<&str, usize> = HashMap::new();
+        let mut policies: Vec<&str> = Vec::new();
+        let (mut cached, mut prompts, mut tokens) = (0_u64, 0_u64, 0_u64);
+        for decision in &self.decisions {
+            *per_replica.entry(decision.replica.as_deref().unwrap_or_default()).or_default() += 1;
+            if !policies.contains(&&*decision.policy) {
+                policies.push(&decision.policy);
+            }
+            let prompt = decision.prompt_tokens.unwrap_or(decision.input_length);
+            tokens += u64::from(prompt) + u64::from(decision.output_length);
+            if let Some(tokens) = decision.cached_tokens {
+                cached += u64::from(tokens);
+                prompts += u64::from(prompt);
+            }
+        }
+        let most = per_replica.values().copied().max().unwrap_or_default();
+        let requests = self.decisions.len();
+        Recorded {
+            requests,
+            skipped: self.skipped,
+            replicas: self.replicas(),
+            policy: policies.join(", "),
+            duration_s,
+            total_tokens_per_s: tokens as f64 / duration_s.max(1e-9),
+            mean_ttft_ms: mean(&ttfts),
+            p99_ttft_ms: ttfts.get((ttfts.len() * 99 / 100).min(ttfts.len().saturating_sub(1))).copied(),
+            mean_tpot_ms: mean(&tpots),
+            prefix_hit_ratio: (prompts > 0).then(|| cached as f64 / prompts as f64),
+            imbalance: (most * per_replica.len()) as f64 / requests.max(1) as f64,
+        }
+    }
+}
+
+fn is_answer(decision: &Decision<'_>) -> bool {
+    decision.outcome == COMPLETE
+        && decision.status == 200
+        && decision.replica.is_some()
+        && decision.output_length > 0
+        && decision.timestamp.is_finite()
+}
+
+fn tpot_ms(decision: &Decision<'_>) -> Option<f64> {
+    let between = decision.output_length.checked_sub(1).filter(|tokens| *tokens > 0)?;
+    Some((decision.duration_ms - decision.ttft_ms?) / f64::from(between))
+}
+
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decision(timestamp: f64, hash_ids: &[u64], output_length: u32) -> Decision<'static> {
+        Decision {
+            timestamp,
+            input_length: hash_ids.len() as u32 * 16 + 5,
+            output_length,
+            hash_ids: hash_ids.to_vec().into(),
+            block_tokens: 16,
+            policy: "prefix_aware".into(),
+            replica: Some("http://a".into()),
+            outcome: COMPLETE.into(),
+            status: 200,
+            ttft_ms: Some(20.0),
+            duration_ms: 100.0,
+            cached_tokens: Some(16),
+            ..Decision::default()
+        }
+    }
+
+    fn written(decisions: &[Decision<'_>], rest: &str) -> Result<DecisionLog, ReplayError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("decisions.jsonl");
+        let lines = decisions.iter().map(|decision| serde_json::to_string(decision).unwrap() + "\n");
+        fs::write(&path, lines.collect::<String>() + rest).unwrap();
+        DecisionLog::read([path.as_path()])
+    }
+
+    #[test]
+    fn an_answer_has_the_blocks_of_the_prompt_that_goes_on_from_it() {
+        let log = written(
+            &[
+                decision(1000.0, &[1, 2], 30),
+                decision(1050.0, &[1, 2, 9, 9], 1), // while the first one is being answered
+                decision(2000.0, &[1, 2, 3, 4, 5], 40),
+                decision(3000.0, &[7], 10),
+            ],
+            "",
+        );
+        let ids: Vec<Vec<u64>> = log
+            .unwrap()
+            .dataset()
+            .entries
+            .iter()
+            .map(|entry| match &entry.turns[0].request.prompt {
+                Prompt::Blocks { ids, .. } => ids.to_vec(),
+                _ => panic!("not blocks"),
+            })
+            .collect();
+        // 37 + 30 tokens are four full blocks.
+        assert_eq!(ids, [vec![1, 2, 3, 4], vec![1, 2, 9, 9], vec![1, 2, 3, 4, 5], vec![7]]);
+    }
+
+    #[test]
+    fn what_was_recorded_is_summed_up() {
+        let failed = Decision { outcome: "client_gone".into(), ..decision(1.0, &[1], 5) };
+        let other = Decision { replica: Some("http://b".into()), ..decision(1500.0, &[1, 2], 9) };
+        let log = written(&[decision(2000.0, &[3], 5), failed, other, decision(1000.0, &[1], 5)], "{\"cut")
+            .unwrap();
+        let recorded = log.recorded();
+        assert_eq!((recorded.requests, recorded.skipped, recorded.replicas), (3, 2, 2));
+        assert!((recorded.duration_s - 1.1).abs() < 1e-9);
+        assert_eq!(recorded.mean_ttft_ms, Some(20.0));
+        assert_eq!(recorded.mean_tpot_ms, Some((20.0 + 20.0 + 10.0) / 3.0));
+        assert!((recorded.prefix_hit_ratio.unwrap() - 48.0 / 79.0).abs() < 1e-9);
+        assert!((recorded.imbalance - 4.0 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_line_that_is_no_decision_is_named() {
+        let error = written(&[decision(1.0, &[1], 5)], "{\"x\": 1}\n").unwrap_err().to_string();
+        assert!(error.contains("decisions.jsonl:2: not a decision"), "{error}");
+        assert!(matches!(written(&[], ""), Err(ReplayError::Empty)));
+    }
+}

@@ -1,0 +1,157 @@
+//! `evenload simulate replay`: recorded traffic under other policies.
+
+use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Args;
+use engine::Profile;
+use serde_json::json;
+use simulate::{
+    ClientModel, FleetSettings, Means, Pace, Traffic,
+    replay::{DecisionLog, Recorded},
+    scenario::{Scenario, Trial},
+};
+
+use super::{
+    inputs::{self, Engines, Policy},
+    output::{self, Compared},
+};
+
+/// Flags of `evenload simulate replay`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Files of a decision log, as `serve --decision-log` writes them; name the older ones (.1, .2, ...) too.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// A policy to compare; repeat for more. As for `simulate run`.
+    #[arg(long = "policy", default_value = "prefix_aware", value_parser = inputs::policy)]
+    policies: Vec<Policy>,
+    /// Replicas, of the engine profiles in turn. [default: as many as answered in the log]
+    #[arg(long)]
+    replicas: Option<usize>,
+    /// Engine profile, NAME[@SPEED]: a built-in name or a JSON file, such as `simulate fit` writes from the same log,
+    /// and how many times as fast. Repeat for a mixed fleet.
+    #[arg(long = "profile", default_value = "l4-llama-3.1-8b-fp8", value_parser = inputs::engines)]
+    profiles: Vec<Engines>,
+    /// Independent balancers, each with its own view.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    balancers: u32,
+    /// One way, from the balancer to an engine, in milliseconds.
+    #[arg(long, default_value = "0", value_parser = inputs::milliseconds)]
+    network_ms: Duration,
+    /// The balancers do not know output lengths.
+    #[arg(long)]
+    unknown_output: bool,
+    /// Divide the log's times by this: the same requests, so many times as fast.
+    #[arg(long, default_value_t = 1.0)]
+    speed_up: f64,
+    /// Send everything once before, so that caches are warm.
+    #[arg(long)]
+    warm: bool,
+    /// Leave out the bound: the run in which every prefix is a hit, wherever a request goes.
+    #[arg(long)]
+    no_bound: bool,
+    /// A seed; repeat for more, figures are means over them.
+    #[arg(long = "seed", default_values_t = [1, 2, 3])]
+    seeds: Vec<u64>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Write results.json and report.html into this directory.
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+impl Arguments {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let log = DecisionLog::read(self.files.iter().map(PathBuf::as_path))?;
+        let recorded = log.recorded();
+        let loaded = self.scenario(&log)?.load()?;
+        let demand = loaded.demand(self.seeds.first().copied().unwrap_or(1))?;
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", json!({"policy": "recorded", "figures": recorded}))?;
+        } else {
+            writeln!(out, "{}", output::demand_lines(&demand))?;
+            if recorded.skipped > 0 {
+                writeln!(out, "{} requests without an answer are left out\n", recorded.skipped)?;
+            }
+            writeln!(out, "{}\n{}", output::header(), recorded_row(&recorded))?;
+        }
+        let mut compared = Vec::new();
+        for policy in &self.policies {
+            let run = |seed: u64| loaded.trial(policy.settings.clone(), seed);
+            compared.push(self.compare(&policy.label, run, &mut out)?);
+        }
+        if !self.no_bound {
+            let run = |seed| loaded.bound(&demand, seed, |_| {});
+            compared.push(self.compare("bound", run, &mut out)?);
+        }
+        if let Some(directory) = &self.output {
+            let arguments: Vec<String> = std::env::args().skip(1).collect();
+            let what = format!("evenload {}", arguments.join(" "));
+            for path in output::write(directory, &demand, &compared, &self.seeds, &what)? {
+                eprintln!("written: {}", path.display());
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn compare(
+        &self,
+        name: &str,
+        run: impl Fn(u64) -> Result<Trial, simulate::Error>,
+        out: &mut impl Write,
+    ) -> anyhow::Result<Compared> {
+        let trials = self.seeds.iter().map(|seed| run(*seed)).collect::<Result<Vec<Trial>, _>>()?;
+        let one = Compared { name: name.to_owned(), means: Means::of(&trials), trials };
+        let line = if self.json { output::json(&one, &self.seeds).to_string() } else { output::row(&one) };
+        writeln!(out, "{line}")?;
+        out.flush()?;
+        Ok(one)
+    }
+
+    fn scenario(&self, log: &DecisionLog) -> anyhow::Result<Scenario> {
+        let kinds = self.profiles.iter().map(Engines::profile).collect::<anyhow::Result<Vec<Profile>>>()?;
+        let replicas = self.replicas.unwrap_or_else(|| log.replicas());
+        let profiles: Vec<Profile> = kinds.iter().cycle().take(replicas).cloned().collect();
+        let policy = self.policies.first().map(|policy| policy.settings.clone()).unwrap_or_default();
+        let fleet = FleetSettings::uniform(&Profile::l4(), 1, policy);
+        Ok(Scenario {
+            traffic: Traffic::Dataset(log.dataset()),
+            pace: Pace::OwnTimes { speed_up: self.speed_up },
+            sessions: None,
+            concurrency: None,
+            warm: self.warm,
+            fleet: FleetSettings {
+                profiles,
+                balancers: self.balancers,
+                network: self.network_ms,
+                output_known: !self.unknown_output,
+                ..fleet
+            },
+            client: ClientModel::IDEAL,
+        })
+    }
+}
+
+/// The log's own figures, under the same header.
+fn recorded_row(recorded: &Recorded) -> String {
+    let known = |value: Option<f64>, digits: usize| {
+        value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+    };
+    format!(
+        "{:<15}{:>10.2}{:>7}{:>11.0}{:>11}{:>11}{:>10}{:>7}{:>10.2}{:>11}{:>11}{:>8}",
+        "as recorded",
+        recorded.duration_s,
+        "",
+        recorded.total_tokens_per_s,
+        known(recorded.mean_ttft_ms, 1),
+        known(recorded.p99_ttft_ms, 1),
+        known(recorded.mean_tpot_ms, 2),
+        known(recorded.prefix_hit_ratio, 3),
+        recorded.imbalance,
+        "-",
+        "-",
+        "-",
+    )
+}
