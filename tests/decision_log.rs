@@ -21,24 +21,24 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const CONVERSATIONS: usize = 6;
 const TURNS: usize = 4;
 
-/// Small and quick, so that conversations push one another out.
+/// Quick, with room for all conversations: what is compared is where turns went.
 fn profile() -> Profile {
     Profile {
         step_base_s: 2e-3,
         per_sequence_s: 0.0,
         per_context_token_s: 0.0,
         per_prefill_token_s: 1e-6,
-        kv_blocks: 128,
+        kv_blocks: 1024,
         max_model_len: 2048,
         preallocated_blocks: 0,
         ..Profile::l4()
     }
 }
 
-fn balance(replicas: &[SocketAddr], log: &Path, salt: Option<&str>) -> Handle {
+fn balance(replicas: &[SocketAddr], policy: &str, log: &Path, salt: Option<&str>) -> Handle {
     let urls: Vec<String> = replicas.iter().map(|address| format!("http://{address}")).collect();
     let file = json!({
-        "listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", "threads": 1, "policy": "prefix_aware",
+        "listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", "threads": 1, "policy": policy,
         "checks": {"interval_s": 0}, "replicas": urls, "decision_log": log, "decision_log_salt": salt,
     });
     let config = Config::from_yaml(&file.to_string(), "test".as_ref()).unwrap();
@@ -97,7 +97,8 @@ fn the_same_policy_comes_to_the_same() {
         ..engine::Config::new(profile())
     })
     .unwrap();
-    let handle = balance(fleet.addresses(), &log, None);
+    // A policy that goes by the prompt alone: what another one does depends on how quick the machine is.
+    let handle = balance(fleet.addresses(), "prefix_hash", &log, None);
     converse(&handle);
     handle.shutdown();
 
@@ -107,7 +108,7 @@ fn the_same_policy_comes_to_the_same() {
     let recorded = read.recorded();
     assert_eq!((recorded.requests, recorded.skipped), (CONVERSATIONS * TURNS, 0));
     assert_eq!(recorded.replicas, 2);
-    assert_eq!(recorded.policy, "prefix_aware");
+    assert_eq!(recorded.policy, "prefix_hash");
     let recorded_hits = recorded.prefix_hit_ratio.unwrap();
     assert!(recorded_hits > 0.5, "{recorded_hits}");
 
@@ -125,7 +126,7 @@ fn the_same_policy_comes_to_the_same() {
         };
         scenario.load().unwrap().trial(policy, 1).unwrap()
     };
-    let again = trial(PolicyName::PrefixAware);
+    let again = trial(PolicyName::PrefixHash);
     assert_eq!(again.report.total.answered(), (CONVERSATIONS * TURNS) as u64);
     assert_eq!(again.report.total.output_tokens(), (CONVERSATIONS * TURNS * 24) as u64);
     let hits = Means::of(&[again]).prefix_hit_ratio;
@@ -144,7 +145,7 @@ fn the_log_says_what_was_decided_and_what_came_of_it() {
     let mut hashes = Vec::new();
     for (name, salt) in [("a", Some("x")), ("b", Some("x")), ("c", Some("y")), ("d", None), ("e", None)] {
         let log = folder.path().join(name);
-        let handle = balance(fleet.addresses(), &log, salt);
+        let handle = balance(fleet.addresses(), "prefix_aware", &log, salt);
         complete(handle.address(), &prompt);
         handle.shutdown();
         let [decision] = &decisions(&log)[..] else { panic!("one request, one line") };

@@ -164,7 +164,11 @@ mod tests {
             [false; 3],
             "the window has moved on"
         );
-        assert!(!look(true, 15) && look(true, 16) && look(true, 17));
+        assert_eq!(
+            [look(true, 15), look(true, 16), look(true, 17)],
+            [false, false, true],
+            "3 of 6 in ten seconds"
+        );
     }
 
     #[test]
