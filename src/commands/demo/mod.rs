@@ -22,7 +22,10 @@ use trial::{Trial, TrialSettings};
 
 /// Requests of a full run; the published one sent as many.
 const REQUESTS: usize = 8_000;
-const QUICK_REQUESTS: usize = 1_000;
+const QUICK_REQUESTS: usize = 1_300;
+/// Shares of the cores for [`speed::measure`]. The full run has time to be exact.
+const LOAD: f64 = 0.25;
+const QUICK_LOAD: f64 = 0.33;
 
 /// Flags of `evenload demo`.
 #[derive(Debug, Args)]
@@ -33,7 +36,7 @@ pub(crate) struct Arguments {
     /// Which of the published settings: sessions in flight at most.
     #[arg(long, default_value_t = 800, value_parser = concurrency)]
     concurrency: u32,
-    /// Requests of each policy [default: 8000, or 1000 with --quick].
+    /// Requests of each policy [default: 8000, or 1300 with --quick].
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     requests: Option<u64>,
     /// Fewer requests: under 20 seconds. Caches are still filling then, so the gain is smaller.
@@ -67,7 +70,7 @@ impl Arguments {
         };
         let speedup = match self.speedup {
             Some(speedup) => speedup,
-            None => speed::measure()?,
+            None => speed::measure(if self.quick { QUICK_LOAD } else { LOAD })?,
         };
         println!(
             "8 simulated L4 replicas, {requests} requests, {} in flight, {speedup:.1} times as fast as real ones",

@@ -1,10 +1,11 @@
 //! How fast the simulated engines may run on this machine.
 //!
-//! All parts share this machine's cores, so a run is right as long as they have time to spare. Two short runs say
-//! how much processor time a streamed token costs, all parts together. In the first the engines are too fast to
-//! follow: tokens come together, and a token looks cheaper than it is. The second runs at half the speed that the
-//! first allows, where most tokens come alone as in the demo. The speed-up is chosen such that the busiest policy
-//! needs no more than [`LOAD`] of the machine by that measure.
+//! All parts share this machine's cores, so a run is right as long as they have time to spare. A short run with
+//! engines too fast to follow says how much processor time a streamed token costs, all parts together; the
+//! speed-up is chosen such that the busiest policy needs no more than a given share of the machine.
+//!
+//! In the short run tokens come together, so a token looks cheaper than it will be, about threefold. A slower run
+//! would not say it better: there the waiting for the next step costs as much as the tokens.
 
 use std::{fs, thread};
 
@@ -14,10 +15,10 @@ use routing::PolicySettings;
 
 use super::{fleet::DemoFleet, trial};
 
-/// Share of the cores that the busiest policy may need. Its load is not even: it begins with 800 prompts at once.
-const LOAD: f64 = 0.5;
 /// Tokens a second of the published prefix-hash run with a client that keeps up, in simulated time.
 const TOKENS_PER_S: f64 = 6_400.0;
+/// Requests of the short run.
+const REQUESTS: usize = 300;
 /// Faster than any machine can follow.
 const UNBOUND: f64 = 200.0;
 /// Beyond this the timers' own error shows in steps of 40 ms.
@@ -26,28 +27,19 @@ const MOST: f64 = 16.0;
 /// Unit of the times in `/proc`, the same on every Linux.
 const TICKS_PER_S: f64 = 100.0;
 
-/// Measures for about two seconds.
-pub(super) fn measure() -> anyhow::Result<f64> {
-    let at_most = affordable(token_cost_s(UNBOUND, 100, 300)?);
-    Ok(affordable(token_cost_s(at_most / 2.0, 400, 400)?))
-}
-
-/// The speed-up at which tokens of this cost need [`LOAD`] of the machine.
-fn affordable(token_cost_s: f64) -> f64 {
-    let cores = thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
-    (LOAD * cores / (token_cost_s.max(1e-7) * TOKENS_PER_S)).clamp(1.0, MOST)
-}
-
-/// Processor time of one streamed token, in a run of `requests` of the demo's.
-fn token_cost_s(speedup: f64, concurrency: u32, requests: usize) -> anyhow::Result<f64> {
-    let fleet = DemoFleet::start(PolicySettings::LeastRequests, speedup)?;
-    let plan = simulate::kubeai::plan(concurrency, 1e6, requests, 1)?;
+/// Measures for about half a second. `load` is the share of the cores that the busiest policy may need, by the
+/// measure of the short run.
+pub(super) fn measure(load: f64) -> anyhow::Result<f64> {
+    let fleet = DemoFleet::start(PolicySettings::Random, UNBOUND)?;
+    let plan = simulate::kubeai::plan(100, 1e6, REQUESTS, 1)?;
     let targets = Targets::resolve([fleet.url()])?;
     let control = Control::new();
     let before = processor_s()?;
     loadgen::run(plan, &targets, &trial::options(), &control, |_, _| {})?;
     let tokens = control.progress().tokens.max(1) as f64;
-    Ok((processor_s()? - before) / tokens)
+    let cost_s = (processor_s()? - before) / tokens;
+    let cores = thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+    Ok((load * cores / (cost_s.max(1e-7) * TOKENS_PER_S)).clamp(1.0, MOST))
 }
 
 /// Processor time of this process so far.
