@@ -48,11 +48,13 @@ impl Stage {
         self.folder.path().join(name)
     }
 
-    /// A configuration with the server added.
+    /// A configuration with the server added; a whole one at every moment, since another process may be reading the last.
     pub(crate) fn config(&self, text: &str) -> PathBuf {
         let server = format!("\nserver:\n  base_url: {}\n  model_name: {MODEL}\n", self.url());
         let path = self.path("config.yml");
-        fs::write(&path, text.to_owned() + &server).unwrap();
+        let written = tempfile::NamedTempFile::new_in(&self.folder).unwrap();
+        fs::write(&written, text.to_owned() + &server).unwrap();
+        written.persist(&path).unwrap();
         path
     }
 
