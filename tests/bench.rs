@@ -139,8 +139,12 @@ fn the_block_and_the_file_of_the_script() {
     for (label, value) in expected {
         assert_eq!(row(&text, label), value, "{label}\n{text}");
     }
-    for label in ["Benchmark duration (s):", "Mean TTFT (ms):", "P99 TPOT (ms):", "P99 ITL (ms):"] {
+    for label in ["Benchmark duration (s):", "Mean TTFT (ms):"] {
         assert!(row(&text, label).parse::<f64>().unwrap() > 0.0, "{label}");
+    }
+    // On a busy machine all tokens of such an answer may be there at the first look.
+    for label in ["P99 TPOT (ms):", "P99 ITL (ms):"] {
+        assert!(row(&text, label).parse::<f64>().unwrap() >= 0.0, "{label}");
     }
     for part in [
         "============ Serving Benchmark Result ============",

@@ -64,8 +64,8 @@ pub enum StartError {
     Settings(#[from] ConfigError),
 }
 
-/// Starts a gateway on threads of its own. Both its addresses accept connections when this returns; replicas
-/// need not be up.
+/// Starts a gateway on threads of its own. Both its addresses can be connected to when this returns; replicas
+/// need not be up. The first requests are answered when every replica was checked once, or after a second.
 pub fn start(settings: Settings) -> Result<Handle, StartError> {
     settings.validate()?;
     server::raise_file_limit();

@@ -2,7 +2,7 @@
 //!
 //! Promise: every byte of a body goes on in the wake-up in which it came, unchanged. When the replica breaks
 //! off, the client has received everything that came before, and then a broken stream: never the mark of a
-//! regular end. Dropping the relay closes the replica's connection, which cancels the request there.
+//! regular end. Where the end of the connection is that mark (HTTP/1.0), it is reset instead. Dropping the relay closes the replica's connection, which cancels the request there.
 
 mod tap;
 
@@ -51,8 +51,10 @@ pub(crate) struct Relay {
 /// How the client sees where the body ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Coding {
-    /// By its length, or by the end of the connection.
-    Identity,
+    /// By its length.
+    Length,
+    /// By the end of the connection.
+    Close,
     Chunked,
 }
 
@@ -66,14 +68,18 @@ impl Relay {
     /// The relay of an answer whose head is in `out`.
     pub(crate) fn new(flight: Box<Flight>, asked: Asked, manners: Manners, out: BytesMut) -> Self {
         let Asked { head: ResponseHead { fields, framing, keep_alive, .. }, connection } = asked;
-        let chunked = matches!(framing, Framing::Chunked | Framing::UntilClose) && !manners.is_http_10;
+        let coding = match framing {
+            Framing::Chunked | Framing::UntilClose if manners.is_http_10 => Coding::Close,
+            Framing::Chunked | Framing::UntilClose => Coding::Chunked,
+            _ => Coding::Length,
+        };
         let mut relay = Self {
             flight,
             source: Some(connection),
             remaining: Remaining::of(framing),
             reusable: keep_alive,
             tap: Tap::of(&fields),
-            coding: if chunked { Coding::Chunked } else { Coding::Identity },
+            coding,
             accepts_trailers: manners.accepts_trailers,
             out,
             end: None,
@@ -175,9 +181,17 @@ impl Relay {
     }
 }
 
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if self.coding == Coding::Close && !matches!(self.end, Some(Ok(()))) {
+            self.flight.client.reset_at_close();
+        }
+    }
+}
+
 fn put_data(out: &mut BytesMut, data: &[u8], coding: Coding) {
     match coding {
-        Coding::Identity => out.put_slice(data),
+        Coding::Length | Coding::Close => out.put_slice(data),
         Coding::Chunked => {
             // Writing to memory cannot fail.
             let _ = write!(out.writer(), "{:x}\r\n", data.len());

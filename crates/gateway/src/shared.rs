@@ -1,11 +1,15 @@
 //! What all threads of a gateway share: settings, replicas, counters. Everything here is read without locks.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use routing::{RetryBudget, SettingsError};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{Settings, decision_log::DecisionLog, fleet::Fleet, kv_events::Lessons, metrics::Metrics};
+
+/// How long the first clients wait for the first health check of every replica: without a word from any of them the
+/// only answer would be a 503.
+const FIRST_CHECKS: Duration = Duration::from_secs(1);
 
 /// The common part of a gateway.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub(crate) struct Shared {
     pub(crate) lessons: Lessons,
     pub(crate) decision_log: Option<DecisionLog>,
     pub(crate) stage: watch::Sender<Stage>,
+    /// Replicas of the start that were not checked yet.
+    unchecked: watch::Sender<usize>,
 }
 
 /// How far the end has come.
@@ -36,6 +42,7 @@ impl Shared {
     pub(crate) fn new(settings: Settings) -> Result<Self, SettingsError> {
         let fleet = Fleet::new(settings.policy.clone(), &settings.replicas)?;
         fleet.router.set_health(settings.health.clone())?;
+        let unchecked = if settings.health.wait_for_check { settings.replicas.len() } else { 0 };
         Ok(Self {
             fleet,
             metrics: Metrics::default(),
@@ -43,6 +50,7 @@ impl Shared {
             lessons: Lessons::default(),
             decision_log: None,
             stage: watch::Sender::new(Stage::Running),
+            unchecked: watch::Sender::new(unchecked),
             settings,
         })
     }
@@ -54,6 +62,18 @@ impl Shared {
             *current = stage.max(*current);
             later
         });
+    }
+
+    /// A replica's first check is over.
+    pub(crate) fn first_check_is_over(&self) {
+        self.unchecked.send_modify(|unchecked| *unchecked = unchecked.saturating_sub(1));
+    }
+
+    /// Returns when every replica of the start was checked once, or after a second.
+    pub(crate) async fn first_checks(&self) {
+        let mut unchecked = self.unchecked.subscribe();
+        // A replica that does not answer in time must not keep the others from serving.
+        let _ = timeout(FIRST_CHECKS, unchecked.wait_for(|&unchecked| unchecked == 0)).await;
     }
 
     /// Whether requests should be sent here.

@@ -52,6 +52,7 @@ async fn check(shared: Arc<Shared>, backend: Arc<Backend>) {
         return;
     }
     let mut random = random(&backend);
+    let mut is_first = true;
     while let Some(replica) = shared.fleet.replica(backend.id) {
         let before = replica.health.state(shared.fleet.now());
         let answer = probe::get(&backend, &checks.path, checks.timeout, MOST_HEALTH_BYTES).await;
@@ -69,6 +70,9 @@ async fn check(shared: Arc<Shared>, backend: Arc<Backend>) {
             count.add(1);
             replica.health.record_check(passed, now);
             tell(&replica, before, replica.health.state(now), result.err().as_deref());
+        }
+        if std::mem::take(&mut is_first) {
+            shared.first_check_is_over();
         }
         let pause = if replica.health.in_transition() { checks.fast_interval } else { checks.interval };
         sleep(pause.mul_f64(random.random_range(0.8..1.2))).await;

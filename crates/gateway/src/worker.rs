@@ -84,7 +84,11 @@ impl Worker {
     /// Serves until the gateway ends: until its last connection is gone, or until it is told to end now.
     pub(crate) async fn run(self: Rc<Self>, listener: TcpListener) {
         let mut stage = self.shared.stage.subscribe();
-        let accepting = spawn_local(server::accept(Rc::clone(&self), listener));
+        let worker = Rc::clone(&self);
+        let accepting = spawn_local(async move {
+            worker.shared.first_checks().await;
+            server::accept(worker, listener).await;
+        });
         let sweeping = spawn_local(Rc::clone(&self).sweep());
         // The sender lives in what this worker shares, so waiting cannot fail.
         let _ = stage.wait_for(|&stage| stage >= Stage::Draining).await;

@@ -41,7 +41,7 @@ fn switched() -> Switched {
 fn checked(settings: &mut Settings) {
     settings.checks.interval = Duration::from_millis(100);
     settings.checks.fast_interval = Duration::from_millis(30);
-    settings.checks.timeout = Duration::from_millis(500);
+    settings.checks.timeout = Duration::from_secs(5);
     settings.health.wait_for_check = true;
     settings.policy = "round_robin".parse().unwrap();
 }
@@ -70,6 +70,26 @@ fn w44_checks_take_a_replica_out_and_bring_it_back() {
 }
 
 #[test]
+fn w44_a_request_that_comes_before_the_first_check_waits_for_it() {
+    let (tell, told) = mpsc::channel::<()>();
+    let told = Mutex::new(told);
+    let upstream = Upstream::new(move |conn| {
+        while let Some(request) = conn.read_request() {
+            if request.head.starts_with("GET /health ") {
+                let _ = told.lock().unwrap().recv_timeout(Duration::from_millis(500));
+            }
+            conn.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+        }
+    });
+    let gateway = Gateway::with(&[upstream.address], checked);
+    let mut client = gateway.client();
+    client.write(chat());
+    tell.send(()).unwrap();
+    assert_eq!(client.answer().status, 200);
+    gateway.settle();
+}
+
+#[test]
 fn w44_a_replica_too_busy_to_be_checked_is_not_dead_while_it_delivers() {
     let upstream = Upstream::new(|conn| {
         let Some(request) = conn.read_request() else { return };
@@ -82,7 +102,7 @@ fn w44_a_replica_too_busy_to_be_checked_is_not_dead_while_it_delivers() {
             return;
         }
         conn.write(STREAM_HEAD);
-        for _ in 0..40 {
+        for _ in 0..120 {
             conn.write(chunk("data: 1\n\n"));
             thread::sleep(Duration::from_millis(25));
         }
@@ -90,14 +110,14 @@ fn w44_a_replica_too_busy_to_be_checked_is_not_dead_while_it_delivers() {
     });
     let gateway = Gateway::with(&[upstream.address], |settings| {
         checked(settings);
-        settings.checks.timeout = Duration::from_millis(50);
+        settings.checks.timeout = Duration::from_millis(250);
         settings.health.fall = 2;
     });
     eventually("healthy", || state(&gateway, 0) == HealthState::Healthy);
     let mut client = gateway.client();
     client.write(chat());
     client.read_until(b"data: 1\n\n");
-    thread::sleep(Duration::from_millis(600));
+    thread::sleep(Duration::from_millis(1500));
     assert_eq!(state(&gateway, 0), HealthState::Healthy);
     drop(client);
     eventually("unhealthy once it delivers nothing", || state(&gateway, 0) == HealthState::Unhealthy);

@@ -3,7 +3,7 @@
 mod support;
 
 use std::{
-    io::Write,
+    io::{ErrorKind, Read, Write},
     sync::{Mutex, mpsc},
     thread,
     time::Duration,
@@ -67,6 +67,26 @@ fn w40_without_a_length_the_end_of_the_connection_is_the_end() {
     let gateway = Gateway::before(&upstream);
     let answer = gateway.ask(chat());
     assert_eq!((answer.text().as_str(), answer.whole), ("until the end", true));
+    gateway.settle();
+}
+
+#[test]
+fn w40_an_answer_to_http_10_that_breaks_off_ends_in_a_reset() {
+    let (tell, told) = mpsc::channel::<()>();
+    let told = Mutex::new(told);
+    let upstream = Upstream::new(move |conn| {
+        conn.read_request();
+        conn.write(STREAM_HEAD);
+        conn.write(chunk("data: 1\n\n"));
+        let _ = told.lock().unwrap().recv();
+    });
+    let gateway = Gateway::before(&upstream);
+    let mut client = gateway.client();
+    client.write("GET /v1/models HTTP/1.0\r\n\r\n");
+    client.read_until(b"data: 1\n\n");
+    drop(tell);
+    let error = client.stream.read(&mut [0; 64]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     gateway.settle();
 }
 

@@ -158,6 +158,12 @@ impl Client {
         let _ = self.stream.borrow().try_write(bytes);
     }
 
+    /// Makes the close of the connection a reset: the one way to say that an answer without a length broke off.
+    pub(crate) fn reset_at_close(&self) {
+        // A socket that cannot be told is closed in the usual way.
+        let _ = self.stream.borrow().set_zero_linger();
+    }
+
     /// Closes our half, then reads and drops what comes until the client closes its half. A close with unread
     /// bytes would reset the connection, and the client would lose the answer.
     pub(crate) fn poll_close(&self, context: &mut Context<'_>) -> Poll<()> {
