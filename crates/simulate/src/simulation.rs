@@ -273,6 +273,8 @@ impl Simulation {
             response_bytes: 0,
             retries: 0,
             retried_for: Duration::ZERO,
+            session_wait: Duration::ZERO,
+            core_wait: Duration::ZERO,
             status: Some(200),
             outcome: Outcome::Incomplete,
         };

@@ -319,6 +319,8 @@ mod tests {
             requested_tokens: None,
             retries: 0,
             retried_for: Duration::ZERO,
+            session_wait: Duration::ZERO,
+            core_wait: Duration::ZERO,
             status: Some(200),
             outcome: Outcome::Success,
         }
