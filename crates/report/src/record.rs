@@ -57,6 +57,8 @@ pub struct Record {
     pub own_input_tokens: Option<u32>,
     /// Output length by this side's tokenizer, whatever the server counts.
     pub own_output_tokens: Option<u32>,
+    /// The reasoning in it, as this side counted it.
+    pub own_reasoning_tokens: Option<u32>,
     /// Bytes of the request's body.
     pub request_bytes: u32,
     /// Bytes of the answer, head and framing included.

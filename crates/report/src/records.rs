@@ -129,6 +129,8 @@ struct Line {
     own_input_tokens: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     own_output_tokens: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    own_reasoning_tokens: Option<u32>,
     #[serde(default, skip_serializing_if = "is_zero")]
     request_bytes: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -291,6 +293,7 @@ impl From<&Record> for Line {
             requested_tokens: record.requested_tokens,
             own_input_tokens: record.own_input_tokens,
             own_output_tokens: record.own_output_tokens,
+            own_reasoning_tokens: record.own_reasoning_tokens,
             request_bytes: record.request_bytes.into(),
             response_bytes: record.response_bytes,
             retries: record.retries.into(),
@@ -341,6 +344,7 @@ impl TryFrom<Line> for Record {
             requested_tokens: line.requested_tokens,
             own_input_tokens: line.own_input_tokens,
             own_output_tokens: line.own_output_tokens,
+            own_reasoning_tokens: line.own_reasoning_tokens,
             request_bytes: u32::try_from(line.request_bytes).unwrap_or(u32::MAX),
             response_bytes: line.response_bytes,
             retries: u16::try_from(line.retries).unwrap_or(u16::MAX),

@@ -269,6 +269,7 @@ impl Simulation {
             requested_tokens: Some(output_tokens),
             own_input_tokens: None,
             own_output_tokens: None,
+            own_reasoning_tokens: None,
             request_bytes: 0,
             response_bytes: 0,
             retries: 0,

@@ -312,6 +312,7 @@ mod tests {
             output_tokens: Count::default(),
             own_input_tokens: None,
             own_output_tokens: None,
+            own_reasoning_tokens: None,
             response_bytes: 0,
             request_bytes: 0,
             reasoning_tokens: None,
