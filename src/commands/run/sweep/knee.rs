@@ -312,6 +312,7 @@ mod tests {
             output_tokens: Count::default(),
             own_input_tokens: None,
             own_output_tokens: None,
+            own_reasoning_tokens: None,
             response_bytes: 0,
             request_bytes: 0,
             reasoning_tokens: None,
@@ -319,6 +320,8 @@ mod tests {
             requested_tokens: None,
             retries: 0,
             retried_for: Duration::ZERO,
+            session_wait: Duration::ZERO,
+            core_wait: Duration::ZERO,
             status: Some(200),
             outcome: Outcome::Success,
         }
