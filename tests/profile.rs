@@ -150,7 +150,9 @@ fn every_flag_of_aiperf_is_in_the_help_by_all_its_names_or_refused_by_name() {
             assert_eq!(output.status.code(), Some(2), "{name}: {said}");
             let first = said.lines().next().unwrap();
             assert!(
-                first.starts_with("error: --") && first.contains(" is not supported: "),
+                first.starts_with("error: --")
+                    && first.contains(" is not supported: ")
+                    && said.trim_end().lines().count() == 1,
                 "{name}: {said}"
             );
         }
@@ -195,7 +197,7 @@ fn several_urls_share_the_load_and_every_output_says_how() {
     let metrics: Value =
         serde_json::from_slice(&fs::read(stage.path("server_metrics_export.json")).unwrap()).unwrap();
     let generated = |url: &str| {
-        let series = metrics["metrics"]["vllm:generation_tokens_total"]["series"].as_array().unwrap();
+        let series = metrics["metrics"]["vllm:generation_tokens"]["series"].as_array().unwrap();
         let own =
             series.iter().find(|series| series["endpoint_url"] == format!("{url}/metrics").as_str()).unwrap();
         own["stats"]["total"].as_f64().unwrap().round()
@@ -388,6 +390,8 @@ fn a_dead_url_fails_its_own_requests_and_the_rest_go_on() {
     assert!(output.status.success(), "{output:?}");
     let console = text(&output.stdout);
     assert!(console.contains("Error Summary") && console.contains("20 of 60 requests failed"), "{console}");
+    let line = format!("evenload: {dead}: 20 of 20 requests failed: ");
+    assert!(text(&output.stderr).contains(&line), "{output:?}");
     let json = stage.json();
     assert_eq!(
         (&json["request_count"]["avg"], &json["error_request_count"]["avg"]),
@@ -408,6 +412,10 @@ fn a_dead_url_fails_its_own_requests_and_the_rest_go_on() {
         .unwrap();
     let failed = stage.json()["error_request_count"]["avg"].as_f64().unwrap();
     assert!((1.0..40.0).contains(&failed), "{failed}");
+    let mostly = [dead.clone(), dead.clone(), stage.urls()[0].clone()];
+    let output = stage.command(&mostly, &["--request-rate=300", "--request-count=30"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("more than half of the requests failed"), "{output:?}");
     let output = stage
         .command(&urls, &["--request-rate=300", "--request-count=60", "--failed-request-threshold=0.1"])
         .output()
@@ -489,6 +497,9 @@ fn a_full_disk_costs_lines_and_not_figures() {
     let output = stage.output(&["--streaming", "--request-count=5"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(stage.lines().len(), 5);
+    let (said, printed) = (text(&output.stderr), text(&output.stdout));
+    assert!(said.contains("not written: profile_export_aiperf.json\n"), "{said}");
+    assert!(!printed.contains("JSON Export") && printed.contains("CSV Export"), "{printed}");
 }
 
 #[test]
@@ -673,6 +684,155 @@ fn a_local_tokenizer_counts_beside_the_server() {
 }
 
 #[test]
+fn the_inputs_can_be_sent_again() {
+    let stage = Stage::new(1);
+    let flags = [
+        "--request-rate=400",
+        "--conversation-num=5",
+        "--conversation-turn-mean=2",
+        "--warmup-request-count=3",
+    ];
+    stage.run(&flags);
+    let sessions: BTreeSet<String> = stage
+        .lines()
+        .iter()
+        .filter(|line| line["metadata"]["benchmark_phase"] == "profiling")
+        .map(|line| line["metadata"]["conversation_id"].as_str().unwrap().to_owned())
+        .collect();
+    let inputs: Value = serde_json::from_slice(&fs::read(stage.path("inputs.json")).unwrap()).unwrap();
+    let data = inputs["data"].as_array().unwrap();
+    let named: BTreeSet<String> =
+        data.iter().map(|session| session["session_id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(
+        (named, data.len()),
+        (sessions, 5),
+        "the sessions of the measured phase, by the names of their records"
+    );
+    assert!(data.iter().all(|session| session["payloads"].as_array().unwrap().len() == 2), "{inputs}");
+    assert_eq!(data[0]["payloads"][1]["messages"].as_array().unwrap().len(), 1, "a turn alone");
+    fs::copy(stage.path("inputs.json"), stage.directory.path().join("again.json")).unwrap();
+    let again = ["--endpoint-type=raw", "--custom-endpoint=/v1/chat/completions", "--input-file=again.json"];
+    let output = Command::new(env!("CARGO_BIN_EXE_evenload"))
+        .args(["profile", "--model=llama", "--output-artifact-dir=again", "--url", &stage.urls()[0]])
+        .args(again)
+        .current_dir(&stage.directory)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let ready = fs::read(stage.directory.path().join("again/.aiperf_results_ready.json")).unwrap();
+    let ready: Value = serde_json::from_slice(&ready).unwrap();
+    assert_eq!(ready, serde_json::json!({ "ready": true, "was_cancelled": false, "partial": false }));
+}
+
+#[test]
+fn a_batch_of_texts_is_one_request() {
+    let bodies = std::sync::Arc::new(std::sync::Mutex::new(Vec::<Value>::new()));
+    let seen = std::sync::Arc::clone(&bodies);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for socket in listener.incoming() {
+            let seen = std::sync::Arc::clone(&seen);
+            thread::spawn(move || {
+                let mut reader = BufReader::new(socket.unwrap());
+                loop {
+                    let (mut length, mut line) = (0, String::new());
+                    while reader.read_line(&mut line).unwrap() > 2 {
+                        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                            length = value.trim().parse().unwrap();
+                        }
+                        line.clear();
+                    }
+                    if length == 0 {
+                        return;
+                    }
+                    let mut body = vec![0; length];
+                    reader.read_exact(&mut body).unwrap();
+                    seen.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+                    let answer = r#"{"data":[],"usage":{"prompt_tokens":30,"total_tokens":30}}"#;
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", answer.len());
+                    reader.get_mut().write_all((head + answer).as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+    let stage = Stage::new(1);
+    let flags =
+        ["--endpoint-type=embeddings", "-b=3", "--isl=10", "--request-count=4", "--no-server-metrics"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evenload"));
+    command.args(["profile", "--model=llama", "--output-artifact-dir=out", "--url", &url]).args(flags);
+    let output = command.current_dir(&stage.directory).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let bodies = bodies.lock().unwrap();
+    assert_eq!(bodies.len(), 4);
+    let texts: Vec<&Value> = bodies.iter().flat_map(|body| body["input"].as_array().unwrap()).collect();
+    let different: BTreeSet<&str> = texts.iter().map(|text| text.as_str().unwrap()).collect();
+    assert_eq!((texts.len(), different.len()), (12, 12), "three texts a request, each its own");
+    assert_eq!(stage.json()["input_sequence_length"]["avg"], 30.0);
+}
+
+/// What stands between backquotes in a text.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn the_guide_names_flags_and_files_that_there_are() {
+    let guide = include_str!("../docs/profile.md");
+    let mut known = shown_flags();
+    for command in ["calibrate", "serve"] {
+        let help = Command::new(env!("CARGO_BIN_EXE_evenload")).args([command, "--help"]).output().unwrap();
+        known.extend(text(&help.stdout).split_whitespace().map(|word| word.trim_end_matches(',').to_owned()));
+    }
+    let flags = quoted(guide).flat_map(str::split_whitespace).filter(|word| word.starts_with("--"));
+    let unknown: Vec<&str> = flags.filter(|flag| !known.contains(*flag)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+
+    let stage = Stage::new(1);
+    stage.run(&[
+        "--request-count=3",
+        "--slice-duration=1",
+        "--export-level=raw",
+        "--export-outputs-json",
+        "--server-metrics-formats=json,csv,jsonl",
+    ]);
+    let written: BTreeSet<String> = fs::read_dir(stage.directory.path().join("out"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let (_, table) = guide.split_once("| file | content |").unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let mut named = BTreeSet::new();
+    for row in table.lines().skip(2) {
+        let mut stem = "";
+        // `name.json`, `.csv` are two files of one name.
+        for file in quoted(row.split('|').nth(1).unwrap()) {
+            match file.strip_prefix('.').filter(|_| !stem.is_empty()) {
+                Some(ending) => named.insert(format!("{stem}.{ending}")),
+                None => {
+                    stem = file.rsplit_once('.').unwrap().0;
+                    named.insert(file.to_owned())
+                }
+            };
+        }
+    }
+    assert_eq!(named, written);
+
+    let (_, limits) = guide.split_once("`--fail-if 'p99 ttft > 500ms'`: ").unwrap();
+    let (limits, _) = limits.split_once("\n\n").unwrap();
+    let [statistics, metrics, numbers] =
+        [0, 1, 2].map(|part| quoted(limits.split('(').nth(part + 1).unwrap().split(')').next().unwrap()));
+    for limit in statistics
+        .map(|statistic| format!("{statistic} ttft > 1"))
+        .chain(metrics.map(|metric| format!("p50 {metric} > 1")))
+        .chain(numbers.map(|number| format!("{number} < 0.5")))
+    {
+        let output = stage.output(&["--streaming", "--request-count=1", "--fail-if", &limit]);
+        assert!(output.status.code() != Some(2), "{limit}: {output:?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_done_is_said_in_one_line() {
     let stage = Stage::new(1);
     for (flags, said) in [
@@ -683,6 +843,7 @@ fn what_cannot_be_done_is_said_in_one_line() {
         (&["--per-chunk-usage"], "--per-chunk-usage needs --streaming"),
         (&["--endpoint-type=raw"], "give --input-file"),
         (&["--synthesis-max-isl=5"], "--synthesis-max-isl is for --input-file"),
+        (&["--prompt-batch-size=2"], "--prompt-batch-size is for --endpoint-type embeddings"),
     ] {
         let output = stage.output(flags);
         let message = text(&output.stderr);

@@ -4,14 +4,14 @@
 //! beyond these latencies is error. It grows with the rate, and above some rate the machine cannot follow at all.
 //! Part of it is the engine's own lateness, which the engine knows and which is shown beside it.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
 use engine::{Config, FixedTimes, Fleet, Profile};
 use loadgen::{Ask, Control, Options, RunSummary, Targets, ThreadRole};
 use protocol::Endpoint;
-use report::{Metric, PhaseShape, Recorder, Report, RunShape, aiperf::plain_table};
+use report::{Ladder, Nominal, PhaseShape, Point, Recorder, RunShape, calibration_text};
 use workload::{
     Arrivals, BodyOptions, Length, Pattern, Phase, Plan, Rate, RequestTemplate, Sampling, SequenceLengths,
     Synthetic, write_body,
@@ -19,21 +19,18 @@ use workload::{
 
 use super::interrupt::Interrupts;
 
-/// A rate counts as reached from this share of it on.
-const REACHED: f64 = 0.99;
-/// Errors above these make a rate one that this machine cannot measure.
-const MEDIAN_LIMIT_MS: f64 = 0.5;
-const P99_LIMIT_MS: f64 = 2.0;
 /// Prompts of the calibration.
 const PROMPT_TOKENS: u32 = 64;
+/// A rate is measured until so many requests were sent at least: a P99 of fewer is the slowest of them.
+const FEWEST_REQUESTS: f64 = 100.0;
 
 /// Flags of `evenload calibrate`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Arguments {
-    /// Request rates to try, in rising order; the search for the ceiling goes on from the last one.
-    #[arg(long, value_name = "RATES", value_delimiter = ',', default_values = ["10", "50", "200", "500", "1000", "2000"])]
+    /// Request rates to try; the search for the ceiling goes on from the highest that is measured right.
+    #[arg(long, value_name = "RATES", value_delimiter = ',', default_values = ["10", "200", "2000"])]
     rates: Vec<f64>,
-    /// Time at each rate.
+    /// Time at each rate, or until 100 requests were sent where that takes longer.
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
     seconds: f64,
     /// The engines' time to first token.
@@ -43,7 +40,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MS", default_value_t = 10.0)]
     itl_ms: f64,
     /// Tokens of an answer.
-    #[arg(long, value_name = "TOKENS", default_value_t = 16)]
+    #[arg(long, value_name = "TOKENS", default_value = "16", value_parser = clap::value_parser!(u32).range(2..))]
     tokens: u32,
     /// Threads that send and receive.
     #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -56,50 +53,52 @@ pub(crate) struct Arguments {
     precise_pacing: bool,
     /// Write the figures as JSON lines to this file.
     #[arg(long, value_name = "FILE")]
-    json: Option<std::path::PathBuf>,
-    /// Do not look for the ceiling beyond the last rate.
+    json: Option<PathBuf>,
+    /// Try only the rates that are given.
     #[arg(long)]
     no_ceiling: bool,
 }
 
-/// What one rate came to.
-struct Point {
-    rate: f64,
-    report: Report,
-    summary: RunSummary,
-    /// How late the engines gave their tokens: mean and worst, in milliseconds.
-    engine_late_ms: (f64, f64),
-}
-
 impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let rates_are_good = self.rates.iter().all(|rate| rate.is_finite() && *rate > 0.0);
+        anyhow::ensure!(rates_are_good, "--rates: give numbers above 0");
+        anyhow::ensure!(self.seconds.is_finite() && self.seconds > 0.0, "--seconds: give a number above 0");
         let interrupts = Interrupts::listen().context("cannot wait for signals")?;
-        anyhow::ensure!(self.rates.iter().all(|rate| *rate > 0.0), "--rates: give numbers above 0");
+        let nominal = Nominal { ttft_ms: self.ttft_ms, itl_ms: self.itl_ms, tokens: self.tokens };
         println!(
-            "The load generator sends to engines in this process that give the first of {} tokens after {} ms and the \
-             others every {} ms, whatever the load. What it measures beyond that is its error on this machine.\n",
+            "The load generator sends to engines in this process that give the first of {} tokens after {} ms and the\n\
+             others every {} ms, whatever the load. What it measures beyond that is error: its own, and this machine's.\n",
             self.tokens, self.ttft_ms, self.itl_ms
         );
-        let mut points = Vec::new();
-        let mut rates = self.rates.clone();
-        while let Some(rate) = (!rates.is_empty()).then(|| rates.remove(0)) {
+        let (mut points, mut ladder) = (Vec::new(), Ladder::new(self.rates.clone(), !self.no_ceiling));
+        while let Some(rate) = ladder.next_rate() {
             let control = interrupts.next_run();
+            let point = self.measure(rate, &nominal, &control)?;
             if control.stops() > 0 {
+                eprintln!("evenload: ended by hand; {rate:.0} requests/s is not in the table");
                 break;
             }
-            let point = self.measure(rate, &control)?;
-            eprintln!("{}", point.line(&self));
-            // Beyond the last rate, twice as fast each time until the machine cannot follow.
-            let goes_on = rates.is_empty() && !self.no_ceiling && point.is_good(&self);
-            if goes_on && rate < 1e6 {
-                rates.push(rate * 2.0);
-            }
+            eprintln!("{rate:.0} requests/s for {:.0} s: {}", self.lasts(rate), point.finding());
+            ladder.note(rate, point.is_right());
             points.push(point);
         }
-        self.conclude(&points)
+        println!("{}", calibration_text(&nominal, &points));
+        if let Some(path) = &self.json {
+            let lines: anyhow::Result<String> =
+                points.iter().map(|point| Ok(serde_json::to_string(&point.json(&nominal))? + "\n")).collect();
+            std::fs::write(path, lines?).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        let any = points.iter().any(Point::is_right);
+        Ok(if any { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    fn measure(&self, rate: f64, control: &Control) -> anyhow::Result<Point> {
+    /// Seconds at a rate.
+    fn lasts(&self, rate: f64) -> f64 {
+        self.seconds.max(FEWEST_REQUESTS / rate)
+    }
+
+    fn measure(&self, rate: f64, nominal: &Nominal, control: &Control) -> anyhow::Result<Point> {
         let fleet = self.fleet()?;
         let urls: Vec<String> = fleet.addresses().iter().map(ToString::to_string).collect();
         let targets = Targets::resolve(&urls)?;
@@ -116,7 +115,8 @@ impl Arguments {
         let mut recorder = Recorder::new(shape, Vec::new());
         let summary =
             loadgen::run(self.plan(rate)?, &targets, &options, control, |record, _| recorder.push(&record))?;
-        Ok(Point { rate, report: recorder.report(), summary, engine_late_ms: lateness(&targets) })
+        let report = recorder.report();
+        Ok(Point::new(rate, nominal, &report, read_lag_ms(&summary), lateness(&targets), io_cpu(&summary)))
     }
 
     fn fleet(&self) -> anyhow::Result<Fleet> {
@@ -133,8 +133,7 @@ impl Arguments {
     }
 
     fn plan(&self, rate: f64) -> anyhow::Result<Plan> {
-        let lengths =
-            SequenceLengths::of(Length::exactly(PROMPT_TOKENS), Some(Length::exactly(self.tokens.max(1))));
+        let lengths = SequenceLengths::of(Length::exactly(PROMPT_TOKENS), Some(Length::exactly(self.tokens)));
         let model = Config::new(Profile::l4()).model_names.remove(0);
         let template = RequestTemplate::new(Endpoint::Completions, model);
         let sessions = Synthetic::new(lengths).sessions(template, usize::MAX, Sampling::Sequential, 1)?;
@@ -143,158 +142,30 @@ impl Arguments {
             Arrivals::new(Pattern::Poisson, Rate::constant(rate)?, 1)?,
             sessions,
         );
-        phase.limits.duration = Some(Duration::try_from_secs_f64(self.seconds).context("--seconds")?);
+        phase.limits.duration = Some(Duration::try_from_secs_f64(self.lasts(rate)).context("--seconds")?);
         phase.limits.grace = Some(Duration::from_secs(30));
         Ok(Plan::new([phase]))
     }
-
-    fn conclude(&self, points: &[Point]) -> anyhow::Result<ExitCode> {
-        let columns = [
-            "asked req/s",
-            "sent req/s",
-            "TTFT p50",
-            "TTFT p99",
-            "error p50",
-            "error p99",
-            "ITL mean error",
-            "send lag p99",
-            "read lag p99",
-            "engine late",
-            "I/O CPU",
-            "",
-        ];
-        let table = report::TextTable::new("", columns);
-        let table = points.iter().fold(table, |table, point| table.row(point.cells(self)));
-        println!("{}", plain_table("evenload calibrate | times in ms", &table));
-        if let Some(path) = &self.json {
-            let lines: String = points.iter().map(|point| point.json(self).to_string() + "\n").collect();
-            std::fs::write(path, lines).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        let good: Vec<&Point> = points.iter().filter(|point| point.is_good(self)).collect();
-        match good.last() {
-            Some(best) => println!(
-                "Up to {:.0} requests/s of {} tokens ({:.0} events/s), medians are right to {MEDIAN_LIMIT_MS} ms and P99 to \
-                 {P99_LIMIT_MS} ms here.",
-                best.rate,
-                self.tokens,
-                best.rate * f64::from(self.tokens)
-            ),
-            None => println!(
-                "No rate was measured to {MEDIAN_LIMIT_MS} ms at the median and {P99_LIMIT_MS} ms at P99."
-            ),
-        }
-        if let Some(first_bad) = points.iter().find(|point| !point.is_good(self)) {
-            println!("At {:.0} requests/s: {}.", first_bad.rate, first_bad.verdict(self));
-        }
-        println!(
-            "Error is what was measured minus what the engine was told to do. \"engine late\" is the engine's own share in \
-             it (mean): a load generator on a machine of its own does not see that part. \"read lag\" is how long bytes \
-             had been in the kernel before they were read. Keep real runs below half of the highest good rate."
-        );
-        Ok(if good.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-    }
 }
 
-impl Point {
-    fn percentile(&self, metric: Metric, percent: f64) -> f64 {
-        self.report.total.of(metric).percentile(percent).map_or(f64::NAN, |time| time / report::MILLISECOND)
-    }
-
-    fn achieved(&self) -> f64 {
-        let asked = self.report.total.scheduled_rate().unwrap_or(f64::NAN);
-        self.report.total.achieved_rate().unwrap_or(f64::NAN) / asked * self.rate
-    }
-
-    fn itl_error_ms(&self, arguments: &Arguments) -> f64 {
-        self.report
-            .total
-            .of(Metric::Tpot)
-            .mean()
-            .map_or(f64::NAN, |time| time / report::MILLISECOND - arguments.itl_ms)
-    }
-
-    fn is_good(&self, arguments: &Arguments) -> bool {
-        self.verdict(arguments) == "good"
-    }
-
-    /// Why a rate is beyond this machine.
-    fn verdict(&self, arguments: &Arguments) -> String {
-        let error = |percent| self.percentile(Metric::Ttft, percent) - arguments.ttft_ms;
-        let total = &self.report.total;
-        if total.answered() == 0 || total.failed() > 0 {
-            format!("{} of {} requests failed", total.failed(), total.requests())
-        } else if self.achieved() < REACHED * self.rate {
-            format!("only {:.0} requests/s were sent", self.achieved())
-        } else if error(50.0) > MEDIAN_LIMIT_MS {
-            format!("the median is {:.2} ms too long", error(50.0))
-        } else if error(99.0) > P99_LIMIT_MS {
-            format!("P99 is {:.2} ms too long", error(99.0))
-        } else {
-            "good".to_owned()
-        }
-    }
-
-    fn io_cpu(&self) -> f64 {
-        let threads = self.summary.client.threads.iter().filter(|thread| thread.role == ThreadRole::Io);
-        threads.map(|thread| thread.cpu_share).fold(0.0, f64::max)
-    }
-
-    fn read_lag(&self) -> f64 {
-        self.summary.client.receive_lag.percentile(99.0).map_or(f64::NAN, |time| time / report::MILLISECOND)
-    }
-
-    fn cells(&self, arguments: &Arguments) -> [String; 12] {
-        let ms = |value: f64| format!("{value:.3}");
-        let [p50, p99] = [50.0, 99.0].map(|percent| self.percentile(Metric::Ttft, percent));
-        [
-            format!("{:.0}", self.rate),
-            format!("{:.0}", self.achieved()),
-            ms(p50),
-            ms(p99),
-            ms(p50 - arguments.ttft_ms),
-            ms(p99 - arguments.ttft_ms),
-            ms(self.itl_error_ms(arguments)),
-            ms(self.percentile(Metric::ClientLag, 99.0)),
-            ms(self.read_lag()),
-            ms(self.engine_late_ms.0),
-            format!("{:.0} %", self.io_cpu() * 100.0),
-            self.verdict(arguments),
-        ]
-    }
-
-    fn line(&self, arguments: &Arguments) -> String {
-        format!("{:.0} requests/s: {}", self.rate, self.verdict(arguments))
-    }
-
-    fn json(&self, arguments: &Arguments) -> serde_json::Value {
-        let total = &self.report.total;
-        serde_json::json!({
-            "rate": self.rate,
-            "achieved_rate": self.achieved(),
-            "answered": total.answered(),
-            "failed": total.failed(),
-            "nominal_ttft_ms": arguments.ttft_ms,
-            "nominal_itl_ms": arguments.itl_ms,
-            "tokens": arguments.tokens,
-            "ttft_ms": total.of(Metric::Ttft).spread(report::MILLISECOND),
-            "ttft_error_p50_ms": self.percentile(Metric::Ttft, 50.0) - arguments.ttft_ms,
-            "ttft_error_p99_ms": self.percentile(Metric::Ttft, 99.0) - arguments.ttft_ms,
-            "itl_mean_error_ms": self.itl_error_ms(arguments),
-            "client_lag_p99_ms": self.percentile(Metric::ClientLag, 99.0),
-            "read_lag_p99_ms": self.read_lag(),
-            "engine_late_mean_ms": self.engine_late_ms.0,
-            "engine_late_max_ms": self.engine_late_ms.1,
-            "io_thread_cpu": self.io_cpu(),
-            "verdict": self.verdict(arguments),
-        })
-    }
+fn io_cpu(summary: &RunSummary) -> f64 {
+    let threads = summary.client.threads.iter().filter(|thread| thread.role == ThreadRole::Io);
+    threads.map(|thread| thread.cpu_share).fold(0.0, f64::max)
 }
 
-/// How late the engine says it was: mean and worst.
-fn lateness(targets: &Targets) -> (f64, f64) {
-    let state = Ask::get("/sim/state", Duration::from_secs(5)).send(targets, 0).ok();
-    let state: Option<serde_json::Value> = state.and_then(|reply| serde_json::from_slice(&reply.body).ok());
-    let number =
-        |key: &str| state.as_ref().and_then(|state| state["step_lag"][key].as_f64()).unwrap_or(f64::NAN);
-    (number("mean_ms"), number("max_ms"))
+/// P99 of how long bytes were in the kernel.
+fn read_lag_ms(summary: &RunSummary) -> f64 {
+    summary.client.receive_lag.percentile(99.0).map_or(f64::NAN, |time| time / report::MILLISECOND)
+}
+
+/// How late the engine says it was: mean and worst, in milliseconds.
+fn lateness(targets: &Targets) -> [f64; 2] {
+    let ask = |target| {
+        let reply = Ask::get("/sim/state", Duration::from_secs(5)).send(targets, target).ok()?;
+        serde_json::from_slice::<serde_json::Value>(&reply.body).ok()
+    };
+    let states: Vec<serde_json::Value> = (0..targets.count()).filter_map(ask).collect();
+    let lags = |key: &'static str| states.iter().filter_map(move |state| state["step_lag"][key].as_f64());
+    let mean = lags("mean_ms").sum::<f64>() / lags("mean_ms").count() as f64;
+    [mean, lags("max_ms").fold(f64::NAN, f64::max)]
 }

@@ -320,7 +320,7 @@ fn metrics_have_vllms_names_and_count_right() {
         let line = format!("{name}{{{labels}{more}}} {value}");
         assert!(page.lines().any(|found| found == line), "{line}\n{page}");
     }
-    assert!(page.contains("# TYPE vllm:prompt_tokens counter\n"));
+    assert!(page.contains("# TYPE vllm:prompt_tokens_total counter\n"));
     assert!(page.contains(r#"num_gpu_blocks="4134""#));
     let read = protocol::EngineMetrics::read(page.as_bytes());
     assert_eq!((read.finished, read.prefix_hits), (Some(2.0), Some(48.0)));

@@ -213,10 +213,13 @@ pub(crate) fn unsent(session: &Session, phase: u16, outcome: Outcome, done: Dura
         own_input_tokens: (session.input_tokens.source != CountSource::Estimate)
             .then_some(session.input_tokens.tokens),
         own_output_tokens: None,
+        own_reasoning_tokens: None,
         request_bytes: u32::try_from(session.body.len()).unwrap_or(u32::MAX),
         response_bytes: 0,
         retries: 0,
         retried_for: Duration::ZERO,
+        session_wait: session.behind,
+        core_wait: session.core_wait,
         outcome,
     }
 }

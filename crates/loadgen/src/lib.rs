@@ -21,6 +21,7 @@ mod chunked;
 mod clock;
 mod connection;
 mod control;
+mod ending;
 mod error;
 mod exchange;
 mod inbox;

@@ -1,13 +1,13 @@
-//! What happens on connections: opening, writing, reading, and every way in which a request can end.
+//! What happens on connections: opening, writing, reading. `ending` has the ways in which a request ends.
 
 use std::{io, time::Duration};
 
 use report::Outcome;
 
 use crate::{
-    Choice, Error, Features, Options, Reuse,
+    Choice, Error, Features, Reuse,
     connection::{Connection, Received},
-    exchange::{Concluded, Exchange},
+    exchange::Exchange,
     inbox::Limit,
     request_head::HeadParts,
     response::Progress,
@@ -43,6 +43,7 @@ impl Worker<'_> {
         };
         session.target = Some(target);
         let lag = now.saturating_sub(session.due.max(session.admitted));
+        session.core_wait = self.core.waited_of(lag);
         let own_connection = session.connection.take();
         phase.dispatched(session.due, now);
         self.measures.dispatch_lag.record_time(lag);
@@ -70,7 +71,7 @@ impl Worker<'_> {
     }
 
     /// Opens a connection for a request: to the next address of its target that has not refused it yet.
-    fn connect(&mut self, mut exchange: Box<Exchange>, now: Duration) -> Result<(), Error> {
+    pub(crate) fn connect(&mut self, mut exchange: Box<Exchange>, now: Duration) -> Result<(), Error> {
         let mut failure = None;
         let target = self.shared.targets.get(exchange.target);
         loop {
@@ -152,7 +153,7 @@ impl Worker<'_> {
         self.shared.targets.get(target).prefer(address);
     }
 
-    fn connect_failed(&mut self, place: usize, why: &str) -> Result<(), Error> {
+    pub(crate) fn connect_failed(&mut self, place: usize, why: &str) -> Result<(), Error> {
         let now = self.shared.clock.now();
         let Some(connection) = self.pool.get(place) else { return Ok(()) };
         let address = connection.address;
@@ -243,6 +244,7 @@ impl Worker<'_> {
             let tokens = fresh.iter().map(|chunk| chunk.tokens).fold(0, u32::saturating_add);
             self.measures.count_read(fresh.len());
             self.fresh_tokens += u64::from(tokens);
+            let until_end = self.shared.phases[self.phase_index].slot_until_end;
             if !fresh.is_empty() {
                 if let Some(waited) = waited {
                     self.measures.receive_lag.record_time(waited);
@@ -250,7 +252,7 @@ impl Worker<'_> {
                 if let Some(guard) = &mut exchange.guard {
                     guard.produced(tokens, now);
                 }
-                if std::mem::take(&mut exchange.prefill_slot) {
+                if !until_end && std::mem::take(&mut exchange.prefill_slot) {
                     self.release(Limit::Prefill, now)?;
                 }
             }
@@ -261,147 +263,6 @@ impl Worker<'_> {
                 return Ok(());
             }
         }
-    }
-
-    /// The connection is of no use any more. A request on a reused connection that has seen no answer is sent again,
-    /// once: the server may have closed the connection at the very moment at which it was taken.
-    fn broken(&mut self, place: usize, outcome: Outcome) -> Result<(), Error> {
-        let now = self.shared.clock.now();
-        let Some(connection) = self.pool.get(place) else { return Ok(()) };
-        let Some(exchange) = &connection.exchange else { return Ok(()) };
-        if exchange.reused && !exchange.resent && !exchange.response.has_begun() {
-            let Some(mut exchange) = connection.exchange.take() else { return Ok(()) };
-            self.pool.close(place);
-            if let Some(key) = exchange.cancellation.take() {
-                self.timers.remove(key);
-            }
-            self.measures.resent += 1;
-            exchange.rewind();
-            return self.connect(exchange, now);
-        }
-        if !exchange.response.has_begun() {
-            let Some(mut exchange) = connection.exchange.take() else { return Ok(()) };
-            self.pool.close(place);
-            if let Some(key) = exchange.cancellation.take() {
-                self.timers.remove(key);
-            }
-            return self.fail(exchange, outcome, now);
-        }
-        let outcome = exchange.answer.refusal().unwrap_or(outcome);
-        self.settle(place, outcome, now, false)
-    }
-
-    /// A request has failed before any answer, and is off its connection: it is tried again later, or over.
-    fn fail(&mut self, mut exchange: Box<Exchange>, outcome: Outcome, now: Duration) -> Result<(), Error> {
-        let retries = self.shared.options.retries;
-        let expired = exchange.time_limit.is_some_and(|key| key.0 <= now);
-        if exchange.retries >= retries.limit || expired || self.is_cut_off {
-            return self.conclude(exchange, outcome, now);
-        }
-        let at = now + retries.wait(exchange.retries, exchange.session.index());
-        exchange.retries += 1;
-        self.timers.add(at, Timer::Retry(exchange));
-        Ok(())
-    }
-
-    pub(crate) fn retry(&mut self, mut exchange: Box<Exchange>) -> Result<(), Error> {
-        let now = self.shared.clock.now();
-        exchange.try_again(now);
-        self.connect(exchange, now)
-    }
-
-    pub(crate) fn time_limit_reached(&mut self, id: ConnectionId) -> Result<(), Error> {
-        match self.pool.find(id) {
-            Some(place) => self.settle(place, Outcome::Timeout, self.shared.clock.now(), false),
-            None => Ok(()),
-        }
-    }
-
-    pub(crate) fn connect_limit_reached(&mut self, id: ConnectionId) -> Result<(), Error> {
-        let limit = self.shared.options.connect_timeout.as_secs_f64();
-        match self.pool.find(id) {
-            Some(place) => self.connect_failed(place, &format!("no connection within {limit} s")),
-            None => Ok(()),
-        }
-    }
-
-    pub(crate) fn cancel(&mut self, id: ConnectionId) -> Result<(), Error> {
-        match self.pool.find(id) {
-            Some(place) => self.settle(place, Outcome::Cancelled, self.shared.clock.now(), false),
-            None => Ok(()),
-        }
-    }
-
-    /// Ends all requests under way.
-    pub(crate) fn cut_off(&mut self, now: Duration) -> Result<(), Error> {
-        for place in self.pool.busy() {
-            self.settle(place, Outcome::Incomplete, now, false)?;
-        }
-        for timer in self.timers.extract(|timer| matches!(timer, Timer::Retry(_))) {
-            if let Timer::Retry(exchange) = timer {
-                self.conclude(exchange, Outcome::Incomplete, now)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes a request off its connection and ends it.
-    fn settle(
-        &mut self,
-        place: usize,
-        outcome: Outcome,
-        done: Duration,
-        reusable: bool,
-    ) -> Result<(), Error> {
-        let id = self.pool.id(place);
-        let Some(exchange) = self.pool.get(place).and_then(|connection| connection.exchange.take()) else {
-            return Ok(());
-        };
-        let mut exchange = exchange;
-        match self.shared.options.reuse {
-            Reuse::Pooled if reusable => self.pool.park(place),
-            Reuse::StickySessions if reusable && exchange.session.has_more_turns() => {
-                exchange.session.connection = id;
-            }
-            _ => self.pool.close(place),
-        }
-        self.conclude(exchange, outcome, done)
-    }
-
-    /// Writes the record of a request and goes on with its session.
-    fn conclude(
-        &mut self,
-        mut exchange: Box<Exchange>,
-        outcome: Outcome,
-        done: Duration,
-    ) -> Result<(), Error> {
-        for key in [exchange.time_limit, exchange.connect_limit, exchange.cancellation].into_iter().flatten()
-        {
-            self.timers.remove(key);
-        }
-        if std::mem::take(&mut exchange.prefill_slot) {
-            self.release(Limit::Prefill, done)?;
-        }
-        if let Some(mut guard) = exchange.guard.take() {
-            if let Some(usage) = exchange.answer.usage() {
-                guard.usage(usage);
-            }
-            guard.ended(&outcome, done);
-        }
-        let success = outcome.is_success();
-        let failure = !success && !matches!(outcome, Outcome::Cancelled | Outcome::Incomplete);
-        let phase = self.phase();
-        phase.ended(failure);
-        self.in_flight -= 1;
-        self.shared.control.ended(success, failure);
-        let Concluded { record, text, session } = exchange.conclude(phase.index, outcome, done);
-        if let Some(lag) = record.schedule_lag() {
-            self.measures.schedule_lag.record_time(lag);
-        }
-        let answer = success.then_some(&text);
-        self.go_on(session, answer, done)?;
-        let Options { keep_answers, keep_bodies, .. } = self.shared.options;
-        self.keep(record, (*keep_answers || *keep_bodies).then_some(text))
     }
 }
 

@@ -56,10 +56,13 @@ fn run(slow: f64, skew: u64) -> Report {
             requested_tokens: Some(tokens),
             own_input_tokens: None,
             own_output_tokens: None,
+            own_reasoning_tokens: None,
             request_bytes: 0,
             response_bytes: 0,
             retries: 0,
             retried_for: Duration::ZERO,
+            session_wait: Duration::ZERO,
+            core_wait: Duration::ZERO,
             status: Some(200),
             outcome: Outcome::Success,
         });

@@ -4,6 +4,7 @@
 //! records: statistics, the verdict, tables, exports, charts. No I/O but the exporters' files, no clock.
 
 pub mod aiperf;
+mod calibration;
 mod chart;
 mod civil;
 mod client;
@@ -32,12 +33,18 @@ mod verdict;
 mod vllm_bench;
 mod warning;
 
+pub use calibration::{
+    Finding, Ladder, MEDIAN_LIMIT_MS, Nominal, P99_LIMIT_MS, Point, RATE_SHARE, calibration_text,
+};
 pub use chart::{BarChart, CurveChart, HeatChart, LineChart, MAX_POINTS, MAX_ROWS, MAX_SERIES};
 pub use civil::{compact_time, iso_time};
 pub use client::{client_json, client_lines};
 pub use comparison::{Compared, comparison_table};
 pub use distribution::{Distribution, EXACT_SAMPLES, LARGEST, Spread};
-pub use engines::{EngineFigures, EngineReading, EngineSeries, Gauge, READINGS, engine_table};
+pub use engines::{
+    COLUMNS, EngineFigures, EngineSeries, FamilyFigures, Fetches, Figures, Gauge, Growth, Observed, READINGS,
+    Rates, engine_table,
+};
 pub use figures::PolicyFigures;
 pub use html::{Page, TextTable};
 pub use imbalance::Imbalance;

@@ -57,6 +57,8 @@ pub struct Record {
     pub own_input_tokens: Option<u32>,
     /// Output length by this side's tokenizer, whatever the server counts.
     pub own_output_tokens: Option<u32>,
+    /// The reasoning in it, as this side counted it.
+    pub own_reasoning_tokens: Option<u32>,
     /// Bytes of the request's body.
     pub request_bytes: u32,
     /// Bytes of the answer, head and framing included.
@@ -65,6 +67,10 @@ pub struct Record {
     pub retries: u16,
     /// From the start of the first attempt to that of the last; all other times are the last one's.
     pub retried_for: Duration,
+    /// How long after its planned time it fell due, because the turn before it had not been answered.
+    pub session_wait: Duration,
+    /// How long, at most, it was late because other programs or threads had the processor when it fell due.
+    pub core_wait: Duration,
     /// HTTP status, once the head was read.
     pub status: Option<u16>,
     /// How it ended.

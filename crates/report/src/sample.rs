@@ -37,10 +37,13 @@ pub(crate) fn request(sent_ms: u64, ttft_ms: u64, gap_ms: u64, tokens: u32) -> R
         requested_tokens: Some(tokens),
         own_input_tokens: None,
         own_output_tokens: None,
+        own_reasoning_tokens: None,
         request_bytes: 0,
         response_bytes: 0,
         retries: 0,
         retried_for: Duration::ZERO,
+        session_wait: Duration::ZERO,
+        core_wait: Duration::ZERO,
         status: Some(200),
         outcome: Outcome::Success,
     }

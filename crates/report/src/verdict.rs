@@ -11,14 +11,17 @@
 use std::{collections::BTreeMap, fmt};
 
 use crate::{
-    CountSource, Distribution, Flags, MILLISECOND, Metric, PhaseShape, Report, Severity, Summary, Warning,
-    summary::ratio,
+    CountSource, Distribution, Flags, MILLISECOND, Metric, Outcome, PhaseShape, Report, Severity, Summary,
+    Warning, summary::ratio,
 };
 
 /// Own lateness above this is too much whatever the server does.
 const LAG_LIMIT_MS: f64 = 10.0;
-/// Own lateness above this share of the median TTFT is too much.
+/// Own lateness above this share of the median TTFT is too much, unless it is below what any client can tell.
 const LAG_SHARE: f64 = 0.1;
+/// What a timer's slack (50 us by default) and the wake-up of an idle thread take: no lateness below it is this
+/// client's fault, and no time below it is known better.
+const WAKE_UP_MS: f64 = 0.1;
 /// Sends per second below this share of the schedule miss the rate.
 const RATE_SHARE: f64 = 0.99;
 /// Requests in flight below this share of the concurrency asked for miss it.
@@ -106,7 +109,7 @@ pub fn judge(report: &Report, health: &ClientHealth, flags: &Flags) -> Assessmen
 fn lateness(total: &Summary, flags: &Flags) -> Option<Warning> {
     let p99_ms = total.of(Metric::ClientLag).percentile(99.0)? / MILLISECOND;
     let median_ttft_ms = total.of(Metric::Ttft).percentile(50.0)? / MILLISECOND;
-    (p99_ms > LAG_LIMIT_MS.min(median_ttft_ms * LAG_SHARE)).then_some(Warning::Late {
+    (p99_ms > LAG_LIMIT_MS.min(median_ttft_ms * LAG_SHARE).max(WAKE_UP_MS)).then_some(Warning::Late {
         p99_ms,
         median_ttft_ms,
         rate: flags.rate,
@@ -137,9 +140,15 @@ fn omissions(total: &Summary, flags: &Flags) -> Vec<Warning> {
     let (failed, requests) = (total.failed(), total.requests());
     if failed > 0 {
         let example = total.errors.most_frequent().first().map_or_else(String::new, |(key, _)| {
-            format!("{} {}", key.kind, key.message).trim_end().to_owned()
+            let status = key.status.filter(|status| *status >= 400);
+            let status = status.map_or_else(String::new, |status| format!(" {status}"));
+            format!("{}{status} {}", key.kind, key.message).trim_end().to_owned()
         });
         warnings.push(Warning::Failures { failed, requests, example });
+    }
+    let count = total.count(Outcome::Incomplete.kind());
+    if count > 0 {
+        warnings.push(Warning::CutOff { count, requests });
     }
     let count = total.count("not_sent");
     if count > 0 {
@@ -227,6 +236,8 @@ impl fmt::Display for Verdict {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
         Outcome, Record, Recorder, RunShape,
@@ -263,7 +274,7 @@ mod tests {
         /// Each request leaves `lag` later than scheduled, growing by `more` with each; a slot explains it or not.
         fn delayed(mut self, lag_ms: u64, more_us: u64, slot: bool) -> Self {
             for (index, record) in (0..).zip(&mut self.records) {
-                let by = ms(lag_ms) + std::time::Duration::from_micros(more_us * index);
+                let by = ms(lag_ms) + Duration::from_micros(more_us * index);
                 record.sent = record.sent.map(|sent| sent + by);
                 record.done += by;
                 record.chunks.iter_mut().for_each(|chunk| chunk.at += by);
@@ -292,6 +303,41 @@ mod tests {
         assert_eq!(quick.judged(), (Verdict::Invalid, vec!["late"]), "3 ms is much beside a TTFT of 20 ms");
         assert!(quick.assessment().lines().contains("invalid: Requests left up to 3.0 ms late (P99)"));
         assert!(quick.assessment().lines().contains("Lower --request-rate"));
+    }
+
+    #[test]
+    fn a_very_fast_server_is_not_held_against_the_client() {
+        // A TTFT of 0.2 ms, of which a tenth is far below what a wake-up takes.
+        let fast = |lag_us: u64| {
+            let mut run = good();
+            for record in &mut run.records {
+                let (by, ttft) = (Duration::from_micros(lag_us), Duration::from_micros(200));
+                let first = record.chunks[0].at;
+                record
+                    .chunks
+                    .iter_mut()
+                    .for_each(|chunk| chunk.at = chunk.at - first + record.scheduled + by + ttft);
+                record.sent = record.sent.map(|sent| sent + by);
+            }
+            run
+        };
+        assert_eq!(fast(90).judged(), (Verdict::Valid, vec![]));
+        let near = fast(400);
+        assert_eq!(
+            near.judged(),
+            (Verdict::Suspect, vec!["late"]),
+            "late, but within a tick of the scheduler"
+        );
+        assert!(
+            near.assessment().lines().contains("right to about 0.40 ms"),
+            "{}",
+            near.assessment().lines()
+        );
+        assert_eq!(
+            fast(1_500).judged(),
+            (Verdict::Invalid, vec!["late"]),
+            "more than a tick: no core was free"
+        );
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::fmt;
 
 use crate::CountSource;
 
+/// Lateness up to a tick of the kernel's scheduler is the noise of its wake-ups; beyond it, this side had no core.
+const TICK_MS: f64 = 1.0;
 /// Failures above this share make the latencies those of the lucky.
 const FAILED_SHARE: f64 = 0.01;
 
@@ -126,6 +128,13 @@ pub enum Warning {
         /// The most frequent kind and message.
         example: String,
     },
+    /// Requests under way when the run ended are in no latency figure.
+    CutOff {
+        /// How many.
+        count: u64,
+        /// Of how many.
+        requests: u64,
+    },
     /// Token figures rest on estimates.
     Estimated {
         /// `prompt` or `output`.
@@ -185,6 +194,7 @@ impl Warning {
     /// How much it weighs.
     pub fn severity(&self) -> Severity {
         match self {
+            Self::Late { p99_ms, .. } if *p99_ms <= TICK_MS => Severity::Suspect,
             Self::NothingAnswered | Self::Late { .. } | Self::RateMissed { .. } | Self::ThreadBusy { .. } => {
                 Severity::Invalid
             }
@@ -193,6 +203,9 @@ impl Warning {
                 share if share > FAILED_SHARE => Severity::Suspect,
                 _ => Severity::Note,
             },
+            Self::CutOff { count, requests } if *count as f64 / *requests as f64 > FAILED_SHARE => {
+                Severity::Suspect
+            }
             Self::TooFewSamples { percentile, .. } if *percentile <= 50.0 => Severity::Suspect,
             Self::ConcurrencyMissed { .. }
             | Self::NotSent { .. }
@@ -200,7 +213,8 @@ impl Warning {
             | Self::Bunched { .. }
             | Self::ReusedPrompts { .. }
             | Self::Interrupted => Severity::Suspect,
-            Self::PacedByConcurrency { .. }
+            Self::CutOff { .. }
+            | Self::PacedByConcurrency { .. }
             | Self::SeveralTokensAnEvent { .. }
             | Self::TooFewSamples { .. }
             | Self::Estimated { .. } => Severity::Note,
@@ -222,6 +236,7 @@ impl Warning {
             Self::SeveralTokensAnEvent { .. } => "several_tokens_an_event",
             Self::TooFewSamples { .. } => "too_few_samples",
             Self::Failures { .. } => "failures",
+            Self::CutOff { .. } => "cut_off",
             Self::Estimated { .. } => "estimated",
             Self::ReusedPrompts { .. } => "reused_prompts",
             Self::Interrupted => "interrupted",
@@ -235,6 +250,12 @@ impl fmt::Display for Warning {
             Self::NothingAnswered => {
                 write!(formatter, "No request was answered: there is nothing to report.")
             }
+            Self::Late { p99_ms, median_ttft_ms, .. } if *p99_ms <= TICK_MS => write!(
+                formatter,
+                "Requests left up to {p99_ms:.2} ms late (P99), about as long as the wake-up of a thread takes; the \
+                 median TTFT is only {median_ttft_ms:.2} ms. Times this short are right to about {p99_ms:.2} ms. Try \
+                 an idle machine."
+            ),
             Self::Late { p99_ms, median_ttft_ms, rate } => write!(
                 formatter,
                 "Requests left up to {p99_ms:.1} ms late (P99) because this client did not keep up; the median TTFT \
@@ -292,6 +313,11 @@ impl fmt::Display for Warning {
             Self::Failures { failed, requests, example } => write!(
                 formatter,
                 "{failed} of {requests} requests failed ({example}); no latency or token figure has them in it."
+            ),
+            Self::CutOff { count, requests } => write!(
+                formatter,
+                "{count} of {requests} requests were still under way when the run ended, and were cut off: the slowest \
+                 are in no latency figure. Give them a longer grace period."
             ),
             Self::Estimated { what, percent, source, tokenizer } => {
                 let how = match source {

@@ -269,6 +269,9 @@ impl Weighing<'_> {
 
     /// Draws loads towards even ones, as far as their differences may be chance.
     fn shrink(&self, views: &mut [View]) {
+        if self.settings.balancers == 1 {
+            return;
+        }
         let even = Totals::of(views);
         let mean = even.requests / views.len() as f64;
         let chance = mean * (1.0 - 1.0 / f64::from(self.settings.balancers));

@@ -269,10 +269,13 @@ impl Simulation {
             requested_tokens: Some(output_tokens),
             own_input_tokens: None,
             own_output_tokens: None,
+            own_reasoning_tokens: None,
             request_bytes: 0,
             response_bytes: 0,
             retries: 0,
             retried_for: Duration::ZERO,
+            session_wait: Duration::ZERO,
+            core_wait: Duration::ZERO,
             status: Some(200),
             outcome: Outcome::Incomplete,
         };

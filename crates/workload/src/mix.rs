@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use rand::RngExt;
+use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{Error, Message, Prompt, Turn, random, words::push_words};
@@ -70,6 +71,35 @@ pub fn cancel_some(
         }
         turns
     }))
+}
+
+/// Puts the texts of so many sessions into one request each: `input` becomes their list, as embeddings take it. Later
+/// turns are left out.
+pub fn batch_texts(
+    mut sessions: impl Iterator<Item = Vec<Turn>> + Send + 'static,
+    texts: u32,
+) -> impl Iterator<Item = Vec<Turn>> + Send + 'static {
+    std::iter::from_fn(move || {
+        let mut firsts = sessions.by_ref().filter_map(|turns| turns.into_iter().next());
+        let mut turn = firsts.next()?;
+        let mut all: Vec<Arc<str>> = Vec::new();
+        let mut tokens = Some(0);
+        for request in std::iter::once(turn.request.clone())
+            .chain(firsts.take(texts.max(1) as usize - 1).map(|turn| turn.request))
+        {
+            tokens = tokens.zip(request.input_tokens).map(|(sum, own)| sum + own);
+            if let Prompt::Text(text) = request.prompt {
+                all.push(text);
+            }
+        }
+        let mut extra = turn.request.extra.as_deref().cloned().unwrap_or_default();
+        extra.insert("input".to_owned(), all.iter().map(|text| Value::from(&**text)).collect());
+        // The prompt is what is counted; the list is what is sent.
+        turn.request.prompt = Prompt::Text(all.concat().into());
+        turn.request.input_tokens = tokens;
+        turn.request.extra = Some(Arc::new(extra));
+        Some(vec![turn])
+    })
 }
 
 /// Makes every session's first prompt unique, and with it all its prompts. Finished bodies stay as they are.

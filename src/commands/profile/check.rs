@@ -2,7 +2,7 @@
 
 use super::{
     Arguments,
-    flags::{ArrivalPattern, EndpointType, ExportLevel, InputFlags},
+    flags::{ArrivalPattern, Bust, EndpointType, ExportLevel, InputFlags},
 };
 
 impl Arguments {
@@ -79,6 +79,21 @@ impl Arguments {
                     .to_owned(),
             );
         }
+        if input.prompt_batch_size > 1 && endpoint.endpoint_type != EndpointType::Embeddings {
+            return Err(
+                "--prompt-batch-size is for --endpoint-type embeddings: others take one prompt a request"
+                    .to_owned(),
+            );
+        }
+        if input.prompt_batch_size > 1 && input.conversation_turn_mean != [1.0] {
+            return Err("--prompt-batch-size sends texts without turns: leave --conversation-turn-mean out"
+                .to_owned());
+        }
+        if input.cache_bust != Bust::None && endpoint.endpoint_type == EndpointType::Embeddings {
+            return Err(
+                "--cache-bust is for prompts that are answered: leave it out for embeddings".to_owned()
+            );
+        }
         for (flag, factor) in [
             ("--conversation-turn-delay-ratio", input.conversation_turn_delay_ratio),
             ("--conversation-turn-stddev", input.conversation_turn_stddev),
@@ -103,6 +118,7 @@ fn made_only(input: &InputFlags) -> Option<&'static str> {
         ("--conversation-turn-stddev", input.conversation_turn_stddev != 0.0),
         ("--conversation-turn-delay-mean", !input.conversation_turn_delay_mean.is_zero()),
         ("--conversation-turn-delay-stddev", !input.conversation_turn_delay_stddev.is_zero()),
+        ("--prompt-batch-size", input.prompt_batch_size != 1),
         ("--prompt-prefix-pool-size", input.prompt_prefix_pool_size > 0),
         ("--shared-system-prompt-length", input.shared_system_prompt_length > 0),
         ("--user-context-prompt-length", input.user_context_prompt_length > 0),

@@ -6,8 +6,8 @@ use anyhow::{Context, bail};
 use protocol::Endpoint;
 use workload::{
     Arrival, Dataset, DatasetKind, Delay, Entry, Length, Message, Prompt, RequestTemplate, Rewrite, Sampling,
-    Schedule, SequenceLengths, Synthetic, TokenSource, Tokenizer, Turn, assign_models, bust_cache,
-    cancel_some, sharegpt_sessions,
+    Schedule, SequenceLengths, Synthetic, TokenSource, Tokenizer, Turn, assign_models, batch_texts,
+    bust_cache, cancel_some, sharegpt_sessions,
 };
 
 use super::{
@@ -109,6 +109,15 @@ impl Data {
         Ok(arrivals)
     }
 
+    /// The sessions of the measured phase, in the order of their numbers.
+    pub(super) fn sent(&self, arguments: &Arguments, seed: u64) -> anyhow::Result<Sessions> {
+        if self.is_scheduled(arguments)? {
+            let arrivals = self.arrivals(arguments, seed)?;
+            return Ok(Box::new(arrivals.into_iter().map(|arrival| arrival.session.turns)));
+        }
+        self.sessions(arguments, seed, false)
+    }
+
     /// Endless sessions, for the warm-up or the measured phase.
     pub(super) fn sessions(
         &self,
@@ -129,7 +138,11 @@ impl Data {
                 if warm_up && input.num_dataset_entries.is_none() {
                     synthetic.first_entry = WARM_UP_ENTRIES;
                 }
-                Box::new(synthetic.sessions(self.template.clone(), entries, order, seed)?)
+                let sessions = synthetic.sessions(self.template.clone(), entries, order, seed)?;
+                match input.prompt_batch_size {
+                    1 => Box::new(sessions),
+                    texts => Box::new(batch_texts(sessions, texts)),
+                }
             }
             Source::Read { dataset, kind } => {
                 let usual = if *kind == Some(DatasetKind::RandomPool) {

@@ -6,12 +6,11 @@
 use std::{
     sync::{Mutex, MutexGuard, PoisonError, mpsc::channel},
     thread::Scope,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use loadgen::{Ask, Routed, Stop, Targets};
-use protocol::EngineMetrics;
-use report::{Distribution, EngineFigures, EngineReading, EngineSeries};
+use report::{Distribution, EngineFigures, EngineSeries};
 use routing::EngineReport;
 
 use super::{Arguments, targets::Servers};
@@ -25,8 +24,22 @@ const EDGE_TIMEOUT: Duration = Duration::from_millis(500);
 const PATH: &str = "/metrics";
 /// More URLs than this are not watched: a thread each would be too many.
 const MOST_PAGES: usize = 256;
+/// Numbers kept of all pages together, and of one at most: eight bytes each.
+const ROOM: usize = 1 << 23;
+const PAGE_ROOM: usize = 1 << 21;
 
-/// The pages of a run, and the distance of its servers.
+/// What was read of the pages of a run, and the distance of its servers.
+#[derive(Debug)]
+pub(super) struct Pages {
+    /// Base URLs of the targets, then the URLs of further pages.
+    pub(super) names: Vec<String>,
+    pub(super) series: Vec<EngineSeries>,
+    /// Wall-clock time from which their times count.
+    pub(super) begun: SystemTime,
+    pub(super) round_trips: Distribution,
+}
+
+/// The pages while the run goes on.
 #[derive(Debug)]
 pub(super) struct Engines {
     begun: SystemTime,
@@ -62,6 +75,8 @@ impl Engines {
                 servers.other_pages.iter().flat_map(|others| (0..).zip(others.names())).map(page(true)),
             );
             pages.truncate(MOST_PAGES);
+            let room = (ROOM / pages.len().max(1)).min(PAGE_ROOM);
+            pages.iter_mut().for_each(|page| page.series = Mutex::new(EngineSeries::with_room(room)));
         }
         Self { begun: SystemTime::now(), pages, round_trips: Mutex::default(), stop: Stop::default() }
     }
@@ -122,17 +137,13 @@ impl Engines {
         // A page's own URL may hold its path; scheme and host bring two slashes.
         let named = page.other && page.name.matches('/').count() > 2;
         let ask = Ask { path: (!named).then_some(PATH), ..Ask::get(PATH, timeout) };
+        let asked = Instant::now();
         let reply = ask.send(targets, page.target);
-        let at = self.begun.elapsed().unwrap_or_default();
+        let (at, latency) = (self.begun.elapsed().unwrap_or_default(), asked.elapsed());
         let mut series = lock(&page.series);
         match reply {
             Ok(reply) if reply.status == 200 => {
-                let metrics = EngineMetrics::read(&reply.body);
-                if metrics == EngineMetrics::default() {
-                    series.fail("no engine's metrics are on it");
-                    return false;
-                }
-                series.push(at, reading(&metrics));
+                let Some(metrics) = series.push(at, latency, &reply.body) else { return false };
                 if let (Some(routed), Some(running), Some(waiting)) =
                     (routed, metrics.running, metrics.waiting)
                 {
@@ -154,62 +165,46 @@ impl Engines {
         }
     }
 
-    /// The names of the pages: those of the targets first.
-    pub(super) fn names(&self) -> Vec<String> {
-        self.pages.iter().map(|page| page.name.clone()).collect()
+    /// What was read, when nothing reads any more.
+    pub(super) fn into_pages(self) -> Pages {
+        let inner =
+            |page: Page| (page.name, page.series.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let (names, series) = self.pages.into_iter().map(inner).unzip();
+        let round_trips = self.round_trips.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Pages { names, series, begun: self.begun, round_trips }
     }
+}
 
-    /// The figures of each page over a window of the run, whose clock started at `started`.
-    pub(super) fn figures(&self, started: SystemTime, window: (Duration, Duration)) -> Vec<EngineFigures> {
+impl Pages {
+    /// A window of the run, whose clock started at `started`, on the clock of the pages.
+    pub(super) fn window(
+        &self,
+        started: SystemTime,
+        (start, end): (Duration, Duration),
+    ) -> (Duration, Duration) {
         let offset = started.duration_since(self.begun).unwrap_or_default();
-        let (start, end) = (window.0 + offset, window.1 + offset);
-        self.pages.iter().map(|page| lock(&page.series).figures(start, end)).collect()
+        (start + offset, end + offset)
     }
 
-    /// The readings of each page, with their time since 1970.
-    pub(super) fn readings(&self) -> Vec<(String, Vec<(Duration, EngineReading)>)> {
-        let epoch = self.begun.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let readings = |page: &Page| {
-            lock(&page.series).readings().iter().map(|(at, reading)| (epoch + *at, *reading)).collect()
-        };
-        self.pages.iter().map(|page| (page.name.clone(), readings(page))).collect()
+    /// The figures of each page over a window on their own clock.
+    pub(super) fn figures(&self, (start, end): (Duration, Duration)) -> Vec<EngineFigures> {
+        self.series.iter().map(|series| series.figures(start, end)).collect()
     }
 
     /// What went wrong with each page, where something did.
     pub(super) fn problems(&self) -> Vec<String> {
-        let problem = |page: &Page| {
-            let series = lock(&page.series);
+        let problem = |(name, series): (&String, &EngineSeries)| {
             let problem = series.problem.as_ref()?;
             Some(format!(
-                "{}{PATH}: {problem} ({} of {} readings failed)",
-                page.name,
+                "{name}{PATH}: {problem} ({} of {} readings failed)",
                 series.failed,
-                series.failed + series.readings().len() as u64
+                series.failed + series.fetches.count
             ))
         };
-        self.pages.iter().filter_map(problem).collect()
-    }
-
-    /// Round trips to the servers.
-    pub(super) fn round_trips(&self) -> Distribution {
-        lock(&self.round_trips).clone()
+        self.names.iter().zip(&self.series).filter_map(problem).collect()
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn reading(metrics: &EngineMetrics) -> EngineReading {
-    EngineReading {
-        running: metrics.running,
-        waiting: metrics.waiting,
-        kv_cache_usage: metrics.kv_cache_usage,
-        prefix_queries: metrics.prefix_queries,
-        prefix_hits: metrics.prefix_hits,
-        preemptions: metrics.preemptions,
-        prompt_tokens: metrics.prompt_tokens,
-        generation_tokens: metrics.generation_tokens,
-        finished: metrics.finished,
-    }
 }

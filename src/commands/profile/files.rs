@@ -55,6 +55,15 @@ impl Files {
         self.named("profile_export_raw.jsonl", "_raw.jsonl")
     }
 
+    pub(super) fn inputs(&self) -> PathBuf {
+        self.directory.join("inputs.json")
+    }
+
+    /// Says that all files are there, to whoever waits for them.
+    pub(super) fn ready(&self) -> PathBuf {
+        self.directory.join(".aiperf_results_ready.json")
+    }
+
     pub(super) fn outputs(&self) -> PathBuf {
         self.directory.join("outputs.json")
     }

@@ -4,10 +4,12 @@
 //! requests left, what the engines said of themselves, whether the numbers may be quoted) stands beside its own.
 
 mod check;
+mod configuration;
 mod data;
 mod engines;
 mod files;
 mod flags;
+mod inputs;
 mod live;
 mod output;
 mod plan;

@@ -7,21 +7,29 @@ use std::{
     fmt::Write as _,
     fs,
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use loadgen::RunEnd;
-use report::{Breach, Verdict, aiperf, client_json, client_lines, engine_table, run_page};
-use serde_json::{Value, json};
+use report::{
+    Breach, Verdict,
+    aiperf::{self, ServerMetrics},
+    client_json, client_lines, engine_table, run_page,
+};
+use serde_json::json;
+use workload::PhaseKind;
 
 use super::{
     Arguments, Status,
     files::Files,
     flags::{EndpointType, MetricsFormat},
-    plan::Made,
+    inputs::inputs_json,
     run::Finished,
 };
+
+/// URLs whose failures are said in a line each.
+const MOST_LINES: usize = 32;
 
 /// Prints a run and writes its files.
 pub(super) fn conclude(
@@ -33,18 +41,17 @@ pub(super) fn conclude(
         arguments.own.fail_if.iter().filter_map(|limit| limit.check(&finished.report.total)).collect();
     let mut text = tables(arguments, &finished);
     text += &remarks(arguments, &finished, &breaches);
-    let mut problem = finished.recording.problem.take();
-    let mut write = |path: &Path, content: &str| {
-        let written = fs::write(path, content).with_context(|| format!("cannot write {}", path.display()));
-        if let (None, Err(error)) = (&problem, written) {
-            problem = Some(error);
-        }
-    };
+    let mut written = Written { problem: finished.recording.problem.take(), missing: Vec::new() };
+    let mut write = |path: &Path, content: &str| written.write(path, content);
     write(
         &files.summary(),
         &(serde_json::to_string_pretty(&summary(arguments, &finished, &breaches))? + "\n"),
     );
     let Finished { run, recording, .. } = &finished;
+    if let Some((first, last)) = recording.sessions {
+        let sessions = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
+        write(&files.inputs(), &inputs_json(arguments, &finished.data, finished.seed, first, sessions)?);
+    }
     write(&files.summary_csv(), &aiperf::summary_csv(&recording.measured, &run.urls, &recording.by_target));
     if let Some(slices) = &recording.slices {
         write(
@@ -53,7 +60,7 @@ pub(super) fn conclude(
         );
         write(&files.slices(true), &aiperf::slices_csv(slices, run.epoch_ns()));
     }
-    if !finished.engines.names().is_empty() {
+    if !finished.pages.names.is_empty() {
         for &format in &arguments.output.server_metrics_formats {
             let (ending, content) = server_metrics(&finished, format)?;
             write(&files.server_metrics(ending), &content);
@@ -62,27 +69,71 @@ pub(super) fn conclude(
     if !arguments.own.no_report {
         write(&files.page(), &page(arguments, &finished));
     }
-    text += &places(arguments, files, &finished);
-    write(&files.console(), &text);
+    text += &places(arguments, files, &finished, &written.missing);
+    written.write(&files.console(), &text);
+    let (cancelled, partial) =
+        (run.kind == aiperf::RunKind::Cancelled, run.kind != aiperf::RunKind::Complete);
+    written.write(
+        &files.ready(),
+        &format!("{}\n", json!({ "ready": true, "was_cancelled": cancelled, "partial": partial })),
+    );
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot print the results")?;
-    Ok(ended(arguments, &finished, &breaches, problem.as_ref()))
+    Ok(ended(arguments, files, &finished, &breaches, &written))
+}
+
+/// What became of the files.
+struct Written {
+    /// The first thing that went wrong.
+    problem: Option<anyhow::Error>,
+    /// Files that are not there because of it.
+    missing: Vec<PathBuf>,
+}
+
+impl Written {
+    /// Writes a whole file, or leaves none: half a file reads as a wrong one.
+    fn write(&mut self, path: &Path, content: &str) {
+        let Err(error) = fs::write(path, content) else { return };
+        if path.is_file() {
+            // It may be gone already, or not be ours to remove.
+            let _ = fs::remove_file(path);
+        }
+        self.missing.push(path.to_owned());
+        self.problem.get_or_insert(anyhow!("cannot write {}: {error}", path.display()));
+    }
 }
 
 fn ended(
     arguments: &Arguments,
+    files: &Files,
     finished: &Finished,
     breaches: &[Breach],
-    problem: Option<&anyhow::Error>,
+    written: &Written,
 ) -> Status {
+    let Written { problem, missing } = written;
     if let Some(problem) = problem {
         let lines = finished
             .recording
             .lines_written()
             .map_or_else(String::new, |lines| format!(" ({lines} lines of requests are whole)"));
         eprintln!("evenload: {problem:#}{lines}; the figures above are those of all requests");
+        let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        if !missing.is_empty() {
+            let names: Vec<String> = missing.iter().filter_map(name).collect();
+            eprintln!("evenload: not written: {}", names.join(", "));
+        }
     }
-    let nothing = finished.report.total.answered() == 0;
+    for (url, target) in finished.run.urls.iter().zip(&finished.recording.by_target).take(MOST_LINES) {
+        if let Some(failures) = target.failures() {
+            eprintln!("evenload: {url}: {failures}");
+        }
+    }
+    let total = &finished.report.total;
+    let nothing = total.answered() == 0;
+    let mostly_failed = !nothing && total.failed() > total.requests() / 2;
+    if mostly_failed {
+        eprintln!("evenload: more than half of the requests failed");
+    }
     if nothing {
         eprintln!("evenload: no request was answered");
     }
@@ -95,16 +146,20 @@ fn ended(
             eprintln!("evenload: more requests failed than --failed-request-threshold allows");
             Status::Failed
         }
-        _ if nothing || problem.is_some() => Status::Failed,
+        _ if nothing || mostly_failed || problem.is_some() => Status::Failed,
         _ if !breaches.is_empty() => Status::LimitBroken,
         (_, Verdict::Invalid) if arguments.own.strict => Status::Invalid,
         (_, Verdict::Suspect) if arguments.own.strict => Status::Suspect,
-        _ => Status::Good,
+        _ => {
+            tracing::info!("Benchmark completed successfully");
+            tracing::info!("Results saved to: {}/", files.directory.display());
+            Status::Good
+        }
     }
 }
 
 fn tables(arguments: &Arguments, finished: &Finished) -> String {
-    let Finished { run, recording, engines, figures, .. } = finished;
+    let Finished { run, recording, pages, figures, .. } = finished;
     let mut text = String::new();
     if run.kind != aiperf::RunKind::Complete {
         let ended = finished.report.total.sent;
@@ -118,7 +173,7 @@ fn tables(arguments: &Arguments, finished: &Finished) -> String {
         text +=
             &aiperf::targets_table("evenload profile | URLs (times in ms)", &run.urls, &recording.by_target);
     }
-    text += &aiperf::engines_table("evenload profile | Engines", &engines.names(), figures);
+    text += &aiperf::engines_table("evenload profile | Engines", &pages.names, figures);
     if arguments.output.show_trace_timing {
         text += &aiperf::trace_table("evenload profile | HTTP timing", &recording.measured);
     }
@@ -129,7 +184,7 @@ fn tables(arguments: &Arguments, finished: &Finished) -> String {
 fn remarks(arguments: &Arguments, finished: &Finished, breaches: &[Breach]) -> String {
     let mut text = client_lines(&finished.report, &finished.health);
     text += &finished.assessment.lines();
-    for note in finished.notes.iter().chain(&finished.engines.problems()) {
+    for note in finished.notes.iter().chain(&finished.pages.problems()) {
         text += &format!("  note: {note}\n");
     }
     for limit in &arguments.own.fail_if {
@@ -140,11 +195,13 @@ fn remarks(arguments: &Arguments, finished: &Finished, breaches: &[Breach]) -> S
     text
 }
 
-fn places(arguments: &Arguments, files: &Files, finished: &Finished) -> String {
+fn places(arguments: &Arguments, files: &Files, finished: &Finished, missing: &[PathBuf]) -> String {
     let mut text = String::new();
     let mut place = |label: &str, path: &Path| {
-        // Writing to a String does not fail.
-        let _ = writeln!(text, "{label}: {}", path.display());
+        if !missing.iter().any(|missing| missing == path) {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "{label}: {}", path.display());
+        }
     };
     place("CSV Export", &files.summary_csv());
     place("JSON Export", &files.summary());
@@ -161,8 +218,7 @@ fn places(arguments: &Arguments, files: &Files, finished: &Finished) -> String {
 }
 
 fn summary(arguments: &Arguments, finished: &Finished, breaches: &[Breach]) -> report::Object {
-    let Finished { run, recording, report, health, assessment, engines, figures, summary, .. } = finished;
-    let pages = engines.names();
+    let Finished { run, recording, report, health, assessment, pages, figures, summary, .. } = finished;
     let page = |(name, figures): (&String, &report::EngineFigures)| json!({ "url": name, "metrics": figures.json() });
     let ours = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -174,41 +230,40 @@ fn summary(arguments: &Arguments, finished: &Finished, breaches: &[Breach]) -> r
         "client": client_json(report, health),
         "dispatch_lag_ms": summary.client.dispatch_lag.spread(report::MILLISECOND),
         "loop_stall_ms": summary.client.loop_stall.spread(report::MILLISECOND),
-        "server_metrics": pages.iter().zip(figures).map(page).collect::<Vec<_>>(),
-        "server_metrics_problems": engines.problems(),
+        "server_metrics": pages.names.iter().zip(figures).map(page).collect::<Vec<_>>(),
+        "server_metrics_problems": pages.problems(),
     });
     aiperf::summary_json(run, &recording.measured, &recording.warm_up, &recording.by_target, ours)
 }
 
 /// The ending of a file of server metrics, and its content.
 fn server_metrics(finished: &Finished, format: MetricsFormat) -> anyhow::Result<(&'static str, String)> {
-    let Finished { engines, figures, run, summary, .. } = finished;
-    let names = engines.names();
-    let (start, end) = super::run::window(summary);
+    let Finished { pages, run, summary, .. } = finished;
+    let window = |kind| pages.window(summary.started_at, super::run::window(summary, kind));
+    let warmed_up =
+        summary.phases.iter().any(|phase| phase.kind == PhaseKind::Warmup && phase.span.is_some());
+    let metrics = ServerMetrics {
+        run,
+        names: &pages.names,
+        pages: &pages.series,
+        begun: pages.begun,
+        measured: window(PhaseKind::Measured),
+        warm_up: warmed_up.then(|| window(PhaseKind::Warmup)),
+        problems: &pages.problems(),
+    };
     Ok(match format {
-        MetricsFormat::Json => {
-            let span = (run.epoch_ns() + start.as_nanos() as u64, run.epoch_ns() + end.as_nanos() as u64);
-            let value = aiperf::engines_json(run, span, &names, figures, &engines.problems());
-            ("json", serde_json::to_string_pretty(&value)? + "\n")
-        }
-        MetricsFormat::Csv => ("csv", aiperf::engines_csv(&names, figures)),
+        MetricsFormat::Json => ("json", serde_json::to_string_pretty(&metrics.json())? + "\n"),
+        MetricsFormat::Csv => ("csv", metrics.csv()),
         MetricsFormat::Jsonl => {
-            let mut lines = String::new();
-            for (name, readings) in engines.readings() {
-                for (at, reading) in readings {
-                    lines +=
-                        &json!({ "timestamp_ns": at.as_nanos() as u64, "url": name, "metrics": reading })
-                            .to_string();
-                    lines.push('\n');
-                }
-            }
-            ("jsonl", lines)
+            let mut lines = Vec::new();
+            metrics.write_lines(&mut lines)?;
+            ("jsonl", String::from_utf8(lines)?)
         }
     })
 }
 
 fn page(arguments: &Arguments, finished: &Finished) -> String {
-    let Finished { run, report, assessment, health, engines, figures, .. } = finished;
+    let Finished { run, report, assessment, health, pages, figures, .. } = finished;
     let model = arguments.endpoint.model_names.join(", ");
     let subtitle = match run.urls.len() {
         1 => format!("{model} at {}", run.urls[0]),
@@ -216,48 +271,7 @@ fn page(arguments: &Arguments, finished: &Finished) -> String {
     };
     let mut page = run_page("evenload profile", &subtitle, report, assessment, health);
     if figures.iter().any(|figures| !figures.is_empty()) {
-        page = page.section("Engines", "").table(&engine_table(&engines.names(), figures));
+        page = page.section("Engines", "").table(&engine_table(&pages.names, figures));
     }
     page.footer(run.command.clone()).render()
-}
-
-/// The configuration, in AIPerf's shape.
-pub(super) fn input_config(arguments: &Arguments, made: &Made, files: &Files) -> Value {
-    let (endpoint, input, load) = (&arguments.endpoint, &arguments.input, &arguments.load);
-    let phase = |(shape, expected): (&report::PhaseShape, &Option<u64>)| {
-        let kind = if shape.measured { "profiling" } else { "warmup" };
-        json!({
-            "name": shape.name,
-            "kind": kind,
-            "type": made.strategy.split(' ').next().unwrap_or_default().to_lowercase(),
-            "requests": expected,
-            "rate": shape.target_rate,
-            "concurrency": shape.concurrency,
-            "duration": load.benchmark_duration.first().filter(|_| shape.measured).map(std::time::Duration::as_secs_f64),
-        })
-    };
-    let source = input.input_file.as_ref().map(|path| path.display().to_string());
-    json!({
-        "models": { "items": endpoint.model_names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>() },
-        "endpoint": {
-            "urls": endpoint.url,
-            "url_strategy": endpoint.url_strategy,
-            "type": endpoint.endpoint_type.name(),
-            "streaming": endpoint.streams(),
-            "timeout": endpoint.request_timeout_seconds.as_secs_f64(),
-        },
-        "datasets": [{
-            "name": "main",
-            "type": if source.is_some() { "file" } else { "synthetic" },
-            "path": source,
-            "entries": input.num_dataset_entries,
-            "prompts": {
-                "isl": { "mean": input.isl.first(), "stddev": input.isl_stddev.first() },
-                "osl": { "mean": input.osl.first(), "stddev": input.osl_stddev.first() },
-            },
-        }],
-        "phases": made.shapes.iter().zip(&made.expected).map(phase).collect::<Vec<_>>(),
-        "artifacts": { "dir": files.directory.display().to_string() },
-        "tokenizer": { "name": arguments.output.tokenizer },
-    })
 }

@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use loadgen::AnswerText;
 use report::{
     Count, CountSource, Objective, PhaseShape, Record, Recorder, RunShape,
@@ -28,6 +28,8 @@ pub(super) struct Recording {
     pub(super) warm_up: Collector,
     pub(super) by_target: Vec<Collector>,
     pub(super) slices: Option<Slices>,
+    /// The first and the last session of the measured phases.
+    pub(super) sessions: Option<(u64, u64)>,
     /// The first thing that could not be written.
     pub(super) problem: Option<anyhow::Error>,
     shapes: Vec<PhaseShape>,
@@ -75,6 +77,7 @@ impl Recording {
             by_target: vec![Collector::for_target(streams, slos); run.urls.len()],
             measured: if replays { plain.clone().of_replay() } else { plain.clone() }.over_time(),
             warm_up: plain,
+            sessions: None,
             problem: None,
             shapes: shapes.clone(),
             run_name: run.id.clone(),
@@ -94,6 +97,8 @@ impl Recording {
         let measured = self.shapes.get(usize::from(record.phase)).is_none_or(|shape| shape.measured);
         if measured {
             self.measured.push(record);
+            let (first, last) = self.sessions.unwrap_or((record.session, record.session));
+            self.sessions = Some((first.min(record.session), last.max(record.session)));
             if let Some(target) = self.by_target.get_mut(usize::from(record.target)) {
                 target.push(record);
             }
@@ -103,8 +108,10 @@ impl Recording {
         } else {
             self.warm_up.push(record);
         }
-        let written =
-            self.lines.as_mut().map_or(Ok(()), |lines| lines.write(record).map_err(anyhow::Error::from));
+        let written = self
+            .lines
+            .as_mut()
+            .map_or(Ok(()), |lines| lines.write(record).map_err(|error| anyhow!("{error}")));
         self.heed(written);
         if let Some(text) = text {
             let (raw, output) = (self.raw_line(record, &text), self.output_line(record, &text));
@@ -118,7 +125,8 @@ impl Recording {
 
     /// Writes what is held back.
     pub(super) fn finish(&mut self) {
-        let flushed = self.lines.as_mut().map_or(Ok(()), |lines| lines.flush().map_err(anyhow::Error::from));
+        let flushed =
+            self.lines.as_mut().map_or(Ok(()), |lines| lines.flush().map_err(|error| anyhow!("{error}")));
         self.heed(flushed);
         for lines in [self.raw.as_mut(), self.outputs.as_mut()].into_iter().flatten() {
             let finished = lines.finish();
@@ -177,8 +185,9 @@ impl Recording {
 /// Counts an answer; the count stands where the server gave none.
 fn count(record: &mut Record, text: &AnswerText, counter: &Tokenizer) {
     let tokens = |text: &str| counter.count(text, false).unwrap_or(0);
-    let own = tokens(&text.text) + tokens(&text.reasoning);
-    record.own_output_tokens = Some(own);
+    let reasoning = tokens(&text.reasoning);
+    let own = tokens(&text.text) + reasoning;
+    (record.own_output_tokens, record.own_reasoning_tokens) = (Some(own), Some(reasoning));
     if record.output_tokens.source != CountSource::Usage {
         record.output_tokens = Count { tokens: own, source: CountSource::Tokenizer };
     }

@@ -16,8 +16,15 @@ use report::{
 use workload::{PhaseKind, TokenSource, Tokenizer};
 
 use super::{
-    Arguments, data::Data, engines::Engines, files::Files, live::Live, output, plan::Made,
-    recording::Recording, targets::Servers,
+    Arguments,
+    configuration::input_config,
+    data::Data,
+    engines::{Engines, Pages},
+    files::Files,
+    live::Live,
+    plan::Made,
+    recording::Recording,
+    targets::Servers,
 };
 
 /// Time between two looks at the run.
@@ -32,9 +39,12 @@ pub(super) struct Finished {
     pub(super) health: ClientHealth,
     pub(super) assessment: Assessment,
     /// The metrics pages, and their figures over the measured window.
-    pub(super) engines: Engines,
+    pub(super) pages: Pages,
     pub(super) figures: Vec<EngineFigures>,
     pub(super) notes: Vec<String>,
+    /// What was sent, and from which seed.
+    pub(super) data: Data,
+    pub(super) seed: u64,
 }
 
 /// Carries out one run; its files go to those of `files`.
@@ -52,6 +62,8 @@ pub(super) fn carry_out(
     notes.extend(data.notes.iter().cloned());
     std::fs::create_dir_all(&files.directory)
         .with_context(|| format!("cannot create {}", files.directory.display()))?;
+    // That of an earlier run, as a rule there is none.
+    let _ = std::fs::remove_file(files.ready());
 
     let urls = servers.urls();
     if urls.len() > 1 {
@@ -73,7 +85,7 @@ pub(super) fn carry_out(
     let mut run = Run {
         id,
         started_at: SystemTime::now(),
-        input_config: output::input_config(arguments, &made, files),
+        input_config: input_config(arguments, &made, files, seed),
         seed: Some(seed),
         command: command_line(),
         kind: RunKind::Complete,
@@ -108,7 +120,8 @@ pub(super) fn carry_out(
         tracing::warn!("{problem:#}");
     }
     recording.finish();
-    if let Some(time) = round_trip(arguments, &engines) {
+    let pages = engines.into_pages();
+    if let Some(time) = round_trip(arguments, &pages) {
         recording.measured.set_round_trip(time);
     }
     run.kind = match summary.end {
@@ -122,8 +135,8 @@ pub(super) fn carry_out(
     let report = recording.recorder.report();
     let health = health(&summary, data.different_prompts(arguments));
     let assessment = judge(&report, &health, &Flags::PROFILE);
-    let figures = engines.figures(summary.started_at, window(&summary));
-    Ok(Finished { run, recording, report, summary, health, assessment, engines, figures, notes })
+    let figures = pages.figures(pages.window(summary.started_at, window(&summary, PhaseKind::Measured)));
+    Ok(Finished { run, recording, report, summary, health, assessment, pages, figures, notes, data, seed })
 }
 
 /// Says that a phase begins, and starts the servers' profilers with the measured one.
@@ -156,8 +169,8 @@ fn tokenizer(arguments: &Arguments, notes: &mut Vec<String>) -> anyhow::Result<T
 }
 
 /// The round trip to take off: as given, or the mean of those measured.
-fn round_trip(arguments: &Arguments, engines: &Engines) -> Option<Duration> {
-    let measured = || Some(Duration::from_nanos(engines.round_trips().mean()? as u64));
+fn round_trip(arguments: &Arguments, pages: &Pages) -> Option<Duration> {
+    let measured = || Some(Duration::from_nanos(pages.round_trips.mean()? as u64));
     arguments.output.network_latency_mean.or_else(measured)
 }
 
@@ -175,11 +188,9 @@ fn health(summary: &RunSummary, different_prompts: Option<u64>) -> ClientHealth 
     }
 }
 
-/// From the start of the first measured phase to the end of the last.
-pub(super) fn window(summary: &RunSummary) -> (Duration, Duration) {
-    let spans = || {
-        summary.phases.iter().filter(|phase| phase.kind == PhaseKind::Measured).filter_map(|phase| phase.span)
-    };
+/// From the start of the first phase of a kind to the end of the last.
+pub(super) fn window(summary: &RunSummary, kind: PhaseKind) -> (Duration, Duration) {
+    let spans = || summary.phases.iter().filter(|phase| phase.kind == kind).filter_map(|phase| phase.span);
     (
         spans().map(|span| span.0).min().unwrap_or_default(),
         spans().map(|span| span.1).max().unwrap_or_default(),

@@ -205,7 +205,8 @@ fn headers(arguments: &Arguments) -> Vec<(String, String)> {
     key.chain(arguments.input.header.concat()).collect()
 }
 
-fn body_options(arguments: &Arguments) -> BodyOptions {
+/// What bodies say beyond their requests.
+pub(super) fn body_options(arguments: &Arguments) -> BodyOptions {
     let endpoint = &arguments.endpoint;
     let extra = arguments.input.extra_inputs.iter().flat_map(|inputs| inputs.clone());
     BodyOptions {

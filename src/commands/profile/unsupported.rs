@@ -66,7 +66,6 @@ impl RefusedFlags for Unsupported {
         ("open-loop-strict", BASETEN),
         ("omit-kv-hints", BASETEN),
         ("force-min-tokens no-force-min-tokens", BASETEN),
-        ("prompt-batch-size batch-size-text batch-size b", "a request holds one text"),
         ("prompt-corpus", "made prompts are of evenload's own words, one token each, whatever the corpus"),
         ("rankings-passages-mean", RANKINGS),
         ("rankings-passages-stddev", RANKINGS),

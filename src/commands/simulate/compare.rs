@@ -47,7 +47,7 @@ impl Comparison<'_> {
             all.push(one);
         }
         if !self.json {
-            writeln!(out, "\n{}", output::cost_line(&all, began.elapsed())?)?;
+            writeln!(out, "\n{}", output::cost_line(&all, began.elapsed()))?;
         }
         Ok(all)
     }

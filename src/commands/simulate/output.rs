@@ -96,19 +96,20 @@ pub(super) fn line(cells: [String; COLUMNS.len()]) -> String {
     cells.into_iter().zip(COLUMNS).enumerate().map(pad).collect()
 }
 
-/// What the simulation itself cost.
-pub(super) fn cost_line(compared: &[Compared], took: Duration) -> anyhow::Result<String> {
+/// What the simulation itself cost, as far as the operating system tells.
+pub(super) fn cost_line(compared: &[Compared], took: Duration) -> String {
     let trials = || compared.iter().flat_map(|compared| &compared.trials);
     let events: u64 = trials().map(|trial| trial.figures.events).sum();
     let simulated: f64 = trials().map(|trial| trial.figures.simulated.as_secs_f64()).sum();
     let seconds = took.as_secs_f64();
-    Ok(format!(
-        "{events} events and {simulated:.0} simulated seconds in {seconds:.1} s ({:.0} events/s); processor time {:.1} s, \
-         peak memory {:.0} MiB",
+    let mut line = format!(
+        "{events} events and {simulated:.0} simulated seconds in {seconds:.1} s ({:.0} events/s)",
         events as f64 / seconds.max(1e-3),
-        process::processor_s()?,
-        process::peak_memory_mib()?,
-    ))
+    );
+    if let (Ok(processor_s), Ok(memory_mib)) = (process::processor_s(), process::peak_memory_mib()) {
+        line += &format!("; processor time {processor_s:.1} s, peak memory {memory_mib:.0} MiB");
+    }
+    line
 }
 
 /// One line: a policy's means.

@@ -215,9 +215,8 @@ struct Writer {
 
 impl Writer {
     fn head(&mut self, name: &str, help: &str, kind: &str) {
-        // The comment lines name the family: a counter without its `_total`.
-        let family = if kind == "counter" { name.trim_end_matches("_total") } else { name };
-        let _ = writeln!(self.out, "# HELP {family} {help}\n# TYPE {family} {kind}");
+        // Counters keep their `_total` here, as Python's client library writes them and its parser wants them.
+        let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: f64) {

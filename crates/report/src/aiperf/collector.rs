@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Slo, Tag,
+    json::error_message,
     sweep::Sweep,
     tag::{self, Needs},
 };
@@ -153,6 +154,17 @@ impl Collector {
         for &tag in &self.tags {
             tag.values(record, |value| self.values.entry(tag).or_default().record(value));
         }
+    }
+
+    /// How many requests failed, and the most frequent reason, in one line; nothing where none did.
+    pub fn failures(&self) -> Option<String> {
+        let key = self.errors.most_frequent().first()?.0;
+        let status = key
+            .status
+            .filter(|status| *status >= 400)
+            .map_or_else(String::new, |status| format!("{status} "));
+        let all = self.answered + self.failed;
+        Some(format!("{} of {all} requests failed: {status}{}", self.failed, error_message(key)))
     }
 
     /// Whether `--goodput` was given.

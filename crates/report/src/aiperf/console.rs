@@ -6,7 +6,7 @@ use comfy_table::{
 
 use super::{
     Collector, MetricResult, Tag,
-    json::{error_code, error_type},
+    json::{error_code, error_message, error_type},
 };
 use crate::{
     EngineFigures, TextTable,
@@ -129,7 +129,7 @@ pub fn error_table(title: &str, collector: &Collector) -> String {
         table.add_row(right([
             code,
             error_type(key.kind).to_owned(),
-            key.message.clone(),
+            error_message(key).to_owned(),
             thousands(count as f64, 0),
         ]));
     }

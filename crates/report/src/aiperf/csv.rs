@@ -3,7 +3,7 @@
 use csv::{Terminator, Writer, WriterBuilder};
 
 use super::{Collector, MetricResult, Slices, Statistics, Tag, json::slice_bounds, results::STATISTICS};
-use crate::{EngineFigures, imbalance::Imbalance};
+use crate::imbalance::Imbalance;
 
 /// `profile_export_aiperf.csv`: metrics with percentiles, a blank line, single values; then, with several
 /// targets, two blank lines and a block that AIPerf does not have.
@@ -60,31 +60,6 @@ pub fn slices_csv(slices: &Slices, epoch_ns: u64) -> String {
     })
 }
 
-/// `server_metrics_export.csv`: a row for each figure of each page, counters with their growth and their rate.
-pub fn engines_csv(urls: &[String], engines: &[EngineFigures]) -> String {
-    block(|writer| {
-        writer.write_record(["Endpoint", "Type", "Metric", "Stat", "Value"])?;
-        for (url, figures) in urls.iter().zip(engines) {
-            let mut row = |kind: &str, metric: &str, statistic: &str, value: f64| {
-                writer.write_record([url.as_str(), kind, metric, statistic, &format!("{value:.4}")])
-            };
-            for (metric, gauge) in &figures.gauges {
-                for (statistic, value) in gauge.statistics() {
-                    row("gauge", metric, statistic, value)?;
-                }
-            }
-            for (metric, total, rate) in &figures.counters {
-                row("counter", metric, "total", *total)?;
-                row("counter", metric, "rate", *rate)?;
-            }
-            if let Some(ratio) = figures.prefix_hit_ratio {
-                row("derived", "prefix_cache_hit_ratio", "total", ratio)?;
-            }
-        }
-        Ok(())
-    })
-}
-
 fn targets_block(writer: &mut Writer<Vec<u8>>, urls: &[String], targets: &[Collector]) -> csv::Result<()> {
     let columns = [
         ("TTFT avg (ms)", Tag::TimeToFirstToken, "avg"),
@@ -115,7 +90,7 @@ fn targets_block(writer: &mut Writer<Vec<u8>>, urls: &[String], targets: &[Colle
     writer.write_record(fields.chain(std::iter::repeat(String::new())).take(width))
 }
 
-fn block(fill: impl FnOnce(&mut Writer<Vec<u8>>) -> csv::Result<()>) -> String {
+pub(super) fn block(fill: impl FnOnce(&mut Writer<Vec<u8>>) -> csv::Result<()>) -> String {
     let mut writer = WriterBuilder::new().terminator(Terminator::CRLF).from_writer(Vec::new());
     fill(&mut writer).expect("rows of one width to memory always succeed");
     let bytes = writer.into_inner().expect("flushing to memory always succeeds");

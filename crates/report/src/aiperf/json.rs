@@ -4,10 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::{Collector, Slices, Tag};
-use crate::{
-    EngineFigures, ErrorKey, Imbalance, Object, civil::Civil, distribution::nanoseconds, summary::ratio,
-};
+use super::{Collector, Slices};
+use crate::{ErrorKey, Imbalance, Object, civil::Civil, distribution::nanoseconds, summary::ratio};
 
 /// The version of AIPerf whose files these are like, and that of their schema.
 pub(super) const AIPERF_VERSION: &str = "0.13.0";
@@ -56,7 +54,13 @@ pub fn summary_json(
     object.set("aiperf_version", AIPERF_VERSION);
     object.set("benchmark_id", &run.id);
     set_results(&mut object, measured);
-    object.set("telemetry_data", json!({ "endpoints": {}, "error_summary": [] }));
+    let at = |time: Option<Duration>| Civil::utc(run.started_at + time.unwrap_or_default()).iso();
+    let (start, end) = (at(measured.activity.start()), at(measured.activity.end()));
+    // GPUs are not read, and a reader of AIPerf's finds that said in its own words.
+    let nothing = json!({
+        "endpoints_configured": [], "endpoints_successful": [], "start_time": start, "end_time": end,
+    });
+    object.set("telemetry_data", json!({ "summary": nothing, "endpoints": {}, "error_summary": [] }));
     object.set("input_config", &run.input_config);
     object.set(
         "run_info",
@@ -70,9 +74,8 @@ pub fn summary_json(
         RunKind::Incomplete(reason) => object.set("incomplete_reason", reason),
     }
     object.set("error_summary", errors_json(measured));
-    let at = |time: Option<Duration>| Civil::utc(run.started_at + time.unwrap_or_default()).iso();
-    object.set("start_time", at(measured.activity.start()));
-    object.set("end_time", at(measured.activity.end()));
+    object.set("start_time", start);
+    object.set("end_time", end);
     if warm_up.answered + warm_up.failed > 0 {
         let mut metrics = Object::default();
         set_results(&mut metrics, warm_up);
@@ -102,65 +105,6 @@ pub fn by_url_json(urls: &[String], targets: &[Collector]) -> Value {
         "targets": urls.iter().zip(targets).enumerate().map(target).collect::<Vec<_>>(),
         "imbalance": { "requests": Imbalance::of(&requests), "tokens": Imbalance::of(&tokens) },
     })
-}
-
-/// `server_metrics_export.json`: the engines' own figures, each under vLLM's name for it, whatever the engine.
-pub fn engines_json(
-    run: &Run,
-    (start_ns, end_ns): (u64, u64),
-    urls: &[String],
-    engines: &[EngineFigures],
-    problems: &[String],
-) -> Value {
-    let endpoints: Vec<String> = urls.iter().map(|url| page_url(url)).collect();
-    let read = |(_, figures): &(&String, &EngineFigures)| !figures.is_empty();
-    let successful: Vec<&String> = endpoints.iter().zip(engines).filter(read).map(|(url, _)| url).collect();
-    let mut metrics = serde_json::Map::new();
-    for (url, figures) in endpoints.iter().zip(engines) {
-        let gauges = figures.gauges.iter().map(|(name, gauge)| (*name, "gauge", json!(gauge)));
-        let counters = figures.counters.iter();
-        let counters =
-            counters.map(|(name, total, rate)| (*name, "counter", json!({ "total": total, "rate": rate })));
-        for (name, kind, stats) in gauges.chain(counters) {
-            let metric = metrics
-                .entry(vllm_name(name))
-                .or_insert_with(|| json!({ "type": kind, "description": name, "series": [] }));
-            if let Some(series) = metric["series"].as_array_mut() {
-                series.push(json!({ "endpoint_url": url, "labels": {}, "stats": stats }));
-            }
-        }
-    }
-    json!({
-        "schema_version": "1.0",
-        "aiperf_version": AIPERF_VERSION,
-        "benchmark_id": run.id,
-        "summary": {
-            "endpoints_configured": endpoints,
-            "endpoints_successful": successful,
-            "phase_time_ranges": { "profiling": { "start_ns": start_ns, "end_ns": end_ns } },
-            "problems": problems,
-        },
-        "metrics_phase": "profiling",
-        "metrics": metrics,
-        "input_config": run.input_config,
-    })
-}
-
-/// A base URL's metrics page; a URL with a path of its own is a page already.
-fn page_url(url: &str) -> String {
-    if url.matches('/').count() > 2 { url.to_owned() } else { format!("{url}/metrics") }
-}
-
-fn vllm_name(name: &str) -> String {
-    let own = match name {
-        "requests_running" => "num_requests_running",
-        "requests_waiting" => "num_requests_waiting",
-        "kv_cache_usage" => "kv_cache_usage_perc",
-        "requests_finished" => "request_success_total",
-        "preemptions" => "num_preemptions_total",
-        counter => return format!("vllm:{counter}_total"),
-    };
-    format!("vllm:{own}")
 }
 
 /// `profile_export_aiperf_timeslices.json`
@@ -213,11 +157,21 @@ pub(super) fn error_json(key: &ErrorKey) -> Object {
         object.set("code", code);
     }
     object.set("type", error_type(key.kind));
-    let message = if key.message.is_empty() { key.kind } else { &key.message };
-    object.set("message", message);
+    object.set("message", error_message(key));
     object.set("cause", key.kind);
     object.set("cause_chain", [error_type(key.kind)]);
     object
+}
+
+/// What the server or the system said; where neither did, what happened.
+pub(super) fn error_message(key: &ErrorKey) -> &str {
+    match key.kind {
+        _ if !key.message.is_empty() => &key.message,
+        "timeout" => "no end within the time limit of a request",
+        "incomplete" => "still under way when the run ended",
+        "cancelled" => "given up by this side, as it was told to",
+        kind => kind,
+    }
 }
 
 /// The HTTP status; 499 for what this side cancelled, as AIPerf has it.
@@ -245,15 +199,5 @@ impl Run {
     /// Wall-clock time of the run's start in nanoseconds since 1970.
     pub fn epoch_ns(&self) -> u64 {
         self.started_at.duration_since(SystemTime::UNIX_EPOCH).map(nanoseconds).unwrap_or(0)
-    }
-}
-
-impl Tag {
-    /// The object of one metric in the line of a record.
-    pub(super) fn record_json(self, values: &[u64]) -> Value {
-        let values: Vec<f64> =
-            values.iter().map(|&value| value as f64 / self.scale() - self.offset()).collect();
-        let value = if self.is_list() { json!(values) } else { json!(values.first()) };
-        json!({ "value": value, "unit": self.unit() })
     }
 }

@@ -2,25 +2,51 @@
 
 use std::{fs::File, io::Write, path::Path, time::Duration};
 
+use serde::{Serialize, Serializer, ser::SerializeMap};
+
 use super::{
     Tag,
     json::{Run, error_json},
     tag::Needs,
 };
 use crate::{
-    ErrorKey, Object, Outcome, PhaseShape, Record, RecordsError, distribution::nanoseconds, lines::LineWriter,
+    ErrorKey, Outcome, PhaseShape, Record, RecordsError, distribution::nanoseconds, lines::LineWriter,
 };
 
 /// Writes the line of each request.
 #[derive(Debug)]
 pub struct ProfileWriter<W: Write> {
     lines: LineWriter<W>,
+    shape: Shape,
+}
+
+/// What all lines have in common.
+#[derive(Debug)]
+struct Shape {
     epoch_ns: u64,
     run_name: String,
     urls: Vec<String>,
     phases: Vec<PhaseShape>,
     tags: Vec<Tag>,
     trace: bool,
+}
+
+/// The line of a request, and the parts of it.
+struct Line<'a> {
+    shape: &'a Shape,
+    record: &'a Record,
+    sent: Duration,
+}
+
+struct Metadata<'a>(&'a Line<'a>);
+struct Metrics<'a>(&'a Line<'a>);
+struct Trace<'a>(&'a Line<'a>);
+
+/// A metric of one request: a number, or a list of them.
+#[derive(serde::Serialize)]
+struct Measured<'a, T: ?Sized> {
+    value: &'a T,
+    unit: &'static str,
 }
 
 impl ProfileWriter<File> {
@@ -52,40 +78,21 @@ impl<W: Write> ProfileWriter<W> {
         let there = |tag: &Tag| streaming || tag.needs() == Needs::Nothing;
         Self {
             lines: LineWriter::new(output),
-            epoch_ns: run.epoch_ns(),
-            run_name: run_name.to_owned(),
-            urls: run.urls.clone(),
-            phases: phases.to_vec(),
-            tags: Tag::ALL.into_iter().filter(there).collect(),
-            trace,
+            shape: Shape {
+                epoch_ns: run.epoch_ns(),
+                run_name: run_name.to_owned(),
+                urls: run.urls.clone(),
+                phases: phases.to_vec(),
+                tags: Tag::ALL.into_iter().filter(there).collect(),
+                trace,
+            },
         }
     }
 
     /// Takes one request; those that were never sent have no line, as in AIPerf.
     pub fn write(&mut self, record: &Record) -> Result<(), RecordsError> {
         let Some(sent) = record.begun() else { return Ok(()) };
-        let mut line = Object::default();
-        line.set("metadata", self.metadata(record, nanoseconds(sent)));
-        let (mut metrics, mut values) = (Object::default(), Vec::new());
-        for &tag in &self.tags {
-            values.clear();
-            tag.values(record, |value| values.push(value));
-            if !values.is_empty() {
-                metrics.set(tag.name(), tag.record_json(&values));
-            }
-        }
-        if self.trace {
-            line.set("trace_data", self.trace(record, sent));
-        }
-        line.set("metrics", metrics);
-        if !record.outcome.is_success() {
-            let message = record.outcome.message().to_owned();
-            line.set(
-                "error",
-                error_json(&ErrorKey { kind: record.outcome.kind(), status: record.status, message }),
-            );
-        }
-        self.lines.write(&line)
+        self.lines.write(&Line { shape: &self.shape, record, sent })
     }
 
     /// Writes what is held back. Dropping the writer does so too, but cannot say what went wrong.
@@ -97,72 +104,128 @@ impl<W: Write> ProfileWriter<W> {
     pub fn written(&self) -> u64 {
         self.lines.written()
     }
+}
 
-    /// Socket events in wall-clock nanoseconds.
-    fn trace(&self, record: &Record, sent: Duration) -> Object {
-        let wall = |time: Duration| self.epoch_ns + nanoseconds(time);
-        let mut trace = Object::default();
-        trace.set("trace_type", "evenload");
-        if let Some(connect) = record.connect {
-            trace.set("tcp_connect_start_ns", wall(sent.saturating_sub(connect)));
-            trace.set("tcp_connect_end_ns", wall(sent));
-        }
-        if record.connection_reused {
-            trace.set("connection_reused_ns", wall(sent));
-        }
-        trace.set("request_send_start_ns", wall(sent));
-        trace.set("request_send_end_ns", record.written.map(wall));
-        trace.set("request_bytes_total", record.request_bytes);
-        trace.set("response_status_code", record.status);
-        trace.set("response_receive_start_ns", record.headers.map(wall));
-        trace.set("response_receive_end_ns", wall(record.done));
-        trace.set("response_chunks_count", record.chunks.len());
-        trace.set("response_bytes_total", record.response_bytes);
-        let url = self.urls.get(usize::from(record.target)).map_or("", String::as_str);
-        let host = url.split("://").last().and_then(|rest| rest.split('/').next());
-        trace.set("request_headers", serde_json::json!({ "Host": host }));
-        trace
+// === impl Serialize: straight into the file's buffer, because there may be ten thousand lines a second ===
+
+impl Shape {
+    fn wall(&self, time: Duration) -> u64 {
+        self.epoch_ns + nanoseconds(time)
     }
 
-    fn metadata(&self, record: &Record, sent: u64) -> Object {
+    fn url(&self, record: &Record) -> Option<&String> {
+        self.urls.get(usize::from(record.target))
+    }
+}
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { shape, record, .. } = self;
+        let mut line = serializer.serialize_map(None)?;
+        line.serialize_entry("metadata", &Metadata(self))?;
+        if shape.trace {
+            line.serialize_entry("trace_data", &Trace(self))?;
+        }
+        line.serialize_entry("metrics", &Metrics(self))?;
+        if !record.outcome.is_success() {
+            let (kind, message) = (record.outcome.kind(), record.outcome.message().to_owned());
+            line.serialize_entry("error", &error_json(&ErrorKey { kind, status: record.status, message }))?;
+        }
+        line.end()
+    }
+}
+
+impl Serialize for Metrics<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Line { shape, record, .. } = self.0;
+        let (mut metrics, mut values) = (serializer.serialize_map(None)?, Vec::new());
+        for &tag in &shape.tags {
+            values.clear();
+            tag.values(record, |value| values.push(value as f64 / tag.scale() - tag.offset()));
+            match values.as_slice() {
+                [] => {}
+                [value, ..] if !tag.is_list() => {
+                    metrics.serialize_entry(tag.name(), &Measured { value, unit: tag.unit() })?;
+                }
+                values => {
+                    metrics.serialize_entry(tag.name(), &Measured { value: values, unit: tag.unit() })?
+                }
+            }
+        }
+        metrics.end()
+    }
+}
+
+/// Socket events in wall-clock nanoseconds.
+impl Serialize for Trace<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Line { shape, record, sent } = *self.0;
+        let wall = |time| shape.wall(time);
+        let mut trace = serializer.serialize_map(None)?;
+        trace.serialize_entry("trace_type", "evenload")?;
+        if let Some(connect) = record.connect {
+            trace.serialize_entry("tcp_connect_start_ns", &wall(sent.saturating_sub(connect)))?;
+            trace.serialize_entry("tcp_connect_end_ns", &wall(sent))?;
+        }
+        if record.connection_reused {
+            trace.serialize_entry("connection_reused_ns", &wall(sent))?;
+        }
+        trace.serialize_entry("request_send_start_ns", &wall(sent))?;
+        trace.serialize_entry("request_send_end_ns", &record.written.map(wall))?;
+        trace.serialize_entry("request_bytes_total", &record.request_bytes)?;
+        trace.serialize_entry("response_status_code", &record.status)?;
+        trace.serialize_entry("response_receive_start_ns", &record.headers.map(wall))?;
+        trace.serialize_entry("response_receive_end_ns", &wall(record.done))?;
+        trace.serialize_entry("response_chunks_count", &record.chunks.len())?;
+        trace.serialize_entry("response_bytes_total", &record.response_bytes)?;
+        let url = shape.url(record).map_or("", String::as_str);
+        let host = url.split("://").last().and_then(|rest| rest.split('/').next());
+        trace.serialize_entry("request_headers", &serde_json::json!({ "Host": host }))?;
+        trace.end()
+    }
+}
+
+impl Serialize for Metadata<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Line { shape: writer, record, sent } = *self.0;
         let phase = usize::from(record.phase);
-        let shape = self.phases.get(phase);
+        let shape = writer.phases.get(phase);
         let kind = if shape.is_none_or(|shape| shape.measured) { "profiling" } else { "warmup" };
-        let profiling = self.phases.iter().take(phase).filter(|shape| shape.measured).count();
-        let session = format!("{}-{}", self.run_name, record.session);
-        let wall = |time| self.epoch_ns + nanoseconds(time);
-        let mut metadata = Object::default();
-        metadata.set("session_num", record.session);
-        metadata.set("x_request_id", format!("{}-{}-{}", self.run_name, record.phase, record.index));
-        metadata.set("x_correlation_id", &session);
-        metadata.set("conversation_id", format!("session_{:06}", record.session));
-        metadata.set("turn_index", record.turn);
-        metadata.set("credit_issued_ns", wall(record.admitted));
-        metadata.set("request_start_ns", self.epoch_ns + sent);
+        let (run, session) = (&writer.run_name, record.session);
+        let wall = |time| writer.wall(time);
+        let mut metadata = serializer.serialize_map(None)?;
+        metadata.serialize_entry("session_num", &session)?;
+        metadata.serialize_entry("x_request_id", &format_args!("{run}-{}-{}", record.phase, record.index))?;
+        metadata.serialize_entry("x_correlation_id", &format_args!("{run}-{session}"))?;
+        metadata.serialize_entry("conversation_id", &format_args!("session_{session:06}"))?;
+        metadata.serialize_entry("turn_index", &record.turn)?;
+        metadata.serialize_entry("credit_issued_ns", &wall(record.admitted))?;
+        metadata.serialize_entry("request_start_ns", &wall(sent))?;
         if let Some(headers) = record.headers {
-            metadata.set("request_ack_ns", wall(headers));
+            metadata.serialize_entry("request_ack_ns", &wall(headers))?;
         }
-        metadata.set("request_end_ns", wall(record.done));
-        metadata.set("worker_id", "evenload");
-        metadata.set("record_processor_id", "evenload");
-        metadata.set("benchmark_phase", kind);
-        metadata.set("phase_index", phase);
+        metadata.serialize_entry("request_end_ns", &wall(record.done))?;
+        metadata.serialize_entry("worker_id", "evenload")?;
+        metadata.serialize_entry("record_processor_id", "evenload")?;
+        metadata.serialize_entry("benchmark_phase", kind)?;
+        metadata.serialize_entry("phase_index", &phase)?;
         if kind == "profiling" {
-            metadata.set("profiling_index", profiling);
+            let profiling = writer.phases.iter().take(phase).filter(|shape| shape.measured).count();
+            metadata.serialize_entry("profiling_index", &profiling)?;
         }
-        metadata.set("phase_name", shape.map_or("profiling", |shape| &shape.name));
-        metadata.set("phase_kind", kind);
-        metadata.set("was_cancelled", record.outcome == Outcome::Cancelled);
+        metadata.serialize_entry("phase_name", shape.map_or("profiling", |shape| &shape.name))?;
+        metadata.serialize_entry("phase_kind", kind)?;
+        metadata.serialize_entry("was_cancelled", &(record.outcome == Outcome::Cancelled))?;
         if record.outcome == Outcome::Cancelled {
-            metadata.set("cancellation_time_ns", wall(record.done));
+            metadata.serialize_entry("cancellation_time_ns", &wall(record.done))?;
         }
-        metadata.set("context_overflow_skip", false);
-        metadata.set("agent_depth", 0);
-        metadata.set("root_correlation_id", &session);
-        metadata.set("scheduled_ns", wall(record.scheduled));
-        metadata.set("url_index", record.target);
-        metadata.set("url", self.urls.get(usize::from(record.target)));
-        metadata.set("model", &*record.model);
-        metadata
+        metadata.serialize_entry("context_overflow_skip", &false)?;
+        metadata.serialize_entry("agent_depth", &0)?;
+        metadata.serialize_entry("root_correlation_id", &format_args!("{run}-{session}"))?;
+        metadata.serialize_entry("scheduled_ns", &wall(record.scheduled))?;
+        metadata.serialize_entry("url_index", &record.target)?;
+        metadata.serialize_entry("url", &writer.url(record))?;
+        metadata.serialize_entry("model", &*record.model)?;
+        metadata.end()
     }
 }

@@ -18,6 +18,7 @@ mod goodput;
 mod json;
 mod lines;
 mod results;
+mod server_metrics;
 mod sweep;
 mod tag;
 #[cfg(test)]
@@ -25,9 +26,10 @@ mod tests;
 
 pub use collector::{Collector, Slices};
 pub use console::{engines_table, error_table, metrics_table, plain_table, targets_table, trace_table};
-pub use csv::{engines_csv, slices_csv, summary_csv};
+pub use csv::{slices_csv, summary_csv};
 pub use goodput::{GoodputError, Slo};
-pub use json::{Run, RunKind, by_url_json, engines_json, slices_json, summary_json};
+pub use json::{Run, RunKind, by_url_json, slices_json, summary_json};
 pub use lines::ProfileWriter;
 pub use results::{MetricResult, Statistics};
+pub use server_metrics::ServerMetrics;
 pub use tag::Tag;

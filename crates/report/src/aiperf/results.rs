@@ -1,10 +1,8 @@
 //! Metric results: what a metric is called, its unit, and its statistics, in AIPerf's order.
 
 use super::{Collector, Tag, sweep::OverTime};
-use crate::{Distribution, MILLISECOND, Object, summary::ratio};
+use crate::{Distribution, MILLISECOND, Object, engines::PERCENTS, summary::ratio};
 
-/// Percentiles in every file.
-pub(super) const PERCENTS: [f64; 9] = [1.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0];
 /// The statistics, in the order of the CSV.
 pub(super) const STATISTICS: [&str; 14] =
     ["avg", "min", "max", "sum", "p1", "p5", "p10", "p25", "p50", "p75", "p90", "p95", "p99", "std"];
@@ -262,6 +260,20 @@ impl Collector {
                 "tokens",
                 None,
                 cached,
+            ),
+            (
+                "total_usage_prompt_cache_miss_tokens",
+                "Total Usage Prompt Cache Miss Tokens",
+                "tokens",
+                None,
+                sum(Tag::UsagePromptCacheMissTokens),
+            ),
+            (
+                "total_usage_reasoning_tokens",
+                "Total Usage Reasoning Tokens",
+                "tokens",
+                None,
+                sum(Tag::UsageReasoningTokens),
             ),
             (
                 "overall_usage_prompt_cache_read_pct",

@@ -90,6 +90,7 @@ tags! {
     StreamPrefillLatency = "stream_prefill_latency", "Stream Prefill Latency", "ms", MILLISECOND, None, Streaming;
     UsagePromptTokensDiff = "usage_prompt_tokens_diff_pct", "Usage Prompt Diff %", "%", MILLIONTHS, None, Nothing;
     UsageCompletionTokensDiff = "usage_completion_tokens_diff_pct", "Usage Completion Diff %", "%", MILLIONTHS, None, Nothing;
+    UsageReasoningTokensDiff = "usage_reasoning_tokens_diff_pct", "Usage Reasoning Diff %", "%", MILLIONTHS, None, Nothing;
     OslMismatchDiff = "osl_mismatch_diff_pct", "OSL Mismatch Diff %", "%", MILLIONTHS, None, Nothing;
     HttpBlocked = "http_req_blocked", "HTTP Blocked", "ms", MILLISECOND, None, Nothing;
     HttpDnsLookup = "http_req_dns_lookup", "HTTP DNS Lookup", "ms", MILLISECOND, None, Nothing;
@@ -190,6 +191,9 @@ impl Tag {
                 let usage = record.output_tokens.source == CountSource::Usage;
                 difference(tokens, record.own_output_tokens.filter(|_| usage)?)
             }
+            Self::UsageReasoningTokensDiff => {
+                difference(record.reasoning_tokens?.into(), record.own_reasoning_tokens?)
+            }
             Self::OslMismatchDiff => {
                 let share = (tokens * 100_000_000).checked_div(record.requested_tokens?.into());
                 share.filter(|_| record.requested_tokens > Some(0))
@@ -234,10 +238,9 @@ pub(super) fn is_far_from_request(record: &Record) -> Option<bool> {
 /// Whether the server's counts differ from ours by over 10 %, where both exist.
 pub(super) fn is_far_from_usage(record: &Record) -> Option<bool> {
     let of = |tag: Tag| tag.value(record).map(|value| value as f64 / MILLIONTHS > COUNT_PERCENT);
-    match (of(Tag::UsagePromptTokensDiff), of(Tag::UsageCompletionTokensDiff)) {
-        (None, None) => None,
-        (prompt, output) => Some(prompt == Some(true) || output == Some(true)),
-    }
+    let far =
+        [Tag::UsagePromptTokensDiff, Tag::UsageCompletionTokensDiff, Tag::UsageReasoningTokensDiff].map(of);
+    far.into_iter().flatten().reduce(|one, other| one || other)
 }
 
 /// By how many percent the server's count differs from ours, in millionths.

@@ -234,6 +234,7 @@ fn full() -> Collector {
     for mut record in records() {
         record.own_input_tokens = Some(80);
         record.own_output_tokens = Some(16);
+        record.own_reasoning_tokens = Some(4);
         record.reasoning_tokens = Some(3);
         collector.push(&record);
     }
@@ -266,6 +267,7 @@ fn the_summary_has_every_key() {
      usage_prompt_cache_read_tokens usage_prompt_cache_miss_tokens total_usage_prompt_tokens \
      total_usage_completion_tokens total_usage_total_tokens total_usage_prompt_cache_read_tokens \
      overall_usage_prompt_cache_read_pct usage_prompt_tokens_diff_pct usage_completion_tokens_diff_pct \
+     usage_reasoning_tokens_diff_pct total_usage_prompt_cache_miss_tokens total_usage_reasoning_tokens \
      usage_discrepancy_count osl_mismatch_diff_pct osl_mismatch_count \
      http_req_blocked http_req_dns_lookup http_req_connecting http_req_sending http_req_waiting http_req_receiving \
      http_req_duration http_req_total http_req_connection_overhead http_req_connection_reused http_req_data_sent \

@@ -92,6 +92,9 @@ pub(crate) struct InputFlags {
     /// The same, from a file.
     #[arg(long, value_name = "FILE", conflicts_with = "system_prompt")]
     pub(crate) system_prompt_file: Option<PathBuf>,
+    /// Texts of one request, for --endpoint-type embeddings.
+    #[arg(long, short = 'b', visible_aliases = ["batch-size-text", "batch-size"], value_name = "NUMBER", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) prompt_batch_size: u32,
     /// Different prefixes; each session draws one.
     #[arg(long, visible_aliases = ["prefix-prompt-pool-size", "num-prefix-prompts"], value_name = "NUMBER", default_value_t = 0, requires = "prompt_prefix_length")]
     pub(crate) prompt_prefix_pool_size: u32,

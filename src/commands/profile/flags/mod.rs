@@ -9,7 +9,7 @@ mod runs;
 mod values;
 
 pub(crate) use endpoint::{EndpointFlags, EndpointType, WaitMode};
-pub(crate) use input::{InputFlags, RangeRatio};
+pub(crate) use input::{Bust, InputFlags, RangeRatio};
 pub(crate) use load::{ArrivalPattern, Grace, LoadFlags};
 pub(crate) use output::{ExportLevel, MetricsFormat, OutputFlags, OwnFlags, SloList, Ui};
 pub(crate) use runs::{RunsFlags, SweepMode, SweepType};

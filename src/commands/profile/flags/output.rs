@@ -62,7 +62,7 @@ pub(crate) struct OutputFlags {
     /// As --log-level trace.
     #[arg(long)]
     pub(crate) extra_verbose: bool,
-    /// Progress: simple (a bar on a terminal, lines elsewhere) or none.
+    /// Progress: simple (a bar on a terminal, lines elsewhere) or none; dashboard is shown as simple.
     #[arg(
         long,
         visible_alias = "ui",
@@ -143,6 +143,7 @@ pub(crate) enum MetricsFormat {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Ui {
+    #[value(alias = "dashboard")]
     Simple,
     None,
 }
