@@ -152,18 +152,7 @@ impl TimeSeries {
         let tokens = u64::from(record.output_tokens.tokens);
         let weight: u64 = record.chunks.iter().map(|chunk| u64::from(chunk.tokens.max(1))).sum();
         let (mut seen, mut given) = (0, 0);
-        // Events come in order, so many fall into one bucket: its tokens, and when it begins and ends.
-        let (mut sum, mut from, mut until) = (0, Duration::ZERO, Duration::ZERO);
         for chunk in &record.chunks {
-            if !(from..until).contains(&chunk.at) {
-                if sum > 0 {
-                    self.at(from).output_tokens += std::mem::take(&mut sum);
-                }
-                self.at(chunk.at); // Widen before the bucket's ends are told.
-                let width = nanoseconds(self.width);
-                from = Duration::from_nanos(nanoseconds(chunk.at) / width * width);
-                until = from.saturating_add(self.width);
-            }
             seen += u64::from(chunk.tokens.max(1));
             // Nearly always events say what they hold; a division of 128 bits is slow.
             let so_far = if weight == tokens {
@@ -171,11 +160,8 @@ impl TimeSeries {
             } else {
                 (u128::from(tokens) * u128::from(seen) / u128::from(weight)) as u64
             };
-            sum += so_far - given;
+            self.at(chunk.at).output_tokens += so_far - given;
             given = so_far;
-        }
-        if sum > 0 {
-            self.at(from).output_tokens += sum;
         }
     }
 }
