@@ -54,6 +54,12 @@ MADE = {
     "h100-busy": "--workload conversations --profile h100-llama-3.1-8b-bf16 --concurrency 900 --sessions 6000 --turns 8,4 "
     "--message-tokens 400,300 --answer-tokens 200,100 --preambles 4 --preamble-tokens 1000",
     "two-replicas": "--workload conversations --replicas 2 --concurrency 60 --sessions 800 --turns 5,2 --preamble-tokens 200",
+    "tenants": "--workload conversations --concurrency 300 --sessions 3000 --turns 3,2 --preambles 200 --preamble-tokens 1500 "
+    "--message-tokens 80,60 --answer-tokens 120,100",
+    "retrieval": "--workload words --rate 6 --sessions 4000 --turns 1-1 --preambles 12 --preamble-tokens 1000 "
+    "--message-tokens 500-6000 --answer-tokens 5-120",
+    "agents": "--workload conversations --rate 1.5 --sessions 500 --turns 16,8 --think-time-s 15,30 --preambles 3 "
+    "--preamble-tokens 2000 --message-tokens 150,200 --answer-tokens 100,80",
     "mixed-fleet": "--workload conversations --profile l4-llama-3.1-8b-fp8=6 --profile rtx4090-llama-3.1-8b-bf16=2 "
     "--concurrency 300 --sessions 2400 --turns 5,2",
 }
@@ -62,16 +68,21 @@ RIVALS = ["least_requests", "kubeai", "prefix_aware"]
 
 
 def runs():
-    """Name, flags, policies."""
-    for name, flags in {**BASE, **MADE}.items():
+    """Name, flags, policies, whether with the bound; what matters most first."""
+    for name, flags in BASE.items():
         yield name, flags, POLICIES, True
-    for name, flags in {**BASE, **MADE}.items():
+    for name, flags in BASE.items():
         yield f"{name}/balancers-8", f"{flags} --balancers 8", RIVALS, False
     for name, flags in BASE.items():
         yield f"{name}/unknown-output", f"{flags} --unknown-output", ["prefix_aware"], False
+    for name, flags in BASE.items():
         half = HALF_H100 if name == "mooncake" else HALF
         slower = flags.replace("--profile h100-llama-3.1-8b-bf16", "") + " " + half
         yield f"{name}/half-speed", slower, RIVALS, False
+    for name, flags in MADE.items():
+        yield name, flags, POLICIES, False
+    for name, flags in MADE.items():
+        yield f"{name}/balancers-8", f"{flags} --balancers 8", RIVALS, False
 
 
 def tables(path):

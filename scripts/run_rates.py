@@ -6,8 +6,9 @@ a server that answers at once on the same machine; side by side with inference-p
     python3 scripts/run_rates.py --evenload target/release/evenload [--peer /path/to/inference-perf] > raw.txt
 
 The server is a `evenload engine` whose steps take next to no time. Each line is one run: what was asked for, what was
-sent, percentiles of the schedule delay, CPU seconds of the client, and what the client says about itself. Load of the
-machine before and after each run stands beside it: on a machine that does other work the figures are lower bounds.
+sent, percentiles of the schedule delay, its causes, CPU seconds of the client, and what the client says about itself. Of
+the causes, `machine` is other programs and threads that had the processor, and `client` the rest of our own lateness. Load
+of the machine before and after each run stands beside it: on a machine that does other work the figures are lower bounds.
 """
 
 import argparse
@@ -80,6 +81,8 @@ def run(name, command, url, rate, seconds, own):
             "latency_ms": {key: round(1e3 * stage["successes"]["latency"]["request_latency"][key], 3) for key in ["median", "p99"]},
         })
         if own:
+            causes = stage["evenload"]["schedule_delay"]
+            line["delay_p99_ms_by_cause"] = {cause: round(1e3 * values["p99"], 3) for cause, values in causes.items() if values}
             said = [text.strip() for text in done.stdout.splitlines() if text.startswith(("Verdict", "  invalid", "  suspect"))]
             line["says"] = said
         return line

@@ -31,15 +31,16 @@ fn limited(sequences: u32, step_s: f64) -> Stage {
 
 #[test]
 fn a_sweep_finds_a_capacity_that_is_known() {
-    // 8 sequences, 30 tokens each, 5 ms a token: 53.3 requests/s.
-    let stage = limited(8, 0.005);
+    // 32 sequences, 30 tokens each, 20 ms a token: 53.3 requests/s. Steps are long, so that a late one is little beside
+    // them, and both sides have next to nothing to do.
+    let stage = limited(32, 0.02);
     let output = stage.run(
         GUIDE,
         &["--load.sweep.stage_duration", "1", "--load.sweep.num_stages", "2", "--load.interval", "0"],
     );
     let found = stage.report("summary_lifecycle_metrics.json")["sweep"].clone();
     let rate = found["requests_per_sec"].as_f64().unwrap();
-    let capacity = 8.0 / (30.0 * 0.005);
+    let capacity = 32.0 / (30.0 * 0.02);
     assert!((rate / capacity - 1.0).abs() < 0.05, "{rate} of {capacity}: {found}\n{}", said(&output.stderr));
     assert_eq!(found["client_limited"], false);
     let probes = found["probes"].as_array().unwrap();

@@ -12,7 +12,7 @@ use engine::{Adapter, Config, FixedTimes, KvEvents, Profile};
 use protocol::kv_events::EventFormat;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::engine_profile;
+use super::engine_profile::{self, LimitFlags};
 
 /// Flags of `evenload engine`.
 #[derive(Debug, clap::Args)]
@@ -90,21 +90,8 @@ struct Numbers {
     /// Time for each prompt token that a step computes.
     #[arg(long, value_name = "US")]
     per_prefill_token_us: Option<f64>,
-    /// KV memory, in blocks.
-    #[arg(long, value_name = "N", alias = "num-gpu-blocks-override")]
-    kv_blocks: Option<u32>,
-    /// Tokens in a block.
-    #[arg(long, value_name = "TOKENS")]
-    block_size: Option<u32>,
-    /// Sequences that run at the same time.
-    #[arg(long, value_name = "N")]
-    max_num_seqs: Option<u32>,
-    /// Tokens computed in one step.
-    #[arg(long, value_name = "TOKENS")]
-    max_num_batched_tokens: Option<u32>,
-    /// Prompt and output of one request together.
-    #[arg(long, value_name = "TOKENS")]
-    max_model_len: Option<u32>,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// LoRA adapters whose requests run at the same time.
     #[arg(long, value_name = "N")]
     max_loras: Option<u32>,
@@ -181,6 +168,7 @@ impl Arguments {
 
 impl Numbers {
     fn over(&self, profile: Profile) -> Profile {
+        let profile = self.limits.limits().over(profile);
         let seconds =
             |value: Option<f64>, unit: f64, default: f64| value.map_or(default, |value| value * unit);
         Profile {
@@ -188,16 +176,11 @@ impl Numbers {
             per_sequence_s: seconds(self.per_sequence_ms, 1e-3, profile.per_sequence_s),
             per_context_token_s: seconds(self.per_context_token_ns, 1e-9, profile.per_context_token_s),
             per_prefill_token_s: seconds(self.per_prefill_token_us, 1e-6, profile.per_prefill_token_s),
-            kv_blocks: self.kv_blocks.unwrap_or(profile.kv_blocks),
-            block_tokens: self.block_size.unwrap_or(profile.block_tokens),
-            max_num_seqs: self.max_num_seqs.unwrap_or(profile.max_num_seqs),
-            max_num_batched_tokens: self.max_num_batched_tokens.unwrap_or(profile.max_num_batched_tokens),
-            max_model_len: self.max_model_len.unwrap_or(profile.max_model_len),
             max_adapters: self.max_loras.unwrap_or(profile.max_adapters),
             prefix_caching: profile.prefix_caching && !self.no_enable_prefix_caching,
             preallocated_blocks: self.preallocated_blocks.unwrap_or(profile.preallocated_blocks),
             reserve_prompt: self.reserve_prompt.unwrap_or(profile.reserve_prompt),
-            name: profile.name,
+            ..profile
         }
     }
 }

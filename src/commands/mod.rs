@@ -6,6 +6,7 @@ mod demo;
 mod engine;
 mod engine_profile;
 mod interrupt;
+mod process;
 mod profile;
 mod refused;
 mod report;

@@ -17,6 +17,8 @@ pub(crate) struct Sequence {
     blocks: Vec<Block>,
     /// How many of them are in the cache, or would be if they had a hash.
     cached_blocks: u32,
+    /// Up to so many tokens nothing changes: no block is missing, and none becomes full.
+    room: u32,
     pub(crate) prompt_tokens: u32,
     pub(crate) output_tokens: u32,
     /// Prompt tokens that come from outside.
@@ -90,6 +92,9 @@ impl Sequence {
     /// Takes the blocks for the tokens up to `end` and enters the full ones into the cache, at once: a prompt
     /// that is admitted in the same step may share them. False, and nothing done, if there are not enough.
     pub(crate) fn grow(&mut self, pool: &mut Pool, rules: &Rules, end: u32) -> bool {
+        if end <= self.room {
+            return true;
+        }
         let held = self.blocks.len() as u32;
         let missing = end.div_ceil(rules.block_tokens).saturating_sub(held);
         if missing > 0 {
@@ -113,6 +118,9 @@ impl Sequence {
             }
             self.cached_blocks = full;
         }
+        let held = (self.blocks.len() as u32).saturating_mul(rules.block_tokens);
+        let becomes_full = (full + 1).saturating_mul(rules.block_tokens);
+        self.room = if rules.prefix_caching { held.min(becomes_full - 1) } else { held };
         true
     }
 
@@ -122,7 +130,7 @@ impl Sequence {
         for block in self.blocks.drain(..).rev() {
             pool.release(block);
         }
-        (self.computed, self.cached_blocks, self.scheduled) = (0, 0, 0);
+        (self.computed, self.cached_blocks, self.room, self.scheduled) = (0, 0, 0, 0);
     }
 
     /// Blocks held now.

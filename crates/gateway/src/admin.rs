@@ -1,4 +1,4 @@
-//! The operators' side, on its own address: metrics, the fleet, and changes to it.
+//! The operators' side, on its own address: metrics, the fleet, decisions explained, and changes.
 //!
 //! It may be reached by those who may change the balancer; there is no authentication of its own.
 
@@ -7,19 +7,24 @@ use std::{collections::BTreeSet, sync::Arc};
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use routing::{HealthState, LoadSnapshot, PolicySettings};
+use protocol::Endpoint;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use routing::{HealthState, LoadSnapshot, PolicySettings, session_key};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Reason,
+    forward::query::Meaning,
     metrics::Scrape,
     shared::{Shared, Stage},
+    worker::Scratch,
 };
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -72,6 +77,7 @@ pub(crate) fn routes(shared: Arc<Shared>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/api/fleet", get(fleet))
+        .route("/api/explain/{*path}", post(explain))
         .route("/api/policy", get(policy).put(set_policy))
         .route("/api/replicas/drain", post(|state, body| set_draining(state, body, true)))
         .route("/api/replicas/resume", post(|state, body| set_draining(state, body, false)))
@@ -126,6 +132,24 @@ async fn fleet(State(shared): State<Arc<Shared>>) -> Json<FleetView> {
 
 async fn policy(State(shared): State<Arc<Shared>>) -> Json<Arc<PolicySettings>> {
     Json(shared.fleet.router.policy())
+}
+
+/// Where a request to this path, with this body and these headers, would go now, and why. It goes nowhere.
+async fn explain(
+    State(shared): State<Arc<Shared>>,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let endpoint = Endpoint::from_path(&format!("/{path}"));
+    let session = |name: &str| headers.get(name).map(|value| session_key(value.as_bytes()));
+    let meaning = Meaning::read(&shared, &mut Scratch::default(), endpoint, session, &body);
+    if let Some(error) = &meaning.unread {
+        return problem(StatusCode::BAD_REQUEST, "invalid_body", error);
+    }
+    let now = shared.fleet.now();
+    let mut random = ChaCha8Rng::seed_from_u64(now.as_nanos() as u64);
+    Json(shared.fleet.router.explain(&meaning.query(&[]), now, &mut random)).into_response()
 }
 
 async fn set_policy(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {

@@ -5,7 +5,7 @@
 //! closed is not an attempt: the request goes out once more to the same replica on a fresh connection.
 
 mod outgoing;
-mod query;
+pub(crate) mod query;
 
 use std::{future::poll_fn, io, pin::pin, rc::Rc, sync::Arc, task::Poll};
 
@@ -89,7 +89,7 @@ pub(crate) async fn ask(
             decision.expected_tokens = cached_tokens;
         }
         backend.metrics.picks(reason).add(1);
-        backend.metrics.prompt_tokens.add(understood.prompt_tokens.into());
+        backend.metrics.prompt_tokens.add(understood.prompt_tokens().into());
         tried.push(backend.id);
         let outgoing = outgoing::write(head, &client, &backend, request_id, body.len());
         let mut request = Outgoing::new(outgoing, &body);

@@ -267,6 +267,40 @@ fn w47_the_policy_changes_under_load_without_a_failure() {
 }
 
 #[test]
+fn decisions_are_explained_and_not_taken() {
+    let upstreams = [Upstream::fine(), Upstream::fine()];
+    let gateway = Gateway::with(&upstreams.each_ref().map(|upstream| upstream.address), |settings| {
+        settings.policy = "prefix_aware".parse().unwrap();
+    });
+    let text = "a prompt of more than one block ".repeat(20);
+    let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}],"max_tokens":9}}"#);
+    assert_eq!(gateway.ask(support::post(&body)).status, 200);
+    let sent = || upstreams.each_ref().map(|upstream| upstream.requests().len());
+    let before = sent();
+    let explain = |path: &str, body: &str| {
+        let length = body.len();
+        let head = format!("POST /api/explain{path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        gateway.admin(head + body)
+    };
+    let answer = explain("/v1/chat/completions", &body);
+    let explained: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    let known = usize::from(before[1] > 0);
+    let row = |place: usize| &explained["candidates"][place]["cost"];
+    assert_eq!(explained["policy"], "prefix_aware");
+    assert_eq!(explained["reason"], "prefix");
+    assert_eq!(explained["chosen"], explained["candidates"][known]["name"]);
+    assert!(row(known)["cached_tokens"].as_u64().unwrap() > 100, "{explained}");
+    assert_eq!(row(1 - known)["cached_tokens"], 0);
+    for part in ["prefill_s", "queue_s", "decode_s", "wait_s", "home_s", "total_s", "outstanding_s"] {
+        assert!(row(known)[part].is_f64(), "{part} of {explained}");
+    }
+    assert_eq!(explain("/v1/chat/completions", "{").status, 400);
+    assert_eq!(explain("/elsewhere", "").status, 200, "what routing cannot read goes by load");
+    assert_eq!(sent(), before);
+    gateway.settle();
+}
+
+#[test]
 fn w47_draining_lets_requests_end_and_takes_no_more() {
     let (upstream, release) = held();
     let gateway = Gateway::before(&upstream);

@@ -218,6 +218,8 @@ pub(crate) fn unsent(session: &Session, phase: u16, outcome: Outcome, done: Dura
         response_bytes: 0,
         retries: 0,
         retried_for: Duration::ZERO,
+        session_wait: session.behind,
+        core_wait: session.core_wait,
         outcome,
     }
 }

@@ -1,6 +1,6 @@
 //! What a thread measures about itself: the client's share in the error of every figure.
 
-use std::time::Duration;
+use std::{fs::File, os::unix::fs::FileExt, time::Duration};
 
 use report::Distribution;
 
@@ -78,6 +78,44 @@ impl CpuUsage {
     }
 }
 
+/// Tells how much of a lateness is due to other programs and threads, which had the processor while this one was ready
+/// to run. Looked at when something is late; the comparison is with the last but one [`mark`](Self::mark).
+#[derive(Debug, Default)]
+pub(crate) struct CoreWatch {
+    statistics: Option<File>,
+    marks: [Duration; 2],
+}
+
+impl CoreWatch {
+    /// Latenesses below this are not looked into.
+    const LATE: Duration = Duration::from_micros(200);
+
+    /// Of the calling thread.
+    pub(crate) fn of_this_thread() -> Self {
+        Self { statistics: File::open("/proc/thread-self/schedstat").ok(), marks: [Duration::ZERO; 2] }
+    }
+
+    /// To be called every few milliseconds.
+    pub(crate) fn mark(&mut self) {
+        self.marks = [self.marks[1], self.waited()];
+    }
+
+    /// How much of a lateness that ends now is due to others, at most.
+    pub(crate) fn waited_of(&self, late: Duration) -> Duration {
+        if late < Self::LATE {
+            return Duration::ZERO;
+        }
+        self.waited().saturating_sub(self.marks[0]).min(late)
+    }
+
+    fn waited(&self) -> Duration {
+        let mut text = [0; 96];
+        let read = self.statistics.as_ref().and_then(|file| file.read_at(&mut text, 0).ok());
+        let text = read.and_then(|bytes| std::str::from_utf8(&text[..bytes]).ok());
+        text.and_then(CpuUsage::parse).map_or(self.marks[1], |usage| usage.waiting)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +140,19 @@ mod tests {
         assert_eq!(usage.waiting, Duration::from_nanos(250));
         assert_eq!(CpuUsage::parse("1 x"), None);
         assert_eq!(CpuUsage::parse(""), None);
+    }
+
+    #[test]
+    fn no_more_than_the_lateness_is_laid_at_the_door_of_others() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "9 5000000 1\n").unwrap();
+        let mut watch = CoreWatch { statistics: Some(File::open(&file).unwrap()), ..CoreWatch::default() };
+        let ms = Duration::from_millis;
+        assert_eq!([watch.waited_of(ms(3)), watch.waited_of(ms(9))], [ms(3), ms(5)]);
+        watch.mark();
+        assert_eq!(watch.waited_of(ms(9)), ms(5), "one mark ago");
+        watch.mark();
+        assert_eq!(watch.waited_of(ms(9)), Duration::ZERO, "long ago");
+        assert_eq!(CoreWatch::default().waited_of(ms(9)), Duration::ZERO);
     }
 }

@@ -35,7 +35,9 @@ pub(crate) struct PhaseRun {
     /// Arrivals at zero mean "as soon as a slot is free", not "all at once".
     pub(crate) closed_loop: bool,
     pub(crate) sessions: Option<Slots>,
+    /// For requests until their first token, or until their end.
     pub(crate) prefill: Option<Slots>,
+    pub(crate) slot_until_end: bool,
     /// Threads, and the planner, that are not ready for this phase yet.
     pending: AtomicUsize,
     start: OnceLock<Duration>,
@@ -65,7 +67,11 @@ impl PhaseRun {
             index,
             closed_loop,
             sessions,
-            prefill: limits.prefill_concurrency.map(|limit| Slots::new(limit, limits.prefill_ramp, false)),
+            prefill: limits
+                .prefill_concurrency
+                .or(limits.requests_in_flight)
+                .map(|limit| Slots::new(limit, limits.prefill_ramp, false)),
+            slot_until_end: limits.prefill_concurrency.is_none(),
             limits,
             pending: AtomicUsize::new(pending),
             start: OnceLock::new(),

@@ -25,7 +25,7 @@ use crate::{
     phase::{PhaseName, PhaseRun},
     planner::{self, Arrivals},
     request_head::Heads,
-    worker::{Finished, WAKER, Worker},
+    worker::{COLLECTOR_PRIORITY, Finished, WAKER, Worker},
 };
 
 /// Batches of records that may wait for the sink before the sending threads wait for it.
@@ -117,6 +117,7 @@ fn work<'scope, 'env>(
     }
     drop(records);
     let collector = spawn(scope, "collect".to_owned(), move || {
+        let _ = rustix::process::setpriority_process(None, COLLECTOR_PRIORITY);
         collect(&received, sink);
         Ok(CpuUsage::of_this_thread().unwrap_or_default())
     })?;

@@ -44,6 +44,10 @@ pub(crate) struct Session {
     pub(crate) due: Duration,
     /// When its slot was granted.
     pub(crate) admitted: Duration,
+    /// How long after its planned time the next request is due.
+    pub(crate) behind: Duration,
+    /// How long it was late for want of a processor.
+    pub(crate) core_wait: Duration,
 }
 
 /// A connection of a thread. The serial number tells it from a later one in the same place.
@@ -84,6 +88,8 @@ impl Session {
             input_tokens: Count::default(),
             due: Duration::ZERO,
             admitted: Duration::ZERO,
+            behind: Duration::ZERO,
+            core_wait: Duration::ZERO,
         }
     }
 
@@ -126,8 +132,11 @@ impl Session {
         }
         self.turn += 1;
         let turn = &self.turns[self.turn];
-        let earliest = turn.not_before.map_or(Duration::ZERO, |earliest| phase_start + earliest);
-        self.due = (done + turn.delay).max(earliest);
+        let ready = done + turn.delay;
+        let planned = turn.not_before.map(|earliest| phase_start + earliest);
+        self.due = planned.map_or(ready, |planned| planned.max(ready));
+        self.behind = planned.map_or(Duration::ZERO, |planned| self.due - planned);
+        self.core_wait = Duration::ZERO;
     }
 }
 
@@ -140,9 +149,16 @@ fn input_tokens(request: &Request, history: &[Message], body_bytes: usize) -> Co
         Prompt::Raw(_) => body_bytes,
     };
     match request.input_tokens {
-        Some(tokens) if history.is_empty() => Count { tokens, source: CountSource::Dataset },
+        Some(tokens) if history.is_empty() || is_whole(request) => {
+            Count { tokens, source: CountSource::Dataset }
+        }
         _ => Count { tokens: estimate_tokens(own_bytes + said(history)), source: CountSource::Estimate },
     }
+}
+
+/// Whether a request brings the earlier messages of its session itself.
+fn is_whole(request: &Request) -> bool {
+    request.extra.as_ref().is_some_and(|keys| keys.contains_key("messages"))
 }
 
 #[cfg(test)]
@@ -190,11 +206,11 @@ mod tests {
         };
         let mut session = session(vec![turn(9, None), turn(2, None), turn(2, Some(30)), turn(2, Some(1))]);
         session.advance(None, seconds(10), seconds(5));
-        assert_eq!(session.due, seconds(12));
+        assert_eq!((session.due, session.behind), (seconds(12), seconds(0)));
         session.advance(None, seconds(12), seconds(5));
-        assert_eq!(session.due, seconds(35));
+        assert_eq!((session.due, session.behind), (seconds(35), seconds(0)));
         session.advance(None, seconds(40), seconds(5));
-        assert_eq!(session.due, seconds(42));
+        assert_eq!((session.due, session.behind), (seconds(42), seconds(36)));
     }
 
     #[test]

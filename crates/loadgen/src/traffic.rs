@@ -43,6 +43,7 @@ impl Worker<'_> {
         };
         session.target = Some(target);
         let lag = now.saturating_sub(session.due.max(session.admitted));
+        session.core_wait = self.core.waited_of(lag);
         let own_connection = session.connection.take();
         phase.dispatched(session.due, now);
         self.measures.dispatch_lag.record_time(lag);
@@ -243,6 +244,7 @@ impl Worker<'_> {
             let tokens = fresh.iter().map(|chunk| chunk.tokens).fold(0, u32::saturating_add);
             self.measures.count_read(fresh.len());
             self.fresh_tokens += u64::from(tokens);
+            let until_end = self.shared.phases[self.phase_index].slot_until_end;
             if !fresh.is_empty() {
                 if let Some(waited) = waited {
                     self.measures.receive_lag.record_time(waited);
@@ -250,7 +252,7 @@ impl Worker<'_> {
                 if let Some(guard) = &mut exchange.guard {
                     guard.produced(tokens, now);
                 }
-                if std::mem::take(&mut exchange.prefill_slot) {
+                if !until_end && std::mem::take(&mut exchange.prefill_slot) {
                     self.release(Limit::Prefill, now)?;
                 }
             }

@@ -19,7 +19,7 @@ use crate::{
     answer::AnswerText,
     exchange::Exchange,
     inbox::{Granted, Limit, Mail},
-    measure::{CpuUsage, ThreadMeasures},
+    measure::{CoreWatch, CpuUsage, ThreadMeasures},
     phase::PhaseRun,
     planner,
     pool::{FIRST_TOKEN, Pool},
@@ -39,6 +39,10 @@ const RECORD_BATCH: usize = 64;
 const HEARTBEAT: Duration = Duration::from_millis(10);
 /// Time before a due time in which a precise thread does not sleep.
 const SPIN: Duration = Duration::from_micros(100);
+
+/// Nice value of a sending thread, and of the thread that takes records, which can wait.
+const PRIORITY: i32 = -10;
+pub(crate) const COLLECTOR_PRIORITY: i32 = 10;
 
 /// A record on its way to the sink.
 pub(crate) type Finished = (Record, Option<AnswerText>);
@@ -99,6 +103,7 @@ pub(crate) struct Worker<'a> {
     pub(crate) pool: Pool,
     pub(crate) fresh_tokens: u64,
     pub(crate) measures: ThreadMeasures,
+    pub(crate) core: CoreWatch,
     records: Vec<Finished>,
     sink: SyncSender<Vec<Finished>>,
 }
@@ -135,6 +140,7 @@ impl<'a> Worker<'a> {
             pool: Pool::new(shared.targets.count(), shared.options.kernel_stamps),
             fresh_tokens: 0,
             measures: ThreadMeasures::default(),
+            core: CoreWatch::default(),
             records: Vec::with_capacity(RECORD_BATCH),
             sink,
         })
@@ -144,6 +150,9 @@ impl<'a> Worker<'a> {
     pub(crate) fn run(mut self) -> Result<ThreadMeasures, Error> {
         // The default slack of 50 us would be added to every wait. Where it cannot be set, the lag says so.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+        // Sending goes before everything else, where the system lets it.
+        let _ = rustix::process::setpriority_process(None, PRIORITY);
+        self.core = CoreWatch::of_this_thread();
         let cpu_before = CpuUsage::of_this_thread();
         let mut events = Events::with_capacity(EVENTS);
         while self.phase_index < self.shared.phases.len() {
@@ -239,6 +248,7 @@ impl<'a> Worker<'a> {
     fn heartbeat(&mut self, now: Duration) -> Result<(), Error> {
         self.measures.loop_stall.record_time(now - self.heartbeat_at);
         self.heartbeat_at = (self.heartbeat_at + HEARTBEAT).max(now);
+        self.core.mark();
         self.shared.control.produced(std::mem::take(&mut self.fresh_tokens));
         self.hand_on_records()?;
         self.shared.heed_signals(now);

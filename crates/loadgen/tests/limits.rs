@@ -141,6 +141,30 @@ fn prefill_slots_are_free_again_at_the_first_token() {
 }
 
 #[test]
+fn a_session_between_two_turns_is_not_in_flight() {
+    for threads in [1, 2] {
+        let server = slow(ms(8));
+        // Two think times would fill two slots, were those kept.
+        let thinking = |id| {
+            let mut session = session(id, [chat("a"), chat("b")]);
+            session.turns[1].delay = ms(1000);
+            Arrival { at: Duration::ZERO, session }
+        };
+        let arrivals: Vec<Arrival> = (0..6).map(thinking).collect();
+        let limits = Limits { requests_in_flight: Some(2), ..Limits::default() };
+        let options = loadgen::Options { threads, ..options() };
+        let ran = run(plan(limits, arrivals), &[server.url()], options);
+        assert_eq!(kinds(&ran), ["success"; 12]);
+        assert_eq!(peak(ran.records.iter().map(|record| (record.admitted, record.done))), 2);
+        let waited = ran.records.iter().filter(|record| record.admitted > record.scheduled).count();
+        assert!(waited >= 4, "who waits for the bound is told apart: {waited}");
+        let turns = |turn| ran.records.iter().filter(move |record| record.turn == turn);
+        let last_begun = turns(0).map(|record| record.admitted).max();
+        assert!(last_begun < turns(1).map(|record| record.done).min(), "sessions think at the same time");
+    }
+}
+
+#[test]
 fn failed_requests_give_their_prefill_slot_back() {
     let server = Server::start(|_, socket| {
         socket.write_all(json_answer("500 Internal Server Error", "{}").as_bytes()).is_ok()

@@ -61,6 +61,8 @@ fn run(slow: f64, skew: u64) -> Report {
             response_bytes: 0,
             retries: 0,
             retried_for: Duration::ZERO,
+            session_wait: Duration::ZERO,
+            core_wait: Duration::ZERO,
             status: Some(200),
             outcome: Outcome::Success,
         });

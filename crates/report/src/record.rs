@@ -67,6 +67,10 @@ pub struct Record {
     pub retries: u16,
     /// From the start of the first attempt to that of the last; all other times are the last one's.
     pub retried_for: Duration,
+    /// How long after its planned time it fell due, because the turn before it had not been answered.
+    pub session_wait: Duration,
+    /// How long, at most, it was late because other programs or threads had the processor when it fell due.
+    pub core_wait: Duration,
     /// HTTP status, once the head was read.
     pub status: Option<u16>,
     /// How it ended.

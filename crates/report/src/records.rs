@@ -139,6 +139,10 @@ struct Line {
     retries: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     retried_for_ns: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    session_wait_ns: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    core_wait_ns: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     outcome: String,
@@ -294,6 +298,8 @@ impl From<&Record> for Line {
             response_bytes: record.response_bytes,
             retries: record.retries.into(),
             retried_for_ns: nanoseconds(record.retried_for),
+            session_wait_ns: nanoseconds(record.session_wait),
+            core_wait_ns: nanoseconds(record.core_wait),
             status: record.status,
             outcome: record.outcome.kind().to_owned(),
             message: record.outcome.message().to_owned(),
@@ -343,6 +349,8 @@ impl TryFrom<Line> for Record {
             response_bytes: line.response_bytes,
             retries: u16::try_from(line.retries).unwrap_or(u16::MAX),
             retried_for: time(line.retried_for_ns),
+            session_wait: time(line.session_wait_ns),
+            core_wait: time(line.core_wait_ns),
             status: line.status,
             outcome,
         })
@@ -369,6 +377,7 @@ mod tests {
         rich.chunks[1].tokens = 7;
         rich.connect = Some(ms(2));
         rich.cached_tokens = Some(64);
+        (rich.session_wait, rich.core_wait) = (ms(11), ms(1));
         rich.reasoning_tokens = Some(2);
         rich.input_tokens.source = CountSource::Estimate;
         let mut unsent = failure(5, 0, Outcome::NotSent);

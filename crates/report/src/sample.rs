@@ -42,6 +42,8 @@ pub(crate) fn request(sent_ms: u64, ttft_ms: u64, gap_ms: u64, tokens: u32) -> R
         response_bytes: 0,
         retries: 0,
         retried_for: Duration::ZERO,
+        session_wait: Duration::ZERO,
+        core_wait: Duration::ZERO,
         status: Some(200),
         outcome: Outcome::Success,
     }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::{Record, metric::SECOND};
+use crate::{Record, distribution::nanoseconds, metric::SECOND};
 
 /// The width that every series starts with.
 pub const FIRST_WIDTH: Duration = Duration::from_millis(125);
@@ -121,7 +121,7 @@ impl TimeSeries {
 
     fn at(&mut self, time: Duration) -> &mut Bucket {
         loop {
-            let index = time.as_nanos() / self.width.as_nanos();
+            let index = nanoseconds(time) / nanoseconds(self.width);
             match usize::try_from(index) {
                 Ok(index) if index < self.capacity => {
                     if index >= self.buckets.len() {
@@ -149,14 +149,33 @@ impl TimeSeries {
 
     /// Shares the request's output tokens out over its events, in proportion to what the events hold.
     fn spread_tokens(&mut self, record: &Record) {
-        let tokens = u128::from(record.output_tokens.tokens);
-        let weight: u128 = record.chunks.iter().map(|chunk| u128::from(chunk.tokens.max(1))).sum();
+        let tokens = u64::from(record.output_tokens.tokens);
+        let weight: u64 = record.chunks.iter().map(|chunk| u64::from(chunk.tokens.max(1))).sum();
         let (mut seen, mut given) = (0, 0);
+        // Events come in order, so many fall into one bucket: its tokens, and when it begins and ends.
+        let (mut sum, mut from, mut until) = (0, Duration::ZERO, Duration::ZERO);
         for chunk in &record.chunks {
-            seen += u128::from(chunk.tokens.max(1));
-            let so_far = (tokens * seen / weight) as u64;
-            self.at(chunk.at).output_tokens += so_far - given;
+            if !(from..until).contains(&chunk.at) {
+                if sum > 0 {
+                    self.at(from).output_tokens += std::mem::take(&mut sum);
+                }
+                self.at(chunk.at); // Widen before the bucket's ends are told.
+                let width = nanoseconds(self.width);
+                from = Duration::from_nanos(nanoseconds(chunk.at) / width * width);
+                until = from.saturating_add(self.width);
+            }
+            seen += u64::from(chunk.tokens.max(1));
+            // Nearly always events say what they hold; a division of 128 bits is slow.
+            let so_far = if weight == tokens {
+                seen
+            } else {
+                (u128::from(tokens) * u128::from(seen) / u128::from(weight)) as u64
+            };
+            sum += so_far - given;
             given = so_far;
+        }
+        if sum > 0 {
+            self.at(from).output_tokens += sum;
         }
     }
 }

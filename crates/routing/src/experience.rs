@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     Coefficients, PolicySettings,
+    arrivals::Arrivals,
     coefficients::{Learner, Number, Observation, Slowness},
     engine_caches::EngineCaches,
     outputs::Outputs,
@@ -20,6 +21,7 @@ pub(crate) struct Experience {
     common_slowness: Number,
     /// Share of known prompts that were not in the cache.
     missed: Number,
+    pub(crate) arrivals: Arrivals,
     pub(crate) outputs: Outputs,
     pub(crate) index: PrefixIndex,
     /// What engines say about their caches.
@@ -47,6 +49,7 @@ impl Experience {
             learner: Learner::new(),
             common_slowness: Number::new(0.0),
             missed: Number::new(0.0),
+            arrivals: Arrivals::new(),
             outputs: Outputs::new(),
             index: PrefixIndex::new(),
             caches: EngineCaches::new(),

@@ -255,7 +255,9 @@ impl Lease {
     /// Ends the lease and tells the replica's health how.
     pub fn settle(self, outcome: Outcome, now: Duration) {
         if outcome == Outcome::Answered && self.progress.produced > 0 {
-            self.replica.experience.outputs.ended(self.expected, self.progress.produced);
+            let experience = &self.replica.experience;
+            experience.outputs.ended(self.expected, self.progress.produced);
+            experience.arrivals.answered(now.saturating_sub(self.opened));
         }
         self.replica.health.record_outcome(outcome, self.probe, now);
     }

@@ -9,11 +9,13 @@
 //! dropped, on every path. Policies read loads without locks, so two picks at once can see the same room: bounds
 //! are soft by the number of picks under way, and never wrong for longer than one pick.
 
+mod arrivals;
 mod bounded_hash;
 mod candidates;
 mod coefficients;
 mod engine_caches;
 mod experience;
+mod explain;
 mod health;
 mod lease;
 mod outputs;
@@ -29,6 +31,7 @@ mod ring;
 mod router;
 mod seconds;
 mod settings;
+mod snapshot;
 
 pub use coefficients::Coefficients;
 pub use health::{Health, HealthState};

@@ -5,14 +5,15 @@
 //!
 //! ```text
 //! n  requests in flight       q  those without a first token     Q  their uncached prompt tokens
+//! x  more requests that each replica is about to have, from how fast they come and how many are usual
 //! K  sum of (L + o), each times the share of its output that is left
 //! S  outstanding work in seconds: d u until the first token, and left x (b + c L + w / B), summed
 //! m  tokens of the prompt that the history says the replica holds; u = L - m
 //!
-//! cost = d [ u (1 + 1.7 n) + 1.2 Q ]        its prefill delays itself and everyone who runs; prefills ahead
-//!      + 2.5 o (b n + c K) (1 - q / n)      sequences that run slow one another down
-//!      + 3 S q / n                          what waits ahead, as far as requests there are seen to wait
-//!      - home 0.3 d (L - m_all) (1 + 1.7 n) if the replica is the home of the unknown part
+//! cost = d [ u (1 + 1.7 (n + x)) + 1.2 Q ]        its prefill delays itself and all who run; prefills ahead
+//!      + 2.5 o (b n + c K) (1 - q / n)            sequences that run slow one another down
+//!      + 3 S q / n                                what waits ahead, as far as requests there are seen to wait
+//!      - home 0.3 d (L - m_all) (1 + 1.7 (n + x)) if the replica is the home of the unknown part
 //! ```
 //!
 //! The whole is multiplied by the replica's slowness and divided by its weight relative to the mean. The lowest
@@ -20,7 +21,8 @@
 //! [`Coefficients`], in seconds, learned while it runs; `B` is the number of requests that its cache holds at a
 //! time. The weights (no unit) are settings; their defaults were found by search in a simulator, on workloads
 //! with and without shared preambles, sessions and overload. The term that matters most is `1.7 n`: without it
-//! affinity is lost. `q / n`, the share that is *seen* to wait, needs no model of the engine's capacity.
+//! affinity is lost. `x` is almost always 0: it keeps prompts where they are known
+//! when load comes back to an empty fleet. `q / n`, the share that is *seen* to wait, needs no model of the engine's capacity.
 //!
 //! - **History**, not the engine's cache: what was sent to a replica counts as held, for twice its cache. An
 //!   exact view forgets where a conversation lived as soon as it is evicted, and scatters it.
@@ -39,6 +41,8 @@
 //! Bound, a safety net that hardly ever acts: a replica is allowed while `S <= 1.5 share (S_all + S_new) + 16
 //! mean requests' work` and `n <= 3 share (n_all + 1) + 16`, `share` being its part of the pool's speed. If none
 //! is allowed the least `S` wins. A tight bound was seen to destroy affinity.
+
+use std::time::Duration;
 
 use rand::Rng;
 use serde::Serialize;
@@ -83,6 +87,7 @@ pub(crate) struct Weighing<'a> {
     pub(crate) replicas: usize,
     /// One more than the highest slot in use.
     pub(crate) slots: usize,
+    pub(crate) now: Duration,
 }
 
 /// One candidate's loads, read once.
@@ -186,10 +191,12 @@ impl Weighing<'_> {
         });
         let home_weight = settings.home_weight.unwrap_or(1.0 - 0.7 * self.unseen());
 
+        let mean_requests = (all_requests - 1.0) / views.len() as f64;
+        let coming = experience.arrivals.coming(mean_requests, views.len(), self.now);
         let mut lowest = (f64::INFINITY, f64::INFINITY);
         let (mut index, mut ties) = (0, 0.0);
         for (at, view) in views.iter().enumerate() {
-            let delayed = 1.0 + settings.interference * view.requests;
+            let delayed = 1.0 + settings.interference * (view.requests + coming);
             let beside = engine.sequence_s * view.requests + engine.context_token_s * view.context_tokens;
             let mut cost = Cost {
                 cached_tokens: view.cached,
@@ -262,6 +269,9 @@ impl Weighing<'_> {
 
     /// Draws loads towards even ones, as far as their differences may be chance.
     fn shrink(&self, views: &mut [View]) {
+        if self.settings.balancers == 1 {
+            return;
+        }
         let even = Totals::of(views);
         let mean = even.requests / views.len() as f64;
         let chance = mean * (1.0 - 1.0 / f64::from(self.settings.balancers));

@@ -10,8 +10,9 @@
 //! renews every segment it passes, so beginnings outlive endings, as in the engines. A segment's memory is
 //! charged in full to each replica that holds it, so the histories together never need more than their limits.
 //!
-//! Segments are spread over locked shards by their hash, and held for the time of one comparison. A replica's
-//! history has one writer at a time. Readers may see a prompt half written; they then expect less of a cache
+//! Segments are spread over locked shards by their hash, and held for the time of one comparison. What a replica is
+//! known to hold is renewed among readers, so that picks do not queue for a prefix that all prompts share; only what
+//! is new to it locks others out. A replica's history has one writer at a time. Readers may see a prompt half written; they then expect less of a cache
 //! than it holds.
 
 mod history;
@@ -138,6 +139,16 @@ impl PrefixIndex {
         let mut at = 0;
         while at < blocks.len() {
             let key = blocks[at];
+            let touched = self.shard(key).read().get(&key).and_then(|segment| {
+                let common = common_length(&segment.blocks, &blocks[at..]) as u32;
+                segment.touch(history.slot, common, stamp).map(|before| (common, before))
+            });
+            if let Some((common, before)) = touched {
+                renewed = Some(before);
+                parent = Some(Place { key, offset: common });
+                at += common as usize;
+                continue;
+            }
             let mut shard = self.shard(key).write();
             match shard.entry(key) {
                 Entry::Occupied(mut entry) => {
@@ -155,7 +166,7 @@ impl PrefixIndex {
                 }
                 Entry::Vacant(entry) => {
                     let own = &blocks[at..];
-                    let holder = Holder { slot: history.slot, blocks: own.len() as u32, stamp };
+                    let holder = Holder { slot: history.slot, blocks: own.len() as u32, stamp: stamp.into() };
                     let segment =
                         Segment { blocks: own.into(), holders: vec![holder], branches: Vec::new(), parent };
                     state.segments += 1;
@@ -230,7 +241,7 @@ impl PrefixIndex {
             let Entry::Occupied(mut entry) = shard.entry(key) else { return None };
             let segment = entry.get_mut();
             let before = segment.bytes();
-            let oldest = |holder: &Holder| holder.slot == slot && holder.stamp == record.stamp;
+            let oldest = |holder: &Holder| holder.slot == slot && holder.stamp.load(Relaxed) == record.stamp;
             let place = segment.holders.iter().position(oldest)?;
             let held = segment.holders.swap_remove(place).blocks;
             let kept = segment.held(slot);

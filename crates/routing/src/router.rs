@@ -5,7 +5,7 @@
 //! belong to the replicas.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -18,146 +18,24 @@ use parking_lot::Mutex;
 use rand::Rng;
 
 use crate::{
-    Coefficients, Considered, Cost, Exclusion, Explanation, Health, HealthSettings, Lease, NoReplica, Pick,
-    PickReason, PolicySettings, PrefixAwareSettings, Query, Replica, ReplicaSpec, SettingsError,
-    bounded_hash::{self, Bound},
+    Coefficients, Health, HealthSettings, Lease, NoReplica, Pick, PolicySettings, PrefixAwareSettings, Query,
+    Replica, ReplicaSpec, SettingsError,
     candidates::{Candidate, Candidates, Choice},
     experience::Experience,
-    health::Availability,
     lease::Opening,
-    prefix_aware::Weighing,
     prefix_index::{History, Limits},
-    ring::{Ring, name_hash},
+    ring::name_hash,
+    snapshot::{Call, Snapshot},
 };
 
 /// Picks replicas for requests.
 #[derive(Debug)]
 pub struct Router {
-    snapshot: ArcSwap<Snapshot>,
-    health: Arc<ArcSwap<HealthSettings>>,
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) health: Arc<ArcSwap<HealthSettings>>,
     experience: Arc<Experience>,
     /// Held by those who change something.
     changing: Mutex<()>,
-}
-
-#[derive(Debug)]
-struct Snapshot {
-    replicas: Arc<[Arc<Replica>]>,
-    policy: Arc<PolicySettings>,
-    experience: Arc<Experience>,
-    /// Empty unless the policy hashes.
-    ring: Ring,
-    /// One more than the highest slot of a replica's history.
-    slots: usize,
-}
-
-impl Snapshot {
-    fn new(replicas: Arc<[Arc<Replica>]>, policy: Arc<PolicySettings>, experience: Arc<Experience>) -> Self {
-        let ring = match &*policy {
-            PolicySettings::PrefixHash(settings) if settings.exact_kubeai => {
-                Ring::kubeai(&replicas, settings.virtual_nodes)
-            }
-            PolicySettings::PrefixHash(settings) => Ring::new(&replicas, settings.virtual_nodes),
-            PolicySettings::Session(settings) => Ring::new(&replicas, settings.virtual_nodes),
-            _ => Ring::default(),
-        };
-        let slots = replicas.iter().map(|replica| replica.history.slot as usize + 1).max();
-        Self { replicas, policy, experience, ring, slots: slots.unwrap_or_default() }
-    }
-
-    /// The policy's choice; `take` says that it will be followed. `see` gets the costs that were weighed.
-    fn choose(
-        &self,
-        candidates: &Candidates<'_>,
-        call: Call<'_>,
-        random: &mut dyn Rng,
-        take: bool,
-        see: impl FnMut(usize, Cost),
-    ) -> Choice {
-        let only = candidates.list.len() == 1;
-        let mut choice = match &*self.policy {
-            PolicySettings::RoundRobin => candidates.turn(take),
-            PolicySettings::Random => candidates.random(random),
-            PolicySettings::LeastRequests => candidates.least_requests(random),
-            PolicySettings::LeastTokens => candidates.least_tokens(random),
-            PolicySettings::LeastQueue(settings) => candidates.least_queue(settings, call.now, random),
-            PolicySettings::PrefixHash(settings) if settings.exact_kubeai => match call.query.prefix_key {
-                Some(key) => {
-                    let factor = settings.load_factor_percent;
-                    let pool = call.healthy(&self.replicas);
-                    bounded_hash::walk_as_kubeai(&self.ring, factor, key, candidates, &pool)
-                }
-                None => no_key(candidates, random),
-            },
-            PolicySettings::PrefixHash(settings) => {
-                let bound = Bound {
-                    load_factor_percent: settings.load_factor_percent,
-                    minimum_load: settings.minimum_load,
-                };
-                self.by_key(call.query.prefix_key, bound, candidates, random)
-            }
-            PolicySettings::PrefixAware(settings) => {
-                self.weighing(settings, call).choose(candidates, random, see)
-            }
-            PolicySettings::Session(settings) => {
-                let bound = Bound {
-                    load_factor_percent: settings.load_factor_percent,
-                    minimum_load: settings.minimum_load,
-                };
-                self.by_key(call.query.session_key, bound, candidates, random)
-            }
-        };
-        if candidates.fallback {
-            choice.reason = PickReason::Fallback;
-        } else if only {
-            choice.reason = PickReason::OnlyCandidate;
-        }
-        choice
-    }
-
-    fn weighing<'a>(&'a self, settings: &'a PrefixAwareSettings, call: Call<'a>) -> Weighing<'a> {
-        Weighing {
-            settings,
-            experience: &self.experience,
-            query: call.query,
-            replicas: self.replicas.len(),
-            slots: self.slots,
-        }
-    }
-
-    fn by_key(
-        &self,
-        key: Option<u64>,
-        bound: Bound,
-        candidates: &Candidates<'_>,
-        random: &mut dyn Rng,
-    ) -> Choice {
-        match key {
-            Some(key) => bounded_hash::choose(&self.ring, bound, key, candidates),
-            None => no_key(candidates, random),
-        }
-    }
-}
-
-fn no_key(candidates: &Candidates<'_>, random: &mut dyn Rng) -> Choice {
-    Choice { reason: PickReason::NoKey, ..candidates.least_requests(random) }
-}
-
-/// The arguments of a pick.
-#[derive(Clone, Copy)]
-struct Call<'a> {
-    query: &'a Query<'a>,
-    settings: &'a HealthSettings,
-    now: Duration,
-}
-
-impl Call<'_> {
-    fn healthy<'r>(&self, replicas: &'r [Arc<Replica>]) -> Vec<&'r Arc<Replica>> {
-        let healthy = |replica: &&Arc<Replica>| {
-            replica.health.availability(self.now, self.settings) != Availability::Never
-        };
-        replicas.iter().filter(healthy).collect()
-    }
 }
 
 impl Router {
@@ -349,58 +227,5 @@ impl Router {
         };
         self.experience.caches.sent(replica.history.slot, query.blocks);
         self.experience.index.insert(&replica.history, query.blocks, limits, now)
-    }
-
-    /// Lays a decision open without taking it.
-    pub fn explain(&self, query: &Query<'_>, now: Duration, random: &mut dyn Rng) -> Explanation {
-        let snapshot = self.snapshot.load();
-        let settings = self.health.load();
-        let found = Candidates::collect(&snapshot.replicas, query, &settings, now);
-        let call = Call { query, settings: &settings, now };
-        let mut costs: HashMap<usize, Cost> = HashMap::new();
-        let choice = found.as_ref().map(|found| {
-            let see = |index, cost| {
-                costs.insert(index, cost);
-            };
-            (found, snapshot.choose(found, call, random, false, see))
-        });
-        let (chosen, reason) = match &choice {
-            Ok((found, choice)) => {
-                let name = &found.list[choice.index].replica.spec.name;
-                (Some(Arc::clone(name)), choice.reason.label())
-            }
-            Err(none) => (None, none.label()),
-        };
-        let candidates = (0..)
-            .zip(snapshot.replicas.iter())
-            .map(|(place, replica)| {
-                let index = found.as_ref().ok().and_then(|found| found.at(place));
-                let ramp = replica.health.ramp(now, settings.slow_start);
-                Considered {
-                    name: Arc::clone(&replica.spec.name),
-                    excluded: match index {
-                        Some(_) => None,
-                        None => Some(exclusion(replica, query, &settings, now)),
-                    },
-                    cost: index.and_then(|index| costs.get(&index).copied()),
-                    weight: f64::from(replica.spec.weight.max(1)) * ramp,
-                    health: replica.health.state(now),
-                    load: replica.load.snapshot(),
-                }
-            })
-            .collect();
-        Explanation { policy: snapshot.policy.name(), candidates, chosen, reason }
-    }
-}
-
-fn exclusion(replica: &Replica, query: &Query<'_>, settings: &HealthSettings, now: Duration) -> Exclusion {
-    if query.tried.contains(&replica.id) {
-        Exclusion::Tried
-    } else if !query.admits(replica) {
-        Exclusion::NoAdapter
-    } else if replica.health.availability(now, settings) == Availability::Never {
-        Exclusion::NotHealthy
-    } else {
-        Exclusion::Avoided
     }
 }

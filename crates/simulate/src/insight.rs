@@ -3,7 +3,7 @@
 //! Affinity pays where the working set fits into all caches together and not into one. The numbers here, the
 //! working set, the cache of one replica and the cache of all, say in advance what routing can win.
 //!
-//! Blocks are remembered by their hashes. Beyond a few million of them only a sample is kept, chosen by hash: of the
+//! Blocks are remembered by their hashes. Beyond a million of them only a sample is kept, chosen by hash: of the
 //! blocks that remain, every use is seen.
 
 use std::collections::HashSet;
@@ -14,7 +14,7 @@ use protocol::BLOCK_TOKENS;
 use crate::PromptHashes;
 
 /// Blocks kept before the sample is halved.
-const MOST_BLOCKS: usize = 1 << 22;
+const MOST_BLOCKS: usize = 1 << 20;
 
 /// Cache demand of a workload beside the cache of a fleet.
 #[derive(Clone, Debug, Default, serde::Serialize)]

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use engine::Profile;
-use report::{PhaseShape, Record, Recorder, Report, RunShape};
+use report::{PhaseShape, Record, Recorder, Report, RunShape, TimeSeries};
 use routing::PolicySettings;
 use workload::{PhaseKind, Plan};
 
@@ -36,7 +36,7 @@ pub struct Scenario {
 /// One policy under one seed.
 #[derive(Clone, Debug)]
 pub struct Trial {
-    /// What was measured, as a load generator reports it.
+    /// What was measured, as a load generator reports it. Of each replica only its series is kept: fleets are large.
     pub report: Report,
     /// What only a simulator knows.
     pub figures: Figures,
@@ -44,6 +44,8 @@ pub struct Trial {
 
 /// Blocks of a replica without limits.
 const MOST_BLOCKS: u32 = 1 << 22;
+/// Buckets of a replica's series.
+const REPLICA_BUCKETS: usize = 256;
 
 /// How far a trial is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -120,27 +122,35 @@ impl LoadedScenario {
     fn run(&self, fleet: FleetSettings, seed: u64, mut watch: impl FnMut(Progress)) -> Result<Trial, Error> {
         let settings = Settings { fleet, client: self.scenario.client, seed };
         let plan = self.plan(seed)?;
-        let shape = RunShape {
-            phases: plan
-                .phases
-                .iter()
-                .map(|phase| PhaseShape {
-                    name: phase.name.clone(),
-                    measured: phase.kind == PhaseKind::Measured,
-                    target_rate: phase.target_rate,
-                    concurrency: phase.limits.concurrency,
-                })
-                .collect(),
-            targets: (0..settings.fleet.profiles.len()).map(|index| format!("replica-{index:04}")).collect(),
-        };
-        let mut recorder = Recorder::new(shape, Vec::new());
+        let phases: Vec<PhaseShape> = plan
+            .phases
+            .iter()
+            .map(|phase| PhaseShape {
+                name: phase.name.clone(),
+                measured: phase.kind == PhaseKind::Measured,
+                target_rate: phase.target_rate,
+                concurrency: phase.limits.concurrency,
+            })
+            .collect();
+        let measured = phases.iter().map(|phase| phase.measured).collect::<Vec<_>>();
+        let mut recorder = Recorder::new(RunShape { phases, targets: Vec::new() }, Vec::new());
+        let replicas = settings.fleet.profiles.len();
+        let mut series = vec![TimeSeries::new(REPLICA_BUCKETS); replicas];
         let mut requests = 0;
         let figures = run(&settings, plan, |record: &Record| {
             recorder.push(record);
+            if measured.get(usize::from(record.phase)) == Some(&true)
+                && let Some(series) = series.get_mut(usize::from(record.target))
+            {
+                series.push(record);
+            }
             requests += 1;
             watch(Progress { simulated: record.done, requests });
         })?;
-        Ok(Trial { report: recorder.report(), figures })
+        let mut report = recorder.report();
+        report.shape.targets = (0..replicas).map(|index| format!("replica-{index:04}")).collect();
+        report.target_series = series;
+        Ok(Trial { report, figures })
     }
 
     /// What the workload asks of the caches.

@@ -48,6 +48,8 @@ pub struct Limits {
     pub concurrency: Option<u32>,
     /// Requests that wait for their first token.
     pub prefill_concurrency: Option<u32>,
+    /// Requests under way; a session between two turns has none. For phases without a limit on prefills.
+    pub requests_in_flight: Option<u32>,
     /// The concurrency limit grows linearly from 1 over this time.
     pub concurrency_ramp: Option<Duration>,
     /// So does the limit on prefills.

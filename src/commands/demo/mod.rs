@@ -14,7 +14,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use anyhow::{Context, bail};
 use clap::Args;
 use report::{Compared, comparison_table, published_figures};
-use routing::PolicySettings;
+use routing::{PolicyName, PolicySettings};
 use serde_json::json;
 
 use fleet::DemoFleet;
@@ -30,7 +30,8 @@ const QUICK_LOAD: f64 = 0.33;
 /// Flags of `evenload demo`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A policy to compare; repeat it for more.
+    /// A policy to compare; repeat it for more. The page has the default ones; the default of `evenload serve` is
+    /// prefix_aware.
     #[arg(long = "policy", value_name = "NAME", default_values = ["random", "least_requests", "prefix_hash"])]
     policies: Vec<PolicySettings>,
     /// Which of the published settings: sessions in flight at most.
@@ -134,6 +135,12 @@ impl Arguments {
             page_path.display(),
             json_path.display()
         );
+        if !self.policies.iter().any(|policy| policy.name() == PolicyName::PrefixAware) {
+            println!(
+                "The page knows nothing of prefix_aware, the default policy of `evenload serve`. To see it beside the page's \
+                 best: evenload demo --policy prefix_hash --policy prefix_aware"
+            );
+        }
 
         let failed: u64 = trials.iter().map(|trial| trial.figures.failed).sum();
         if failed > 0 {

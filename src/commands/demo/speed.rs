@@ -7,13 +7,13 @@
 //! In the short run tokens come together, so a token looks cheaper than it will be, about threefold. A slower run
 //! would not say it better: there the waiting for the next step costs as much as the tokens.
 
-use std::{fs, thread};
+use std::thread;
 
-use anyhow::Context;
 use loadgen::{Control, Targets};
 use routing::PolicySettings;
 
 use super::{fleet::DemoFleet, trial};
+use crate::commands::process::processor_s;
 
 /// Tokens a second of the published prefix-hash run with a client that keeps up, in simulated time.
 const TOKENS_PER_S: f64 = 6_400.0;
@@ -23,9 +23,6 @@ const REQUESTS: usize = 300;
 const UNBOUND: f64 = 200.0;
 /// Beyond this the timers' own error shows in steps of 40 ms.
 const MOST: f64 = 16.0;
-
-/// Unit of the times in `/proc`, the same on every Linux.
-const TICKS_PER_S: f64 = 100.0;
 
 /// Measures for about half a second. `load` is the share of the cores that the busiest policy may need, by the
 /// measure of the short run.
@@ -40,12 +37,4 @@ pub(super) fn measure(load: f64) -> anyhow::Result<f64> {
     let cost_s = (processor_s()? - before) / tokens;
     let cores = thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
     Ok((load * cores / (cost_s.max(1e-7) * TOKENS_PER_S)).clamp(1.0, MOST))
-}
-
-/// Processor time of this process so far.
-fn processor_s() -> anyhow::Result<f64> {
-    let text = fs::read_to_string("/proc/self/stat").context("cannot read /proc/self/stat")?;
-    let ticks = |place: usize| text.rsplit(')').next()?.split_whitespace().nth(place)?.parse::<f64>().ok();
-    let both = ticks(11).zip(ticks(12)).context("/proc/self/stat has another form than expected")?;
-    Ok((both.0 + both.1) / TICKS_PER_S)
 }

@@ -75,6 +75,7 @@ fn profiling(arguments: &Arguments, data: &Data, seed: u64) -> anyhow::Result<(P
     let mut limits = Limits {
         concurrency: load.concurrency.first().copied(),
         prefill_concurrency: load.prefill_concurrency.first().copied(),
+        requests_in_flight: None,
         concurrency_ramp: load.concurrency_ramp_duration,
         prefill_ramp: load.prefill_concurrency_ramp_duration,
         duration,

@@ -14,7 +14,7 @@ use report::{
 use serde_json::Value;
 
 /// Draws the charts of each folder into it, and of all together into `unified`.
-pub(crate) fn analyze(folders: &[PathBuf], unified: Option<&Path>) -> anyhow::Result<ExitCode> {
+pub(super) fn analyze(folders: &[PathBuf], unified: Option<&Path>) -> anyhow::Result<ExitCode> {
     let runs = folders.iter().map(|folder| read(folder)).collect::<anyhow::Result<Vec<_>>>()?;
     for (folder, run) in folders.iter().zip(&runs) {
         draw(folder, std::slice::from_ref(run))?;

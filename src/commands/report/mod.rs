@@ -1,22 +1,26 @@
 //! `evenload report`: what is made of reports that are there: charts, and one report of several processes.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 mod analyze;
-
-pub(crate) use analyze::analyze;
 
 /// Flags of `evenload report`.
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    analysis: Analysis,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Flags that draw charts of reports that are there.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Analysis {
     /// Draws charts of the reports in these folders: inference-perf's or ours.
     #[arg(short = 'a', long, value_name = "DIR", num_args = 1..)]
     analyze: Vec<PathBuf>,
-    /// Also lays the runs over each other, with charts in this folder.
+    /// With --analyze: also lays the runs over each other, with charts in this folder.
     #[arg(
         short = 'u',
         long = "unified_analysis_dir",
@@ -25,8 +29,14 @@ pub(crate) struct Arguments {
         requires = "analyze"
     )]
     unified_analysis_dir: Option<PathBuf>,
-    #[command(subcommand)]
-    command: Option<Command>,
+}
+
+impl Analysis {
+    /// Draws the charts, if any are asked for.
+    pub(crate) fn run(&self) -> Option<anyhow::Result<ExitCode>> {
+        let unified = self.unified_analysis_dir.as_deref();
+        (!self.analyze.is_empty()).then(|| analyze::analyze(&self.analyze, unified))
+    }
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -46,7 +56,7 @@ impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Some(Command::Merge { folders, out }) => super::run::merge(&folders, &out),
-            None => analyze(&self.analyze, self.unified_analysis_dir.as_deref().map(Path::new)),
+            None => self.analysis.run().unwrap_or(Ok(ExitCode::SUCCESS)),
         }
     }
 }

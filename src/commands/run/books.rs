@@ -18,6 +18,9 @@ use super::{
     files::{Array, Folder},
 };
 
+/// The file of single requests.
+pub(super) const ENTRIES: &str = "per_request_lifecycle_metrics.json";
+
 /// Everything that is kept of a run's requests.
 #[derive(Debug)]
 pub(super) struct Books {
@@ -68,7 +71,6 @@ impl Books {
         let fields = &wanted.per_request_fields;
         let sessions = config.load.r#type == LoadType::TraceSessionReplay;
         let stages = shape.phases.len();
-        let name = "per_request_lifecycle_metrics.json";
         let mut books = Self {
             total: collector(),
             stages: (0..stages).map(|_| collector()).collect(),
@@ -81,7 +83,7 @@ impl Books {
             problem: None,
             names: adapters.to_vec(),
             urls: shape.targets.clone(),
-            entries: wanted.per_request.then(|| folder.array(name)).transpose()?,
+            entries: wanted.per_request.then(|| folder.array(ENTRIES)).transpose()?,
             fields: EntryFields {
                 request: fields.request,
                 response: fields.response,

@@ -3,6 +3,10 @@
 //! Each stage is a run of the load generator; its times are moved to the clock of the whole run, which begins with the
 //! first stage. After a stage comes the pause of `load.interval`. A stage that was stopped has
 //! `load.stage_teardown_grace_seconds` to end; then what is under way is cut off.
+//!
+//! With `--start-at`, stages whose lengths are known start at moments that are known, too: each the lengths of those
+//! before it and the pauses between them later, so that all shares of a run start it at once. A stage that outruns its
+//! own time makes the next one late, and that is said.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -13,7 +17,7 @@ use std::{
 use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressStyle};
 use loadgen::{AnswerText, Control, RunEnd, RunSummary, ThreadRole};
-use report::{ClientHealth, PhaseShape, Record, RunShape};
+use report::{ClientHealth, PhaseShape, Record, RunShape, inference_perf::Scrapes};
 use serde::{Deserialize, Serialize};
 use workload::{
     Limits, Phase, PhaseKind, Plan,
@@ -25,6 +29,7 @@ use super::{
     breaker::Breaker,
     files::Folder,
     lines::Lines,
+    metrics::Scraper,
     server::Server,
     sweep,
 };
@@ -34,6 +39,8 @@ use crate::commands::interrupt::Interrupts;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
 /// After a sweep's probe, answers are waited for this long.
 const PROBE_GRACE: Duration = Duration::from_secs(1);
+/// A start that is later than this is said.
+const LATE: Duration = Duration::from_millis(5);
 /// Time between two looks at the run.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -83,6 +90,8 @@ pub(super) struct Outcome {
     pub(super) shard: Shard,
     /// Stages that were not run.
     pub(super) left_out: usize,
+    /// What the servers' metrics pages said, where they were read.
+    pub(super) scrapes: Option<Scrapes>,
 }
 
 /// One stage, in the hands of the load generator.
@@ -130,11 +139,13 @@ impl<'a> Driver<'a> {
             started_at_ns: nanoseconds(SystemTime::now()),
             shard: self.shard,
             left_out: 0,
+            scrapes: None,
         };
+        let scraper = Scraper::new(self.config, self.server);
         let origin = Instant::now();
-        let mut next =
-            self.start_at.map(|at| Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default());
-        for (place, plan) in plans.iter().enumerate() {
+        let slots = self.slots(&plans);
+        let mut next = None;
+        for (place, (plan, slot)) in plans.iter().zip(slots).enumerate() {
             let load = workload.start(plan, self.shard)?;
             let control = self.interrupts.next_run();
             if control.stops() > 0 || outcome.books.opened.is_some() {
@@ -142,8 +153,20 @@ impl<'a> Driver<'a> {
                 break;
             }
             self.announce(plan);
-            let running = Running { plan, load, not_before: next };
-            self.stage(running, origin, &mut outcome, &control)?;
+            let late = slot.map_or(Duration::ZERO, |slot| slot.elapsed());
+            if late > LATE {
+                self.lines.warn(&format!(
+                    "stage {} starts {:.3} s after its time by --start-at: what came before took longer",
+                    plan.number,
+                    late.as_secs_f64()
+                ));
+            }
+            let running = Running { plan, load, not_before: slot.or(next) };
+            let run = || self.stage(running, origin, &mut outcome, &control);
+            match &scraper {
+                Some(scraper) => scraper.during(origin, run)?,
+                None => run()?,
+            }
             next = Some(Instant::now() + Duration::from_secs_f64(self.config.load.interval));
         }
         if outcome.left_out > 0 {
@@ -151,7 +174,29 @@ impl<'a> Driver<'a> {
             self.lines.warn(&format!("{} stages were not run: {why}", outcome.left_out));
         }
         outcome.books.finish();
+        outcome.scrapes = scraper.map(Scraper::finish);
         Ok(outcome)
+    }
+
+    /// When each stage starts by `--start-at`, as far as that is known beforehand.
+    fn slots(&self, plans: &[StagePlan]) -> Vec<Option<Instant>> {
+        let mut next =
+            self.start_at.map(|at| Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default());
+        let pause = Duration::from_secs_f64(self.config.load.interval);
+        let mut slots = Vec::new();
+        for plan in plans {
+            if next.is_none() && slots.last().is_some_and(Option::is_some) && self.shard.count > 1 {
+                self.lines.warn(&format!(
+                    "stage {} starts when the one before it has ended in this share: its length is not known beforehand, \
+                     so shares may start it at different times",
+                    plan.number
+                ));
+            }
+            slots.push(next);
+            let length = plan.duration.filter(|_| matches!(plan.law, Law::Rate(..) | Law::Trace));
+            next = next.zip(length).map(|(start, length)| start + length + pause);
+        }
+        slots
     }
 
     fn announce(&self, plan: &StagePlan) {
@@ -188,7 +233,7 @@ impl<'a> Driver<'a> {
         match plan.law {
             Law::Closed(level) => Some(share(level)),
             Law::Sessions(level, _) => level.map(share),
-            // A session keeps its slot while it waits for its next turn; a bound on those would be another bound.
+            // A session would keep its slot while it waits for its next turn: its requests are bounded one by one.
             Law::Rate(..) | Law::Trace if has_sessions => None,
             Law::Rate(..) | Law::Trace => self.bound(),
         }
@@ -220,6 +265,7 @@ impl<'a> Driver<'a> {
                 StagePlan::PROBE => Some(PROBE_GRACE),
                 _ => duration.map(|_| Duration::from_secs_f64(config.stage_teardown_grace_seconds)),
             },
+            requests_in_flight: self.bound().filter(|_| rate_law && load.has_sessions),
             requests: load.requests,
             request_timeout: Some(config.request_timeout.map_or(REQUEST_TIMEOUT, Duration::from_secs_f64)),
             ..Limits::default()

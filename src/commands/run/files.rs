@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::Context;
-use report::Object;
 use serde::Serialize;
 use workload::inference_perf::Config;
 
@@ -66,7 +65,7 @@ impl Folder {
 }
 
 impl Array {
-    pub(super) fn push(&mut self, item: &Object) -> anyhow::Result<()> {
+    pub(super) fn push(&mut self, item: &impl Serialize) -> anyhow::Result<()> {
         let before: &[u8] = if std::mem::take(&mut self.empty) { b"\n" } else { b",\n" };
         self.file.write_all(before)?;
         serde_json::to_writer(&mut self.file, item)?;

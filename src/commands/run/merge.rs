@@ -2,9 +2,12 @@
 //!
 //! Every process leaves `run.json`, which says what it ran and when, and `records.jsonl`, everything it measured. The
 //! records are moved to one clock, that of the earliest process by the machines' own clocks, and all figures are worked
-//! out anew: percentiles are as exact as those of one process. Times between machines are as exact as their clocks.
+//! out anew: percentiles are as exact as those of one process. Times between machines are as exact as their clocks. The
+//! files of single requests are put together, share by share.
 
 use std::{
+    fs::File,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -13,10 +16,11 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use report::{ClientHealth, PhaseShape, RecordReader, RunShape};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use workload::inference_perf::{Config, Shard};
 
 use super::{
-    books::{Books, shift},
+    books::{Books, ENTRIES, shift},
     driver::{Outcome, StageResult},
     files::Folder,
     lines::{Level, Lines},
@@ -99,10 +103,10 @@ pub(crate) fn merge(folders: &[PathBuf], out: &Path) -> anyhow::Result<ExitCode>
     check(&parts)?;
     let Some((first, _)) = parts.first() else { bail!("no folders to merge") };
     let mut config = first.config.clone();
-    config.report.request_lifecycle.per_request = false;
-    config.load.circuit_breakers.clear();
     let folder = Folder::at(out, String::new())?;
     folder.write_text("config.yaml", &config.to_yaml())?;
+    let entries = std::mem::take(&mut config.report.request_lifecycle.per_request);
+    config.load.circuit_breakers.clear();
 
     let zero = parts.iter().map(|(manifest, _)| manifest.started_at_ns).min().unwrap_or_default();
     let stages = stages(&parts, zero);
@@ -125,6 +129,9 @@ pub(crate) fn merge(folders: &[PathBuf], out: &Path) -> anyhow::Result<ExitCode>
     let adapters: Vec<String> =
         config.load.lora_traffic_split.iter().flatten().map(|adapter| adapter.name.clone()).collect();
     let mut books = Books::open(&config, &shape, &adapters, &folder, Shard::WHOLE, Vec::new())?;
+    if entries {
+        merge_entries(&parts, zero, &folder, lines)?;
+    }
     for (offset, reader, path) in readers {
         for record in reader {
             match record {
@@ -148,12 +155,75 @@ pub(crate) fn merge(folders: &[PathBuf], out: &Path) -> anyhow::Result<ExitCode>
         sweep: None,
         started_at_ns: zero,
         shard: Shard::WHOLE,
+        scrapes: None,
         left_out: parts.iter().map(|(manifest, _)| manifest.stages_left_out).max().unwrap_or(0),
     };
     output::write_reports(&config, &folder, &outcome)?;
     folder.write_json("run.json", &Manifest::of(&config, &outcome))?;
     let judged = output::judge_run(&config, &outcome);
     output::finish(&config, &lines, &folder, &outcome, &judged)
+}
+
+/// Puts the entries of all parts into one file, share by share, on the merged clock.
+fn merge_entries(
+    parts: &[(Manifest, PathBuf)],
+    zero: u64,
+    folder: &Folder,
+    lines: Lines,
+) -> anyhow::Result<()> {
+    let mut merged = folder.array(ENTRIES)?;
+    for (manifest, records) in parts {
+        let name =
+            records.file_name().unwrap_or_default().to_string_lossy().replace("records.jsonl", ENTRIES);
+        let path = records.with_file_name(name);
+        let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let offset = Duration::from_nanos(manifest.started_at_ns - zero).as_secs_f64();
+        for line in BufReader::new(file).lines() {
+            let line = line.with_context(|| format!("cannot read {}", path.display()))?;
+            // An array, an item a line.
+            let item = line.trim_end_matches(',');
+            if matches!(item, "[" | "]" | "") {
+                continue;
+            }
+            match serde_json::from_str(item) {
+                Ok(mut entry) => {
+                    shift_entry(&mut entry, offset);
+                    merged.push(&entry)?;
+                }
+                // The last line of a process that was killed.
+                Err(error) => {
+                    lines.warn(&format!("{}: {error}", path.display()));
+                    break;
+                }
+            }
+        }
+    }
+    merged.finish()
+}
+
+/// Moves all times of an entry.
+fn shift_entry(entry: &mut Value, by: f64) {
+    let mut shift = |path: &str| {
+        let times = match entry.pointer_mut(path) {
+            Some(Value::Array(times)) => times.iter_mut().collect(),
+            Some(time) => vec![time],
+            None => Vec::new(),
+        };
+        for time in times {
+            if let Some(seconds) = time.as_f64() {
+                *time = (seconds + by).into();
+            }
+        }
+    };
+    for path in [
+        "/start_time",
+        "/end_time",
+        "/scheduled_time",
+        "/info/response_metrics/chunk_times",
+        "/info/response_metrics/output_token_times",
+    ] {
+        shift(path);
+    }
 }
 
 /// Whether the parts are all shares of one run.

@@ -1,14 +1,17 @@
-//! `*_prometheus_metrics.json`: the server's own figures, asked of a Prometheus server after the run.
+//! `*_prometheus_metrics.json`: the server's own figures, asked of a Prometheus server after the run; or, where none is
+//! named, read off the servers' metrics pages during it.
 
 use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use loadgen::{Ask, Targets};
+use loadgen::{Ask, Stop, Targets};
+use protocol::prometheus::scan;
 use report::{
     Object,
-    inference_perf::{MetricFamily, Query, prometheus_report, queries},
+    inference_perf::{MetricFamily, Query, Reading, Scrapes, prometheus_report, queries},
 };
 use serde_json::Value;
 use workload::inference_perf::{Config, PrometheusConfig, ServerType};
@@ -20,6 +23,93 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// What inference-perf waits beyond the scrape interval.
 const MARGIN: Duration = Duration::from_secs(2);
 
+const SUMMARY: &str = "summary_prometheus_metrics.json";
+/// Time limit for a metrics page.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time between two readings of the metrics pages, where the configuration does not say.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Pages may be a step behind the last answer.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Reads the servers' metrics pages during a run.
+#[derive(Debug)]
+pub(super) struct Scraper<'a> {
+    targets: &'a Targets,
+    models: Vec<&'a str>,
+    interval: Duration,
+    scrapes: Mutex<Scrapes>,
+}
+
+impl<'a> Scraper<'a> {
+    /// Where the configuration wants the servers' figures and names no Prometheus server.
+    pub(super) fn new(config: &Config, server: &'a Server) -> Option<Self> {
+        let metrics = config.metrics.as_ref()?;
+        if metrics.prometheus.as_ref().is_some_and(|prometheus| prometheus.url.is_some()) {
+            return None;
+        }
+        let given =
+            metrics.prometheus.as_ref().map(|given| Duration::from_secs(given.scrape_interval.max(1)));
+        Some(Self {
+            targets: &server.targets,
+            models: std::iter::once(server.model())
+                .chain(server.adapters.iter().map(String::as_str))
+                .collect(),
+            interval: given.unwrap_or(INTERVAL),
+            scrapes: Mutex::new(Scrapes::new(family(config))),
+        })
+    }
+
+    /// Reads all pages before and after `work`, and now and then during it. Times count from `origin`.
+    pub(super) fn during<T>(&self, origin: Instant, work: impl FnOnce() -> T) -> T {
+        self.edge(origin);
+        let stop = Stop::default();
+        let done = thread::scope(|scope| {
+            scope.spawn(|| {
+                stop.every(self.interval, || {
+                    let reading = self.read();
+                    self.lock().sample(origin.elapsed(), reading);
+                    true
+                });
+            });
+            let done = work();
+            stop.stop();
+            done
+        });
+        thread::sleep(SETTLE);
+        self.edge(origin);
+        done
+    }
+
+    fn edge(&self, origin: Instant) {
+        let reading = self.read();
+        self.lock().edge(origin.elapsed(), reading);
+    }
+
+    pub(super) fn finish(self) -> Scrapes {
+        self.scrapes.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Scrapes> {
+        self.scrapes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> Reading {
+        let mut reading = Reading::default();
+        for target in 0..self.targets.count() {
+            let Ok(reply) = Ask::get("/metrics", PAGE_TIMEOUT).send(self.targets, target) else { continue };
+            let scrapes = self.lock();
+            scan(&reply.body, |sample| {
+                let model = sample.labels.get("model_name");
+                if model.is_none_or(|model| self.models.contains(&&*model)) {
+                    scrapes.add(&mut reading, sample.name, sample.labels.get("le").as_deref(), sample.value);
+                }
+            });
+        }
+        reading
+    }
+}
+
 /// Asks and writes the files that the configuration wants.
 pub(super) fn write(
     config: &Config,
@@ -28,17 +118,33 @@ pub(super) fn write(
     folder: &Folder,
     outcome: &Outcome,
 ) -> anyhow::Result<()> {
+    let wanted = &config.report.prometheus;
+    let (Some(first), Some(last)) = (outcome.stages.first(), outcome.stages.last()) else { return Ok(()) };
+    if !wanted.summary && !wanted.per_stage {
+        return Ok(());
+    }
+    if let Some(scrapes) = &outcome.scrapes {
+        let write = |name: &str, start, end| match scrapes.report(start, end) {
+            Some(object) => folder.write_json(name, &object),
+            None => {
+                lines.warn(&format!("{name} is not written: no metrics page of the servers could be read"));
+                Ok(())
+            }
+        };
+        if wanted.summary {
+            write(SUMMARY, first.start, last.end)?;
+        }
+        for (stage, _) in in_stages(outcome).filter(|_| wanted.per_stage) {
+            write(&format!("stage_{}_prometheus_metrics.json", stage.number), stage.start, stage.end)?;
+        }
+        return Ok(());
+    }
     let Some(prometheus) = config.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref()) else {
         return Ok(());
     };
     let Some(url) = &prometheus.url else { return Ok(()) };
     let targets = Targets::resolve([url])?;
-    let wanted = &config.report.prometheus;
     let margin = Duration::from_secs(prometheus.scrape_interval) + MARGIN;
-    let (Some(first), Some(last)) = (outcome.stages.first(), outcome.stages.last()) else { return Ok(()) };
-    if !wanted.summary && !wanted.per_stage {
-        return Ok(());
-    }
     lines.info(&format!("waiting {} s for Prometheus to have seen the end of the run", margin.as_secs()));
     let until = Instant::now() + margin;
     while Instant::now() < until {
@@ -54,7 +160,7 @@ pub(super) fn write(
         folder.write_json(&name, &object)
     };
     if wanted.summary {
-        write("summary_prometheus_metrics.json".to_owned(), first.start, last.end)?;
+        write(SUMMARY.to_owned(), first.start, last.end)?;
     }
     for (stage, _) in in_stages(outcome).filter(|_| wanted.per_stage) {
         write(format!("stage_{}_prometheus_metrics.json", stage.number), stage.start, stage.end)?;

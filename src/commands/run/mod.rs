@@ -28,6 +28,8 @@ use workload::inference_perf::{Config, ConfigError, Shard, Surroundings, Workloa
 
 pub(crate) use merge::merge;
 
+use super::report::Analysis;
+
 /// Exit status for a configuration that cannot be used, as for wrong flags.
 const USAGE: u8 = 2;
 /// Latest time of `--start-at`, from now.
@@ -39,27 +41,24 @@ const MAX_WAIT: Duration = Duration::from_hours(24);
                         --load.stages '[{\"rate\": 10, \"duration\": 60}]'. docs/run.md lists them.")]
 pub(crate) struct Arguments {
     /// The configuration: a YAML file.
-    #[arg(short = 'c', long = "config_file", alias = "config-file", value_name = "FILE")]
-    config_file: Option<PathBuf>,
-    /// Draws charts of the reports in these folders, as `evenload report --analyze` does, and runs nothing.
-    #[arg(short = 'a', long, value_name = "DIR", num_args = 1.., conflicts_with = "config_file")]
-    analyze: Vec<PathBuf>,
-    /// With --analyze: also lays the runs over each other, with charts in this folder.
     #[arg(
-        short = 'u',
-        long = "unified_analysis_dir",
-        alias = "unified-analysis-dir",
-        value_name = "DIR",
-        requires = "analyze"
+        short = 'c',
+        long = "config_file",
+        alias = "config-file",
+        value_name = "FILE",
+        conflicts_with = "analyze"
     )]
-    unified_analysis_dir: Option<PathBuf>,
+    config_file: Option<PathBuf>,
+    #[command(flatten)]
+    analysis: Analysis,
     /// Least severity of what is said about the run on standard error.
     #[arg(long = "log-level", value_name = "LEVEL", default_value = "INFO", ignore_case = true)]
     log_level: lines::Level,
     /// Runs the I-th of N equal shares of the same schedule, I from 1: one on each of N machines.
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<Shard>,
-    /// Starts the first stage at this moment: seconds since 1970, to line up several machines.
+    /// Starts the first stage at this moment, and the others by their lengths: seconds since 1970, to line up several
+    /// machines.
     #[arg(long, value_name = "SECONDS", value_parser = moment)]
     start_at: Option<SystemTime>,
     #[command(flatten)]
@@ -68,8 +67,8 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        if !self.analyze.is_empty() {
-            return super::report::analyze(&self.analyze, self.unified_analysis_dir.as_deref());
+        if let Some(drawn) = self.analysis.run() {
+            return drawn;
         }
         let lines = lines::Lines::new(self.log_level);
         let config = match self.config(&lines)? {

@@ -1,12 +1,13 @@
 //! Finds the rate that the server just keeps up with, and chooses the stages by it.
 //!
-//! *Knee.* Short probes at growing rates bracket the capacity: a probe keeps up if its requests are answered at (about)
-//! the rate at which they were sent and the queue does not grow through it. The rate doubles until a probe does not keep
-//! up; what the server answers while it is overloaded is an estimate of its capacity from above, and the bracket is
-//! narrowed by probes between its ends until they are 4 % apart. The last overloaded probe is made again, and the
-//! estimate is the mean of both; their difference is the reported spread. If this side cannot send a probe's requests
-//! at their times before the server falls behind, the result is `client-limited`, and the highest rate that was held is
-//! the rate up to which the stages go.
+//! *Knee.* Short probes at growing rates bracket the capacity: a probe keeps up if as many requests are answered in its
+//! second half as come in it, but for a few, and the queue does not grow through it. Falling behind counts when it
+//! happens twice: a pause of this machine happens once. The rate doubles until the server falls behind; what it answers
+//! while it is overloaded is an estimate of its capacity from above, and the bracket is narrowed by probes between its ends
+//! until they are 4 % apart. Two probes past it give the estimate, kept inside the bracket, and the reported spread; if
+//! the server keeps up there, the bracket was wrong, and the search goes on above. If this side cannot send a probe's
+//! requests at their times before the server falls behind, the result is `client-limited`, and the highest rate that was
+//! held is the rate up to which the stages go.
 //!
 //! *Compat.* inference-perf's algorithm: one probe, and a percentile of the rates at which the number in flight falls.
 

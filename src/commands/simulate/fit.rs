@@ -6,10 +6,10 @@ use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
-use simulate::fit::{Fit, Judgement, Limits, Search, read};
+use simulate::fit::{Fit, Judgement, Search, read};
 
 use super::inputs::Engines;
-use crate::commands::engine_profile;
+use crate::commands::engine_profile::{self, LimitFlags};
 
 /// Errors of a figure above this are worth a word.
 const POOR: f64 = 0.1;
@@ -38,42 +38,22 @@ pub(super) struct Arguments {
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
+    #[command(
+        flatten,
+        next_help_heading = "Limits of the engine [default: the measurements', or the base profile's]"
+    )]
     limits: LimitFlags,
-}
-
-/// The engine's limits; those that are not given come with the measurements or from the base profile.
-#[derive(Clone, Copy, Debug, Args)]
-#[command(next_help_heading = "Limits of the engine")]
-struct LimitFlags {
-    /// KV memory, in blocks.
-    #[arg(long, value_name = "N")]
-    kv_blocks: Option<u32>,
-    /// Tokens in a block.
-    #[arg(long, value_name = "TOKENS")]
-    block_size: Option<u32>,
-    /// Sequences that run at the same time.
-    #[arg(long, value_name = "N")]
-    max_num_seqs: Option<u32>,
-    /// Tokens computed in one step.
-    #[arg(long, value_name = "TOKENS")]
-    max_num_batched_tokens: Option<u32>,
-    /// Prompt and output of one request together.
-    #[arg(long, value_name = "TOKENS")]
-    max_model_len: Option<u32>,
 }
 
 impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let (evidence, found) = read(&self.file)?;
-        let given = Limits {
-            kv_blocks: self.limits.kv_blocks,
-            block_tokens: self.limits.block_size,
-            max_num_seqs: self.limits.max_num_seqs,
-            max_num_batched_tokens: self.limits.max_num_batched_tokens,
-            max_model_len: self.limits.max_model_len,
-        };
-        let mut base = given.or(found).over(self.base.profile()?);
+        let known = self.limits.limits().or(found);
+        let mut base = known.over(self.base.profile()?);
+        if self.limits.limits().max_model_len.is_none() {
+            let memory = u32::try_from(base.kv_tokens()).unwrap_or(u32::MAX);
+            base.max_model_len = base.max_model_len.min(memory);
+        }
         base.name = self.name.unwrap_or_else(|| {
             self.file.file_stem().map_or_else(|| "fitted".into(), |stem| stem.to_string_lossy().into_owned())
         });
@@ -96,6 +76,21 @@ impl Arguments {
             writeln!(out, "{}", serde_json::to_string_pretty(&value)?)?;
         } else {
             writeln!(out, "{text}\n")?;
+            let assumed = [
+                ("kv_blocks", known.kv_blocks.is_none() && !self.fit_kv_blocks, fit.profile.kv_blocks),
+                ("block_tokens", known.block_tokens.is_none(), fit.profile.block_tokens),
+                ("max_num_seqs", known.max_num_seqs.is_none(), fit.profile.max_num_seqs),
+                (
+                    "max_num_batched_tokens",
+                    known.max_num_batched_tokens.is_none(),
+                    fit.profile.max_num_batched_tokens,
+                ),
+            ];
+            let assumed = assumed.iter().filter(|(_, assumed, _)| *assumed);
+            let assumed: Vec<String> = assumed.map(|(name, _, value)| format!("{name} {value}")).collect();
+            if !assumed.is_empty() {
+                writeln!(out, "not in the measurements, so the base profile's: {}", assumed.join(", "))?;
+            }
             print(&fit, &mut out)?;
         }
         if let Some(path) = &self.output {
@@ -122,7 +117,8 @@ fn print(fit: &Fit, out: &mut impl Write) -> anyhow::Result<()> {
     }
     let worst = fit.held_out.as_ref().unwrap_or(&fit.seen).worst();
     let verdict = if worst > POOR {
-        "poor: are the limits right, does all load of the engine appear in the measurements?"
+        "poor: are the limits right (--fit-kv-blocks finds the memory), does all load of the engine appear in the \
+         measurements?"
     } else {
         "good"
     };

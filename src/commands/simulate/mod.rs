@@ -1,5 +1,6 @@
 //! `evenload simulate`: a fleet in virtual time. One file a subcommand.
 
+mod compare;
 mod fit;
 mod inputs;
 mod kubeai;

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -12,6 +13,8 @@ use report::{
 };
 use serde_json::{Value, json};
 use simulate::{Means, insight::Demand, scenario::Trial};
+
+use crate::commands::process;
 
 /// What the verdict's advice names.
 const FLAGS: Flags = Flags {
@@ -46,41 +49,67 @@ pub(super) fn demand_lines(demand: &Demand) -> String {
     )
 }
 
+/// Columns of the table, and how wide they are.
+const COLUMNS: [(&str, usize); 12] = [
+    ("policy", 15),
+    ("seconds", 9),
+    ("+-", 7),
+    ("tokens/s", 10),
+    ("TTFT ms", 9),
+    ("p99 ms", 10),
+    ("TPOT ms", 9),
+    ("hit", 7),
+    ("max/mean", 9),
+    ("evicted", 10),
+    ("preempted", 10),
+    ("failed", 7),
+];
+
 pub(super) fn header() -> String {
-    format!(
-        "{:<15}{:>10}{:>7}{:>11}{:>11}{:>11}{:>10}{:>7}{:>10}{:>11}{:>11}{:>8}",
-        "policy",
-        "seconds",
-        "+-",
-        "tokens/s",
-        "TTFT ms",
-        "p99 ms",
-        "TPOT ms",
-        "hit",
-        "max/mean",
-        "evicted",
-        "preempted",
-        "failed"
-    )
+    line(COLUMNS.map(|(name, _)| name.to_owned()))
 }
 
 pub(super) fn row(compared: &Compared) -> String {
     let means = &compared.means;
-    format!(
-        "{:<15}{:>10.2}{:>7.2}{:>11.0}{:>11.1}{:>11.1}{:>10.2}{:>7.3}{:>10.2}{:>11.0}{:>11.0}{:>8.0}",
-        compared.name,
-        means.duration_s,
-        means.duration_deviation_s,
-        means.total_tokens_per_s,
-        means.mean_ttft_ms,
-        means.p99_ttft_ms,
-        means.mean_tpot_ms,
-        means.prefix_hit_ratio,
-        means.imbalance,
-        means.evictions,
-        means.preemptions,
-        means.failed
-    )
+    line([
+        compared.name.clone(),
+        format!("{:.2}", means.duration_s),
+        format!("{:.2}", means.duration_deviation_s),
+        format!("{:.0}", means.total_tokens_per_s),
+        format!("{:.1}", means.mean_ttft_ms),
+        format!("{:.1}", means.p99_ttft_ms),
+        format!("{:.2}", means.mean_tpot_ms),
+        format!("{:.3}", means.prefix_hit_ratio),
+        format!("{:.2}", means.imbalance),
+        format!("{:.0}", means.evictions),
+        format!("{:.0}", means.preemptions),
+        format!("{:.0}", means.failed),
+    ])
+}
+
+/// A line of the table: the first cell to the left, the others to the right.
+pub(super) fn line(cells: [String; COLUMNS.len()]) -> String {
+    let pad = |(place, (cell, (_, width))): (usize, (String, (&str, usize)))| match place {
+        0 => format!("{cell:<width$}"),
+        _ => format!("{cell:>width$}"),
+    };
+    cells.into_iter().zip(COLUMNS).enumerate().map(pad).collect()
+}
+
+/// What the simulation itself cost, as far as the operating system tells.
+pub(super) fn cost_line(compared: &[Compared], took: Duration) -> String {
+    let trials = || compared.iter().flat_map(|compared| &compared.trials);
+    let events: u64 = trials().map(|trial| trial.figures.events).sum();
+    let simulated: f64 = trials().map(|trial| trial.figures.simulated.as_secs_f64()).sum();
+    let seconds = took.as_secs_f64();
+    let mut line = format!(
+        "{events} events and {simulated:.0} simulated seconds in {seconds:.1} s ({:.0} events/s)",
+        events as f64 / seconds.max(1e-3),
+    );
+    if let (Ok(processor_s), Ok(memory_mib)) = (process::processor_s(), process::peak_memory_mib()) {
+        line += &format!("; processor time {processor_s:.1} s, peak memory {memory_mib:.0} MiB");
+    }
+    line
 }
 
 /// One line: a policy's means.

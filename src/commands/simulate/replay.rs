@@ -6,14 +6,15 @@ use clap::Args;
 use engine::Profile;
 use serde_json::json;
 use simulate::{
-    ClientModel, FleetSettings, Means, Pace, Traffic,
+    ClientModel, FleetSettings, Pace, Traffic,
     replay::{DecisionLog, Recorded},
-    scenario::{Scenario, Trial},
+    scenario::Scenario,
 };
 
 use super::{
+    compare::Comparison,
     inputs::{self, Engines, Policy},
-    output::{self, Compared},
+    output,
 };
 
 /// Flags of `evenload simulate replay`.
@@ -77,15 +78,8 @@ impl Arguments {
             }
             writeln!(out, "{}\n{}", output::header(), recorded_row(&recorded))?;
         }
-        let mut compared = Vec::new();
-        for policy in &self.policies {
-            let run = |seed: u64| loaded.trial(policy.settings.clone(), seed);
-            compared.push(self.compare(&policy.label, run, &mut out)?);
-        }
-        if !self.no_bound {
-            let run = |seed| loaded.bound(&demand, seed, |_| {});
-            compared.push(self.compare("bound", run, &mut out)?);
-        }
+        let comparison = Comparison { loaded: &loaded, demand: &demand, seeds: &self.seeds, json: self.json };
+        let compared = comparison.run(&self.policies, !self.no_bound, &mut out)?;
         if let Some(directory) = &self.output {
             let arguments: Vec<String> = std::env::args().skip(1).collect();
             let what = format!("evenload {}", arguments.join(" "));
@@ -94,20 +88,6 @@ impl Arguments {
             }
         }
         Ok(ExitCode::SUCCESS)
-    }
-
-    fn compare(
-        &self,
-        name: &str,
-        run: impl Fn(u64) -> Result<Trial, simulate::Error>,
-        out: &mut impl Write,
-    ) -> anyhow::Result<Compared> {
-        let trials = self.seeds.iter().map(|seed| run(*seed)).collect::<Result<Vec<Trial>, _>>()?;
-        let one = Compared { name: name.to_owned(), means: Means::of(&trials), trials };
-        let line = if self.json { output::json(&one, &self.seeds).to_string() } else { output::row(&one) };
-        writeln!(out, "{line}")?;
-        out.flush()?;
-        Ok(one)
     }
 
     fn scenario(&self, log: &DecisionLog) -> anyhow::Result<Scenario> {
@@ -139,19 +119,18 @@ fn recorded_row(recorded: &Recorded) -> String {
     let known = |value: Option<f64>, digits: usize| {
         value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
     };
-    format!(
-        "{:<15}{:>10.2}{:>7}{:>11.0}{:>11}{:>11}{:>10}{:>7}{:>10.2}{:>11}{:>11}{:>8}",
-        "as recorded",
-        recorded.duration_s,
-        "",
-        recorded.total_tokens_per_s,
+    output::line([
+        "as recorded".to_owned(),
+        format!("{:.2}", recorded.duration_s),
+        "-".to_owned(),
+        format!("{:.0}", recorded.total_tokens_per_s),
         known(recorded.mean_ttft_ms, 1),
         known(recorded.p99_ttft_ms, 1),
         known(recorded.mean_tpot_ms, 2),
         known(recorded.prefix_hit_ratio, 3),
-        recorded.imbalance,
-        "-",
-        "-",
-        "-",
-    )
+        format!("{:.2}", recorded.imbalance),
+        "-".to_owned(),
+        "-".to_owned(),
+        "-".to_owned(),
+    ])
 }

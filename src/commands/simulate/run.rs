@@ -1,27 +1,18 @@
 //! `evenload simulate run`: routing policies compared on a workload.
 
-use std::{
-    io::{IsTerminal, Write},
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
 use engine::Profile;
-use indicatif::{ProgressBar, ProgressStyle};
 use routing::PolicySettings;
-use simulate::{
-    ClientModel, Fault, FleetSettings, Means, Pace, Scrape, Traffic,
-    insight::Demand,
-    scenario::{LoadedScenario, Progress, Scenario, Trial},
-};
+use simulate::{ClientModel, Fault, FleetSettings, Pace, Scrape, Traffic, scenario::Scenario};
 use workload::{BlockSessions, Delay, Length, Pattern, SequenceLengths, Synthetic};
 
 use super::{
+    compare::Comparison,
     inputs::{self, Engines, Policy, Workload},
-    output::{self, Compared},
+    output,
 };
 
 /// Sessions in flight and sessions a second of the built-in workload, if neither is said: the published run's.
@@ -143,53 +134,14 @@ impl Arguments {
             writeln!(out, "{}", output::demand_lines(&demand))?;
             writeln!(out, "{}", output::header())?;
         }
-        let mut compared = Vec::new();
-        let policies = self.policies.iter().map(Some);
-        for policy in policies.chain((!self.no_bound).then_some(None)) {
-            let one = self.compare(&loaded, policy, &demand)?;
-            let line =
-                if self.json { output::json(&one, &self.seeds).to_string() } else { output::row(&one) };
-            writeln!(out, "{line}")?;
-            out.flush()?;
-            compared.push(one);
-        }
+        let comparison = Comparison { loaded: &loaded, demand: &demand, seeds: &self.seeds, json: self.json };
+        let compared = comparison.run(&self.policies, !self.no_bound, &mut out)?;
         if let Some(directory) = &self.output {
             for path in output::write(directory, &demand, &compared, &self.seeds, &self.what())? {
                 eprintln!("written: {}", path.display());
             }
         }
         Ok(ExitCode::SUCCESS)
-    }
-
-    /// A policy, or the bound, under all seeds.
-    fn compare(
-        &self,
-        loaded: &LoadedScenario,
-        policy: Option<&Policy>,
-        demand: &Demand,
-    ) -> anyhow::Result<Compared> {
-        let name = policy.map_or_else(|| "bound".to_owned(), |policy| policy.label.clone());
-        let total = loaded.requests(demand) * self.seeds.len() as u64;
-        let bar = progress_bar(&name, total, self.json);
-        let mut trials: Vec<Trial> = Vec::new();
-        for (before, seed) in (0..).zip(&self.seeds) {
-            let watch = |progress: Progress| {
-                if progress.requests.is_multiple_of(256) {
-                    bar.set_position(before * loaded.requests(demand) + progress.requests);
-                    bar.set_message(format!(
-                        "seed {seed}, {:.0} s simulated",
-                        progress.simulated.as_secs_f64()
-                    ));
-                }
-            };
-            trials.push(match policy {
-                Some(policy) => loaded.trial_watched(policy.settings.clone(), *seed, watch)?,
-                None => loaded.bound(demand, *seed, watch)?,
-            });
-        }
-        bar.finish_and_clear();
-        let means = Means::of(&trials);
-        Ok(Compared { name, means, trials })
     }
 
     fn scenario(&self) -> anyhow::Result<Scenario> {
@@ -282,17 +234,4 @@ impl Fleet {
             all_hits: false,
         })
     }
-}
-
-/// On a terminal only.
-fn progress_bar(policy: &str, requests: u64, quiet: bool) -> ProgressBar {
-    if quiet || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(requests);
-    if let Ok(style) = ProgressStyle::with_template("{prefix:<15} {bar:30} {pos:>9}/{len} {elapsed} {msg}") {
-        bar.set_style(style);
-    }
-    bar.set_prefix(policy.to_owned());
-    bar
 }

@@ -12,9 +12,6 @@ use super::{
     reply::Script,
 };
 
-/// What vLLM sends when its engine dies in the middle of a stream.
-const ERROR_EVENT: &[u8] = b"data: {\"error\":{\"message\":\"EngineCore encountered an issue.\",\
-    \"type\":\"InternalServerError\",\"param\":null,\"code\":500}}\n\ndata: [DONE]\n\n";
 const MALFORMED_EVENT: &[u8] = b"data: {\"id\":\n\n";
 
 /// What is asked of the engine.
@@ -91,7 +88,7 @@ impl Active {
             Midway::Stall => self.feed.end(FeedState::Stalled),
             Midway::End => self.feed.end(FeedState::Complete),
             Midway::Error => {
-                self.feed.append(|out| out.extend_from_slice(ERROR_EVENT));
+                self.feed.append(|out| out.extend_from_slice(self.job.script.error_event()));
                 self.feed.end(FeedState::Complete);
             }
             Midway::Malformed => self.feed.append(|out| out.extend_from_slice(MALFORMED_EVENT)),

@@ -78,7 +78,7 @@ fn read(
     let served = replica.catalogue.find(&view.model).ok_or_else(|| Failure::no_model(&view.model))?;
     if !view.has_prompt() {
         let member = match endpoint {
-            Endpoint::ChatCompletions => "messages",
+            Endpoint::ChatCompletions | Endpoint::Messages => "messages",
             Endpoint::Embeddings => "input",
             _ => "prompt",
         };
@@ -125,6 +125,7 @@ fn read(
     };
     let shape = match endpoint {
         Endpoint::ChatCompletions => Shape::Chat,
+        Endpoint::Messages => Shape::Messages,
         Endpoint::Embeddings => Shape::Embeddings {
             inputs: batch_size(extras.input),
             base64: extras.encoding_format == Some("base64"),
@@ -156,6 +157,9 @@ fn limit(
             let message = format!("{name} must be at least 1, got {value}.");
             return Err(Failure::bad_request(message).with_param(name));
         }
+    }
+    if endpoint == Endpoint::Messages && view.max_tokens.is_none() {
+        return Err(Failure::bad_request("max_tokens: Field required").with_param("max_tokens"));
     }
     let max_model_len = replica.config.profile.max_model_len;
     let rest = max_model_len.saturating_sub(prompt_tokens);
@@ -197,6 +201,7 @@ pub(crate) fn operation(path: &str) -> Option<Endpoint> {
     match path {
         "/v1/completions" => Some(Endpoint::Completions),
         "/v1/chat/completions" => Some(Endpoint::ChatCompletions),
+        "/v1/messages" => Some(Endpoint::Messages),
         "/v1/embeddings" => Some(Endpoint::Embeddings),
         _ => None,
     }

@@ -25,12 +25,14 @@ mod feed;
 mod fixed;
 mod generate;
 mod histogram;
+mod messages;
 mod metrics;
 mod pages;
 mod publisher;
 mod replica;
 mod reply;
 mod server;
+mod state;
 mod timer;
 mod tokens;
 

@@ -18,11 +18,14 @@ use super::{
     fault::{Fault, Midway, Order, UnknownFault},
     feed::{Broken, Payload},
     generate::{generate, operation},
+    messages,
     replica::Replica,
     tokens,
 };
 
 const VERSION: &str = concat!("0.19.0+evenload.", env!("CARGO_PKG_VERSION"));
+/// Under this path answers and errors are Anthropic's.
+const MESSAGES: &str = "/v1/messages";
 const FAULT_HEADER: &str = "x-sim-fault";
 const REQUEST_ID_HEADER: &str = "x-request-id";
 const LONGEST_REQUEST_ID: usize = 128;
@@ -62,14 +65,20 @@ pub(crate) async fn answer(
     link: Rc<Link>,
     request: Request<Incoming>,
 ) -> Result<Response<Payload>, Broken> {
+    let anthropic = request.uri().path().starts_with(MESSAGES);
     match route(&replica, &link, request).await {
         Ok(response) => Ok(response),
         Err(Failure::Status { status, kind, message, param }) => {
-            let mut error = ErrorBody::new(kind, status.as_u16(), message);
-            if let Some(param) = param {
-                error = error.with_param(param);
-            }
-            let mut response = json_response(status, error.to_json());
+            let body = if anthropic {
+                messages::error_body(status, &message)
+            } else {
+                let error = ErrorBody::new(kind, status.as_u16(), message);
+                match param {
+                    Some(param) => error.with_param(param).to_json(),
+                    None => error.to_json(),
+                }
+            };
+            let mut response = json_response(status, body);
             if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
@@ -111,6 +120,7 @@ async fn route(
         "/reset_prefix_cache"
         | "/tokenize"
         | "/detokenize"
+        | "/v1/messages/count_tokens"
         | "/v1/load_lora_adapter"
         | "/v1/unload_lora_adapter"
         | "/sim/fault" => {
@@ -151,6 +161,10 @@ fn post(replica: &Replica, path: &str, body: &[u8]) -> Result<Response<Payload>,
             Err(Failure::unavailable("the prefix cache cannot be reset while requests hold blocks"))
         }
         "/tokenize" => tokenize(replica, body),
+        "/v1/messages/count_tokens" => {
+            let text = rendered(Endpoint::Messages, body)?;
+            Ok(json_value(&json!({"input_tokens": tokens::encode(&text).len()})))
+        }
         "/detokenize" => {
             let DetokenizeBody { tokens } = parse(body)?;
             Ok(json_value(&json!({"prompt": tokens::decode(&tokens)})))
@@ -196,18 +210,10 @@ fn post(replica: &Replica, path: &str, body: &[u8]) -> Result<Response<Payload>,
 /// Tokens of a prompt or of a conversation, by the four-byte rule.
 fn tokenize(replica: &Replica, body: &[u8]) -> Result<Response<Payload>, Failure> {
     let TokenizeBody { prompt } = parse(body)?;
-    let mut text = Vec::new();
-    match prompt {
-        Some(prompt) => text.extend_from_slice(prompt.as_bytes()),
-        None => {
-            let view = RequestView::parse(Endpoint::ChatCompletions, body)
-                .map_err(|error| Failure::bad_request(error.to_string()))?;
-            if !view.has_prompt() {
-                return Err(Failure::bad_request("prompt or messages: Field required"));
-            }
-            view.render_prompt(&mut text);
-        }
-    }
+    let text = match prompt {
+        Some(prompt) => prompt.as_bytes().to_vec(),
+        None => rendered(Endpoint::ChatCompletions, body)?,
+    };
     let tokens = tokens::encode(&text);
     Ok(json_value(&json!({
         "count": tokens.len(),
@@ -215,6 +221,17 @@ fn tokenize(replica: &Replica, body: &[u8]) -> Result<Response<Payload>, Failure
         "tokens": tokens,
         "token_strs": null,
     })))
+}
+
+/// The text that a conversation is for the engine.
+fn rendered(endpoint: Endpoint, body: &[u8]) -> Result<Vec<u8>, Failure> {
+    let view = RequestView::parse(endpoint, body).map_err(|error| Failure::bad_request(error.to_string()))?;
+    if !view.has_prompt() {
+        return Err(Failure::bad_request("prompt or messages: Field required"));
+    }
+    let mut text = Vec::new();
+    view.render_prompt(&mut text);
+    Ok(text)
 }
 
 /// The fault of this request: its header's, or the replica's.

@@ -2,14 +2,12 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
     io,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use protocol::kv_events::{BlocksRemoved, BlocksStored, CacheEvent};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -19,16 +17,14 @@ use super::{
     adapters::Catalogue,
     fault::{Faults, Lasting},
     feed::{Feed, Ticket},
-    fixed::{Appointments, FixedTimes},
-    metrics::{Metrics, Page},
+    fixed::FixedTimes,
+    metrics::Page,
     publisher::Publisher,
+    state::{MOST_LAG, State},
     timer::Timer,
     tokens::mix,
 };
-use crate::{CacheChange, Event, Rejected, Scheduler, Submission};
-
-/// A machine that is later than this does not catch up: what it lost is called `slipped`.
-const MOST_LAG: Duration = Duration::from_secs(1);
+use crate::{Rejected, Scheduler, Submission};
 
 /// One simulated engine. It lives on one thread.
 #[derive(Debug)]
@@ -55,37 +51,9 @@ struct Refusal {
     asked: Notify,
 }
 
-#[derive(Debug)]
-struct State {
-    scheduler: Scheduler,
-    /// Requests by their number in the scheduler.
-    active: Vec<Option<Active>>,
-    vacant: Vec<u32>,
-    events: Vec<Event>,
-    /// Used instead of the scheduler where times are fixed.
-    appointments: Appointments,
-    metrics: Metrics,
-    lag: Lag,
-    slowdown: f64,
-    /// What happened to the cache in the step under way.
-    cache_events: Vec<CacheEvent>,
-}
-
-/// How late steps ended.
-#[derive(Clone, Copy, Debug, Default)]
-struct Lag {
-    steps: u64,
-    last: Duration,
-    sum: Duration,
-    most: Duration,
-    slipped: Duration,
-}
-
 impl Replica {
     pub(crate) fn new(config: Arc<Config>, publisher: Option<Rc<Publisher>>) -> Rc<Self> {
-        let profile = config.profile.sped_up(config.speedup);
-        let max_model_len = profile.max_model_len;
-        let mut scheduler = Scheduler::new(profile);
+        let mut scheduler = Scheduler::new(config.profile.sped_up(config.speedup));
         if publisher.is_some() {
             scheduler.record_cache_changes();
         }
@@ -97,17 +65,7 @@ impl Replica {
             created: unix_time(),
             requests: Cell::new(0),
             refusal: Refusal::default(),
-            state: RefCell::new(State {
-                metrics: Metrics::new(max_model_len),
-                scheduler,
-                active: Vec::new(),
-                vacant: Vec::new(),
-                events: Vec::new(),
-                appointments: Appointments::default(),
-                lag: Lag::default(),
-                slowdown: 1.0,
-                cache_events: Vec::new(),
-            }),
+            state: RefCell::new(State::new(scheduler)),
             publisher,
             work: Notify::new(),
             config,
@@ -165,13 +123,7 @@ impl Replica {
     pub(crate) fn submit(self: &Rc<Self>, job: Job) -> Result<Ticket, Rejected> {
         let now = self.started.elapsed();
         let mut state = self.state.borrow_mut();
-        let id = match state.vacant.pop() {
-            Some(id) => id,
-            None => {
-                state.active.push(None);
-                (state.active.len() - 1) as u32
-            }
-        };
+        let id = state.free_id();
         let submission = Submission {
             id: id.into(),
             block_hashes: job.block_hashes.clone(),
@@ -253,24 +205,18 @@ impl Replica {
 
     /// Requests in the engine.
     pub(crate) fn load(&self) -> usize {
-        let state = self.state.borrow();
-        state.active.len() - state.vacant.len()
+        self.state.borrow().load()
     }
 
     pub(crate) fn metrics(&self) -> String {
         let state = self.state.borrow();
-        let adapters = |running: bool| {
-            let active = state.active.iter().flatten().filter(|active| (active.tokens > 0) == running);
-            let names: BTreeSet<_> = active.filter_map(|active| active.job.served.adapter()).collect();
-            names.into_iter().collect::<Vec<_>>().join(",")
-        };
         state.metrics.render(&Page {
             model: self.catalogue.base(),
             profile: state.scheduler.profile(),
             snapshot: state.scheduler.snapshot(),
             counters: state.scheduler.counters(),
-            running_adapters: adapters(true),
-            waiting_adapters: adapters(false),
+            running_adapters: state.adapters(true),
+            waiting_adapters: state.adapters(false),
             unix_time_s: unix_time().as_secs_f64(),
         })
     }
@@ -285,7 +231,7 @@ impl Replica {
             "profile": self.config.profile.name,
             "speedup": self.config.speedup,
             "slowdown": state.slowdown,
-            "requests": state.active.len() - state.vacant.len(),
+            "requests": state.load(),
             "running": snapshot.running,
             "waiting": snapshot.waiting,
             "total_blocks": snapshot.total_blocks,
@@ -321,13 +267,7 @@ impl Replica {
         let late = now.saturating_sub(due.saturating_duration_since(self.started));
         let state = &mut *self.state.borrow_mut();
         state.lag.record(late);
-        let mut events = std::mem::take(&mut state.events);
-        state.scheduler.finish_step(&mut events);
-        for event in events.drain(..) {
-            state.take(event, now);
-        }
-        state.events = events;
-        state.metrics.step(state.scheduler.last_step());
+        state.finish_step(now);
         self.publish(state);
         late
     }
@@ -338,104 +278,6 @@ impl Replica {
         {
             publisher.publish(std::mem::take(&mut state.cache_events), unix_time());
         }
-    }
-}
-
-impl State {
-    /// Gives a request its next token, and makes its next appointment.
-    fn keep_appointment(&mut self, due: Instant, id: u32, times: FixedTimes, started: Instant) {
-        let now = started.elapsed();
-        self.lag.record(now.saturating_sub(due.saturating_duration_since(started)));
-        let Some(active) = self.active.get(id as usize).and_then(Option::as_ref) else { return };
-        let (given, wanted) = (active.tokens, active.job.script.answer.tokens);
-        let id = id.into();
-        if wanted > 0 {
-            let first = Event::FirstToken { id, cached_tokens: 0, waited: Duration::ZERO };
-            self.take(if given == 0 { first } else { Event::Token { id } }, now);
-        }
-        if given + 1 < wanted {
-            self.appointments.add(due + times.between_tokens, id as u32);
-        } else {
-            self.take(Event::Finished { id }, now);
-        }
-    }
-
-    /// Takes over what happened to the cache, while the requests are there whose blocks these are.
-    fn collect_cache_events(&mut self) {
-        let block_tokens = self.scheduler.profile().block_tokens.max(1);
-        for change in self.scheduler.take_cache_changes() {
-            match change {
-                CacheChange::Stored { id, first_block, blocks } => {
-                    let Some(Some(Active { job, .. })) = self.active.get(id as usize) else { continue };
-                    let (first, end) = (first_block as usize, (first_block + blocks) as usize);
-                    let size = block_tokens as usize;
-                    self.cache_events.push(CacheEvent::Stored(BlocksStored {
-                        hashes: job.block_hashes[first..end].to_vec(),
-                        parent: first.checked_sub(1).map(|before| job.block_hashes[before]),
-                        tokens: job.token_ids[first * size..end * size].to_vec(),
-                        block_tokens,
-                        lora_name: job.served.adapter().map(str::to_owned),
-                        ..BlocksStored::default()
-                    }));
-                }
-                CacheChange::Removed { hash } => match self.cache_events.last_mut() {
-                    Some(CacheEvent::Removed(removed)) => removed.hashes.push(hash),
-                    _ => self.cache_events.push(CacheEvent::Removed(BlocksRemoved {
-                        hashes: vec![hash],
-                        ..BlocksRemoved::default()
-                    })),
-                },
-                CacheChange::Cleared => self.cache_events.push(CacheEvent::Cleared),
-            }
-        }
-    }
-
-    fn take(&mut self, event: Event, now: Duration) {
-        let (Event::FirstToken { id, .. } | Event::Token { id } | Event::Finished { id }) = event;
-        let Some(slot) = self.active.get_mut(id as usize) else { return };
-        let Some(active) = slot else { return };
-        match event {
-            Event::FirstToken { cached_tokens, waited, .. } => {
-                (active.cached_tokens, active.admitted) = (cached_tokens, waited);
-                active.first_token = now;
-                self.metrics.first_token(active.job.prompt_tokens, now.saturating_sub(active.arrived));
-                active.token(now);
-            }
-            Event::Token { .. } => {
-                self.metrics.next_token(now.saturating_sub(active.last_token));
-                active.token(now);
-            }
-            Event::Finished { .. } => {
-                active.finish();
-                if active.tokens > 0 {
-                    self.metrics.finished(&active.finished());
-                }
-                *slot = None;
-                self.vacant.push(id as u32);
-            }
-        }
-    }
-}
-
-impl Lag {
-    fn record(&mut self, late: Duration) {
-        self.steps += 1;
-        self.last = late;
-        self.sum += late;
-        self.most = self.most.max(late);
-        if late > MOST_LAG {
-            self.slipped += late;
-        }
-    }
-
-    fn to_json(self) -> Value {
-        let mean = self.sum.as_secs_f64() / self.steps.max(1) as f64;
-        json!({
-            "last_ms": self.last.as_secs_f64() * 1e3,
-            "mean_ms": mean * 1e3,
-            "max_ms": self.most.as_secs_f64() * 1e3,
-            "slipped_ms": self.slipped.as_secs_f64() * 1e3,
-        })
     }
 }
 

@@ -1,11 +1,14 @@
-//! Answers in OpenAI's shapes, rendered by hand: of a stream's chunks only the token's text differs.
+//! Answers in OpenAI's and Anthropic's shapes, rendered by hand: of a stream's chunks only the token's text differs.
 
 use bytes::BytesMut;
 use protocol::Usage;
 use serde_json::json;
 
-use super::answer::Answer;
+use super::{answer::Answer, messages};
 
+/// What vLLM sends when its engine dies in the middle of a stream.
+const ERROR_EVENT: &[u8] = b"data: {\"error\":{\"message\":\"EngineCore encountered an issue.\",\
+    \"type\":\"InternalServerError\",\"param\":null,\"code\":500}}\n\ndata: [DONE]\n\n";
 /// Numbers in a made-up embedding.
 const EMBEDDING_DIMENSIONS: u64 = 64;
 
@@ -21,11 +24,13 @@ pub(crate) struct Script {
     pub(crate) answer: Answer,
 }
 
-/// Which of OpenAI's objects.
+/// Which of the APIs' objects.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Shape {
     Chat,
     Completion,
+    /// Anthropic's.
+    Messages,
     Embeddings {
         /// Number of inputs.
         inputs: usize,
@@ -61,17 +66,26 @@ impl Script {
         model: &str,
         answer: Answer,
     ) -> Self {
+        if shape == Shape::Messages {
+            let opening = messages::BEFORE_TEXT.into();
+            return Self { shape, delivery, head: messages::head(id, model), opening, answer };
+        }
         let streams = delivery != Delivery::Whole;
         let (prefix, object, before_text) = match (shape, streams) {
             (Shape::Chat, true) => ("chatcmpl", "chat.completion.chunk", r#""delta":{"content":""#),
             (Shape::Chat, false) => ("chatcmpl", "chat.completion", ""),
             (Shape::Completion, _) => ("cmpl", "text_completion", r#""text":""#),
-            (Shape::Embeddings { .. }, _) => ("embd", "list", ""),
+            (Shape::Embeddings { .. } | Shape::Messages, _) => ("embd", "list", ""),
         };
         let (id, model) = (json!(format!("{prefix}-{id}")), json!(model));
         let head = format!(r#"{{"id":{id},"object":"{object}","created":{created},"model":{model},"#);
         let opening = format!(r#"data: {head}"choices":[{{"index":0,{before_text}"#).into_bytes();
         Self { shape, delivery, head, opening, answer }
+    }
+
+    /// The event with which an engine that dies ends a stream.
+    pub(crate) fn error_event(&self) -> &'static [u8] {
+        if self.shape == Shape::Messages { messages::ERROR_EVENT } else { ERROR_EVENT }
     }
 
     pub(crate) fn streams(&self) -> bool {
@@ -81,6 +95,9 @@ impl Script {
     /// Appends the events of one token: before the first token of a chat the role, after the last token of any
     /// answer the usage and the end.
     pub(crate) fn write_token(&self, index: u32, usage: Usage, out: &mut BytesMut) {
+        if self.shape == Shape::Messages {
+            return self.write_messages_token(index, usage, out);
+        }
         if index == 0 && self.shape == Shape::Chat {
             out.extend_from_slice(b"data: ");
             out.extend_from_slice(self.head.as_bytes());
@@ -120,10 +137,23 @@ impl Script {
         }
     }
 
+    fn write_messages_token(&self, index: u32, usage: Usage, out: &mut BytesMut) {
+        if index == 0 {
+            messages::write_start(&self.head, usage, out);
+        }
+        out.extend_from_slice(&self.opening);
+        self.answer.pieces(index).iter().for_each(|piece| out.extend_from_slice(piece));
+        out.extend_from_slice(messages::AFTER_TEXT);
+        if index + 1 >= self.answer.tokens {
+            messages::write_end(&self.answer, usage, out);
+        }
+    }
+
     /// Appends the whole answer.
     pub(crate) fn write_whole(&self, usage: Usage, out: &mut BytesMut) {
         out.extend_from_slice(self.head.as_bytes());
         match self.shape {
+            Shape::Messages => return messages::write_whole(&self.answer, usage, out),
             Shape::Chat => {
                 let message = format!(
                     r#""choices":[{{"index":0,"message":{{"role":"assistant","content":"{}","refusal":null,"tool_calls":[]}},"logprobs":null,"#,

@@ -14,10 +14,10 @@ impl Timer {
 
     /// Waits until `deadline`. Returns at once if that is over.
     pub(crate) async fn wait_until(&mut self, deadline: Instant) -> io::Result<()> {
-        if deadline <= Instant::now() {
-            return Ok(());
+        while Instant::now() < deadline {
+            self.0.wait_until(deadline).await?;
         }
-        self.0.wait_until(deadline).await
+        Ok(())
     }
 }
 
@@ -29,7 +29,7 @@ mod imp {
         Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
         timerfd_settime,
     };
-    use tokio::{io::AsyncReadExt, net::unix::pipe};
+    use tokio::net::unix::pipe;
 
     /// A timerfd, read like a pipe: tokio has no safe way to wait for another kind of descriptor.
     #[derive(Debug)]
@@ -50,7 +50,11 @@ mod imp {
             let first = Timespec { tv_sec: wait.as_secs() as _, tv_nsec: nanoseconds.into() };
             let setting = Itimerspec { it_interval: never, it_value: first };
             timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &setting)?;
-            self.0.read_exact(&mut [0; 8]).await.map(drop)
+            // Setting the timer forgets that it went off before; this read tells tokio so, and finds nothing.
+            match self.0.try_read(&mut [0; 8]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.0.readable().await,
+                read => read.map(drop),
+            }
         }
     }
 }

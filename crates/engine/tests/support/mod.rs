@@ -107,10 +107,8 @@ pub(crate) fn post(address: SocketAddr, path: &str, body: &Value) -> Reply {
 
 /// The data of all events of a stream.
 pub(crate) fn events(reply: &Reply) -> Vec<String> {
-    let text = reply.text();
-    text.split_terminator("\n\n")
-        .map(|event| event.strip_prefix("data: ").expect("a data line").to_owned())
-        .collect()
+    let data = |event: &str| event.lines().find_map(|line| line.strip_prefix("data: ").map(str::to_owned));
+    reply.text().split_terminator("\n\n").map(|event| data(event).expect("a data line")).collect()
 }
 
 pub(crate) fn state(address: SocketAddr) -> Value {

@@ -12,6 +12,7 @@ use routing::{PrefixKey, PrefixNeed, Query, session_key};
 
 use crate::{
     http1::request::RequestHead,
+    shared::Shared,
     worker::{Scratch, Worker},
 };
 
@@ -19,89 +20,82 @@ use crate::{
 const LOGGED_KEY: PrefixNeed =
     PrefixNeed { source: PrefixKey::FirstUserMessage, characters: 100, exact_kubeai: false };
 
-/// A request as routing sees it.
-#[derive(Debug)]
-pub(super) struct Understood<'w> {
-    worker: &'w Worker,
+/// What a request's body and its session's field say.
+#[derive(Debug, Default)]
+pub(crate) struct Meaning {
     adapter: Option<String>,
     prefix_key: Option<u64>,
     session_key: Option<u64>,
     blocks: Vec<u64>,
-    pub(super) prompt_tokens: u32,
+    prompt_tokens: u32,
     output_tokens: Option<u32>,
     /// For the decision log: the model, and the key that prefix_hash would have by default.
     described: Option<(String, Option<u64>)>,
+    /// Why the body could not be understood, if it should have been.
+    pub(crate) unread: Option<String>,
 }
 
-// === impl Understood ===
+/// A request as routing sees it.
+#[derive(Debug)]
+pub(super) struct Understood<'w> {
+    worker: &'w Worker,
+    meaning: Meaning,
+}
 
-impl<'w> Understood<'w> {
-    pub(super) fn of(worker: &'w Worker, head: &RequestHead, body: &Bytes) -> Self {
-        let policy = worker.shared.fleet.router.policy();
+// === impl Meaning ===
+
+impl Meaning {
+    /// Reads a body that came to `endpoint`; `session` has the key of a header's value, by the header's name.
+    pub(crate) fn read(
+        shared: &Shared,
+        scratch: &mut Scratch,
+        endpoint: Endpoint,
+        session: impl Fn(&str) -> Option<u64>,
+        body: &Bytes,
+    ) -> Self {
+        let policy = shared.fleet.router.policy();
         let needs = policy.needs();
-        let session = needs.session_headers.iter().find_map(|name| head.fields.get(name));
-        let mut understood = Self {
-            worker,
-            adapter: None,
-            prefix_key: None,
-            session_key: session.map(session_key),
-            blocks: mem::take(&mut worker.scratch.borrow_mut().blocks),
+        let mut meaning = Self {
+            session_key: needs.session_headers.iter().find_map(|name| session(name)),
+            blocks: mem::take(&mut scratch.blocks),
             prompt_tokens: estimate_tokens(body.len()),
-            output_tokens: None,
-            described: None,
+            ..Self::default()
         };
-        understood.blocks.clear();
-        let endpoint = Endpoint::from_path(head.path());
-        if head.method != Method::POST || endpoint == Endpoint::Other {
-            return understood;
+        meaning.blocks.clear();
+        if endpoint == Endpoint::Other {
+            return meaning;
         }
         let view = match RequestView::parse(endpoint, body) {
             Ok(view) => view,
             Err(error) => {
-                tracing::debug!(%error, "body not understood");
-                worker.shared.metrics.unread_bodies.add(1);
-                return understood;
+                meaning.unread = Some(error.to_string());
+                return meaning;
             }
         };
-        let mut prompt = mem::take(&mut worker.scratch.borrow_mut().prompt);
+        let mut prompt = mem::take(&mut scratch.prompt);
         prompt.clear();
         view.render_prompt(&mut prompt);
-        understood.prompt_tokens = estimate_tokens(prompt.len());
-        understood.output_tokens = view.max_tokens;
-        if worker.shared.fleet.has_adapter(&view.model) {
-            understood.adapter = Some(view.model.clone().into_owned());
+        meaning.prompt_tokens = estimate_tokens(prompt.len());
+        meaning.output_tokens = view.max_tokens;
+        if shared.fleet.has_adapter(&view.model) {
+            meaning.adapter = Some(view.model.clone().into_owned());
         }
         if let Some(need) = needs.prefix {
-            understood.prefix_key = prefix_key(need, &view, &prompt, understood.adapter.as_deref());
+            meaning.prefix_key = prefix_key(need, &view, &prompt, meaning.adapter.as_deref());
         }
-        let logged = worker.shared.decision_log.is_some();
+        let logged = shared.decision_log.is_some();
         if logged {
             let key = prefix_key(LOGGED_KEY, &view, &prompt, None);
-            understood.described = Some((view.model.clone().into_owned(), key));
+            meaning.described = Some((view.model.clone().into_owned(), key));
         }
         if needs.blocks || logged {
-            protocol::block_hashes(view.model.as_bytes(), &prompt, &mut understood.blocks);
+            protocol::block_hashes(view.model.as_bytes(), &prompt, &mut meaning.blocks);
         }
-        worker.scratch.borrow_mut().keep_prompt(prompt);
-        understood
+        scratch.keep_prompt(prompt);
+        meaning
     }
 
-    /// What the decision log keeps of the request, where there is one and the request is about a prompt.
-    pub(super) fn decision(&self) -> Option<Decision<'static>> {
-        let log = self.worker.shared.decision_log.as_ref()?;
-        let (model, prefix_key) = self.described.clone()?;
-        Some(Decision {
-            input_length: self.prompt_tokens,
-            max_tokens: self.output_tokens,
-            prefix_key: prefix_key.map(|key| log.keyed(key)),
-            session_key: self.session_key.map(|key| log.keyed(key)),
-            model: model.into(),
-            policy: self.worker.shared.fleet.router.policy().name().label().into(),
-            ..log.begin(&self.blocks)
-        })
-    }
-
-    pub(super) fn query<'q>(&'q self, tried: &'q [u64]) -> Query<'q> {
+    pub(crate) fn query<'q>(&'q self, tried: &'q [u64]) -> Query<'q> {
         Query {
             adapter: self.adapter.as_deref(),
             prefix_key: self.prefix_key,
@@ -115,9 +109,52 @@ impl<'w> Understood<'w> {
     }
 }
 
+// === impl Understood ===
+
+impl<'w> Understood<'w> {
+    pub(super) fn of(worker: &'w Worker, head: &RequestHead, body: &Bytes) -> Self {
+        let endpoint = match head.method {
+            Method::POST => Endpoint::from_path(head.path()),
+            _ => Endpoint::Other,
+        };
+        let scratch = &mut worker.scratch.borrow_mut();
+        let session = |name: &str| head.fields.get(name).map(session_key);
+        let meaning = Meaning::read(&worker.shared, scratch, endpoint, session, body);
+        if let Some(error) = &meaning.unread {
+            tracing::debug!(error, "body not understood");
+            worker.shared.metrics.unread_bodies.add(1);
+        }
+        Self { worker, meaning }
+    }
+
+    pub(super) fn prompt_tokens(&self) -> u32 {
+        self.meaning.prompt_tokens
+    }
+
+    /// What the decision log keeps of the request, where there is one and the request is about a prompt.
+    pub(super) fn decision(&self) -> Option<Decision<'static>> {
+        let log = self.worker.shared.decision_log.as_ref()?;
+        let meaning = &self.meaning;
+        let (model, prefix_key) = meaning.described.clone()?;
+        Some(Decision {
+            input_length: meaning.prompt_tokens,
+            max_tokens: meaning.output_tokens,
+            prefix_key: prefix_key.map(|key| log.keyed(key)),
+            session_key: meaning.session_key.map(|key| log.keyed(key)),
+            model: model.into(),
+            policy: self.worker.shared.fleet.router.policy().name().label().into(),
+            ..log.begin(&meaning.blocks)
+        })
+    }
+
+    pub(super) fn query<'q>(&'q self, tried: &'q [u64]) -> Query<'q> {
+        self.meaning.query(tried)
+    }
+}
+
 impl Drop for Understood<'_> {
     fn drop(&mut self) {
-        self.worker.scratch.borrow_mut().keep_blocks(mem::take(&mut self.blocks));
+        self.worker.scratch.borrow_mut().keep_blocks(mem::take(&mut self.meaning.blocks));
     }
 }
 

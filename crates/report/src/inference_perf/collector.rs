@@ -43,7 +43,13 @@ pub struct Collector {
 pub(super) struct Causes {
     /// The bound on what may be in flight.
     pub(super) bound: Distribution,
-    /// This program.
+    /// The turn before it, which had not been answered at the planned time.
+    pub(super) session: Distribution,
+    /// Other programs and threads, which had the processor.
+    pub(super) machine: Distribution,
+    /// This program, for itself.
+    pub(super) own: Distribution,
+    /// The last two together.
     pub(super) client: Distribution,
     /// Not a part of the delay: opening a connection, which counts for the latency.
     pub(super) connect: Distribution,
@@ -143,9 +149,18 @@ impl Collector {
 
     fn push_delay(&mut self, record: &Record, start: Duration) {
         let bound = record.admitted.saturating_sub(record.scheduled);
-        self.delay.record_time(start.saturating_sub(record.scheduled));
-        self.causes.bound.record_time(bound);
-        self.causes.client.record_time(start.saturating_sub(record.scheduled.max(record.admitted)));
+        let client = start.saturating_sub(record.scheduled.max(record.admitted));
+        let machine = record.core_wait.min(client);
+        self.delay.record_time(start.saturating_sub(record.scheduled) + record.session_wait);
+        for (values, time) in [
+            (&mut self.causes.session, record.session_wait),
+            (&mut self.causes.bound, bound),
+            (&mut self.causes.machine, machine),
+            (&mut self.causes.own, client - machine),
+            (&mut self.causes.client, client),
+        ] {
+            values.record_time(time);
+        }
         if let Some(connect) = record.connect {
             self.causes.connect.record_time(connect);
         }

@@ -159,8 +159,14 @@ fn retries(collected: &Collector) -> Object {
 fn ours(collected: &Collector, kind: Kind) -> Object {
     let (settings, causes) = (&*collected.settings, &collected.causes);
     let mut delay = Object::default();
-    delay.nest("bound", seconds(&causes.bound, settings));
-    delay.nest("client", seconds(&causes.client, settings));
+    for (name, values) in [
+        ("session", &causes.session),
+        ("bound", &causes.bound),
+        ("machine", &causes.machine),
+        ("client", &causes.own),
+    ] {
+        delay.nest(name, seconds(values, settings));
+    }
     let mut object = Object::default();
     object.nest("schedule_delay", delay);
     object.nest("connect", seconds(&causes.connect, settings));

@@ -19,9 +19,12 @@ mod entry;
 mod failures;
 mod figures;
 mod goodput;
+#[cfg(test)]
+mod key_tests;
 mod lifecycle;
 mod partial;
 mod prometheus;
+mod scrape;
 mod sessions;
 mod table;
 #[cfg(test)]
@@ -34,7 +37,8 @@ pub use entry::{EntryBodies, EntryFields, entry};
 pub use figures::distribution;
 pub use lifecycle::{Kind, lifecycle};
 pub use partial::{PartialTimes, partial};
-pub use prometheus::{MetricFamily, Query, prometheus_report, queries};
+pub use prometheus::{MetricFamily, Place, Query, prometheus_report, queries};
+pub use scrape::{Reading, Scrapes};
 pub use sessions::{SessionCollector, StageStatus};
 pub use table::tables;
 pub use validation::{Finding, validation};

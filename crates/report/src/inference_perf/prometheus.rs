@@ -22,7 +22,7 @@ pub enum MetricFamily {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Query {
     /// Key, and key below it.
-    pub place: (&'static str, Option<&'static str>),
+    pub place: Place,
     /// The query.
     pub promql: String,
 }
@@ -127,10 +127,28 @@ const KEYS: [&str; 31] = [
     "request_success_count",
 ];
 
-/// The queries for a window of this length; `filter` holds the matchers.
-pub fn queries(family: MetricFamily, filter: &str, window: Duration) -> Vec<Query> {
-    let seconds = format!("{}s", window.as_secs_f64().ceil() as u64);
-    let asked = Asked { filter, window: &seconds };
+/// Where a figure goes: key, and key below it.
+pub type Place = (&'static str, Option<&'static str>);
+
+/// What is asked of the series over a window.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Figure {
+    /// Growth of a counter.
+    Growth(&'static str),
+    /// The same by the second.
+    Rate(&'static str),
+    /// Growth of one by that of another, times a factor.
+    Ratio(f64, &'static str, &'static str),
+    /// Mean, or a quantile, of a gauge over time.
+    Gauge(&'static str, Option<f64>),
+    /// Mean of a histogram's values.
+    Mean(&'static str),
+    /// Quantile of them.
+    Quantile(&'static str, f64),
+}
+
+/// All figures of a server's file.
+pub(super) fn figures(family: MetricFamily) -> Vec<(Place, Figure)> {
     let (series, prompts, outputs, requests): (&[(&'static str, Series)], _, _, _) = match family {
         MetricFamily::Vllm => (&VLLM, "vllm:prompt_tokens", "vllm:generation_tokens", "vllm:request_success"),
         MetricFamily::Sglang => (
@@ -143,45 +161,44 @@ pub fn queries(family: MetricFamily, filter: &str, window: Duration) -> Vec<Quer
             (&TGI, "tgi_request_input_length_sum", "tgi_request_generated_tokens_sum", "tgi_request_success")
         }
     };
-    let whole = |key, promql| Query { place: (key, None), promql };
-    let part = |key, below, promql| Query { place: (key, Some(below)), promql };
-    let (count, prompt, output) = (asked.growth(requests), asked.growth(prompts), asked.growth(outputs));
     let mut all = vec![
-        whole("count", count.clone()),
-        whole("rate", asked.rate(requests)),
-        part("prompt_len", "mean", format!("({prompt}) / ({count})")),
-        part("prompt_len", "rate", asked.rate(prompts)),
-        part("output_len", "mean", format!("({output}) / ({count})")),
-        part("output_len", "rate", asked.rate(outputs)),
-        whole("request_success_count", count.clone()),
+        (("count", None), Figure::Growth(requests)),
+        (("rate", None), Figure::Rate(requests)),
+        (("prompt_len", Some("mean")), Figure::Ratio(1.0, prompts, requests)),
+        (("prompt_len", Some("rate")), Figure::Rate(prompts)),
+        (("output_len", Some("mean")), Figure::Ratio(1.0, outputs, requests)),
+        (("output_len", Some("rate")), Figure::Rate(outputs)),
+        (("request_success_count", None), Figure::Growth(requests)),
     ];
     for &(key, series) in series {
+        let mean = (key, Some("mean"));
         match series {
-            Series::Count(name) if NUMBERS.contains(&key) => all.push(whole(key, asked.growth(name))),
-            Series::Count(name) => all.push(part(key, "mean", asked.growth(name))),
-            Series::Percent(hits, of) => {
-                all.push(part(
-                    key,
-                    "mean",
-                    format!("100 * ({}) / ({})", asked.growth(hits), asked.growth(of)),
-                ));
-            }
-            Series::MeanGauge(name) => all.push(part(key, "mean", asked.gauge(name, None))),
+            Series::Count(name) if NUMBERS.contains(&key) => all.push(((key, None), Figure::Growth(name))),
+            Series::Count(name) => all.push((mean, Figure::Growth(name))),
+            Series::Percent(hits, of) => all.push((mean, Figure::Ratio(100.0, hits, of))),
+            Series::MeanGauge(name) => all.push((mean, Figure::Gauge(name, None))),
             Series::Gauge(name) => {
-                all.push(part(key, "mean", asked.gauge(name, None)));
+                all.push((mean, Figure::Gauge(name, None)));
                 all.extend(
-                    QUANTILES.map(|(below, quantile)| part(key, below, asked.gauge(name, Some(quantile)))),
+                    QUANTILES.map(|(below, share)| ((key, Some(below)), Figure::Gauge(name, Some(share)))),
                 );
             }
             Series::Histogram(name) => {
-                all.push(part(key, "mean", asked.mean(name)));
+                all.push((mean, Figure::Mean(name)));
                 all.extend(
-                    QUANTILES.map(|(below, quantile)| part(key, below, asked.quantile(name, quantile))),
+                    QUANTILES.map(|(below, share)| ((key, Some(below)), Figure::Quantile(name, share))),
                 );
             }
         }
     }
     all
+}
+
+/// The queries for a window of this length; `filter` holds the matchers.
+pub fn queries(family: MetricFamily, filter: &str, window: Duration) -> Vec<Query> {
+    let seconds = format!("{}s", window.as_secs_f64().ceil() as u64);
+    let asked = Asked { filter, window: &seconds };
+    figures(family).into_iter().map(|(place, figure)| Query { place, promql: asked.promql(figure) }).collect()
 }
 
 const QUANTILES: [(&str, f64); 3] = [("median", 0.5), ("p90", 0.9), ("p99", 0.99)];
@@ -192,48 +209,55 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    fn promql(&self, figure: Figure) -> String {
+        let Self { filter, window } = self;
+        match figure {
+            Figure::Growth(name) => self.growth(name),
+            // With and without the suffix, as for the growth.
+            Figure::Rate(name) => {
+                format!("sum(rate({name}_total{{{filter}}}[{window}]) or rate({name}{{{filter}}}[{window}]))")
+            }
+            Figure::Ratio(factor, part, whole) => {
+                let factor = if factor == 1.0 { String::new() } else { format!("{factor} * ") };
+                format!("{factor}({}) / ({})", self.growth(part), self.growth(whole))
+            }
+            Figure::Gauge(name, None) => format!("avg(avg_over_time({name}{{{filter}}}[{window}]))"),
+            Figure::Gauge(name, Some(share)) => {
+                format!("avg(quantile_over_time({share}, {name}{{{filter}}}[{window}]))")
+            }
+            Figure::Mean(name) => format!(
+                "sum(rate({name}_sum{{{filter}}}[{window}])) / sum(rate({name}_count{{{filter}}}[{window}]))"
+            ),
+            Figure::Quantile(name, share) => {
+                format!("histogram_quantile({share}, sum(rate({name}_bucket{{{filter}}}[{window}])) by (le))")
+            }
+        }
+    }
+
     /// With and without the suffix that some versions of the server give counters.
     fn growth(&self, name: &str) -> String {
         let Self { filter, window } = self;
         format!("sum(increase({name}_total{{{filter}}}[{window}]) or increase({name}{{{filter}}}[{window}]))")
     }
-
-    fn rate(&self, name: &str) -> String {
-        let Self { filter, window } = self;
-        format!("sum(rate({name}_total{{{filter}}}[{window}]) or rate({name}{{{filter}}}[{window}]))")
-    }
-
-    fn gauge(&self, name: &str, quantile: Option<f64>) -> String {
-        let Self { filter, window } = self;
-        match quantile {
-            None => format!("avg(avg_over_time({name}{{{filter}}}[{window}]))"),
-            Some(quantile) => format!("avg(quantile_over_time({quantile}, {name}{{{filter}}}[{window}]))"),
-        }
-    }
-
-    fn mean(&self, name: &str) -> String {
-        let Self { filter, window } = self;
-        format!("sum(rate({name}_sum{{{filter}}}[{window}])) / sum(rate({name}_count{{{filter}}}[{window}]))")
-    }
-
-    fn quantile(&self, name: &str, quantile: f64) -> String {
-        let Self { filter, window } = self;
-        format!("histogram_quantile({quantile}, sum(rate({name}_bucket{{{filter}}}[{window}])) by (le))")
-    }
 }
 
 /// The content of the file, from the queries' answers.
 pub fn prometheus_report(answers: &[(Query, Option<f64>)]) -> Object {
+    file(&answers.iter().map(|(query, value)| (query.place, *value)).collect::<Vec<_>>())
+}
+
+/// The content of the file, from its figures.
+pub(super) fn file(values: &[(Place, Option<f64>)]) -> Object {
     let mut successes = Object::default();
     for key in KEYS.iter().chain(&NUMBERS[1..]) {
-        let mine: Vec<_> = answers.iter().filter(|(query, _)| query.place.0 == *key).collect();
+        let mine: Vec<_> = values.iter().filter(|((own, _), _)| own == key).collect();
         match mine.as_slice() {
-            [(Query { place: (_, None), .. }, value)] => successes.set(*key, value),
+            [((_, None), value)] => successes.set(*key, value),
             [] => successes.set(*key, serde_json::Value::Null),
             parts => {
                 let mut object = Object::default();
-                for (query, value) in parts {
-                    object.set(query.place.1.unwrap_or("mean"), value);
+                for ((_, below), value) in parts {
+                    object.set(below.unwrap_or("mean"), value);
                 }
                 successes.nest(*key, object);
             }

@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{Settings, collector::start, figures::distribution};
+use super::{
+    Settings,
+    collector::start,
+    failures::{error_type, message},
+    figures::distribution,
+};
 use crate::{Distribution, Object, Record, SECOND};
 
 /// A stage's fate, as `stage_metadata` tells it.
@@ -44,7 +49,11 @@ struct Session {
     cancelled: u64,
     input: u64,
     output: u64,
-    cached: u64,
+    /// Of the prompts whose cached tokens the server counted: those, and all.
+    cached: Option<u64>,
+    cacheable: u64,
+    /// The first thing that went wrong: its kind and its words.
+    error: Option<(&'static str, String)>,
 }
 
 impl SessionCollector {
@@ -66,7 +75,9 @@ impl SessionCollector {
             cancelled: 0,
             input: 0,
             output: 0,
-            cached: 0,
+            cached: None,
+            cacheable: 0,
+            error: None,
         });
         session.start = session.start.min(start);
         session.end = session.end.max(record.done);
@@ -76,10 +87,15 @@ impl SessionCollector {
         if record.outcome.is_success() {
             session.input += u64::from(record.input_tokens.tokens);
             session.output += u64::from(record.output_tokens.tokens);
-            session.cached += u64::from(record.cached_tokens.unwrap_or(0));
+            if let Some(cached) = record.cached_tokens {
+                *session.cached.get_or_insert(0) += u64::from(cached);
+                session.cacheable += u64::from(record.input_tokens.tokens);
+            }
             if let Some(first) = record.first_chunk().filter(|_| self.settings.streaming) {
                 session.first_token = Some(session.first_token.map_or(first, |known| known.min(first)));
             }
+        } else {
+            session.error.get_or_insert_with(|| (error_type(&record.outcome), message(record)));
         }
     }
 
@@ -95,7 +111,7 @@ impl SessionCollector {
         };
         let start = sessions.iter().map(|session| session.start).min().unwrap_or_default();
         let end = sessions.iter().map(|session| session.end).max().unwrap_or_default();
-        let failed = sessions.iter().filter(|session| session.failed + session.cancelled > 0).count();
+        let failed = sessions.iter().filter(|session| session.error.is_some()).count();
         let hits = |cached: u64, input: u64| (input > 0).then(|| 100.0 * cached as f64 / input as f64);
 
         let mut object = Object::default();
@@ -105,13 +121,15 @@ impl SessionCollector {
         object.set("num_sessions", sessions.len());
         object.set("num_sessions_succeeded", sessions.len() - failed);
         object.set("num_sessions_failed", failed);
-        object.set("failures", sum(|session| session.failed));
+        object.nest("failures", self.failures(stage));
         object.set("total_events", sum(|session| session.events));
         object.set(
             "total_events_completed",
             sum(|session| session.events - session.failed - session.cancelled),
         );
         object.set("total_events_cancelled", sum(|session| session.cancelled));
+        object.set("sessions_with_recorded_substitution", 0);
+        object.set("total_recorded_substitutions", serde_json::json!({ "count": 0, "messages": [] }));
         object.set(
             "sessions_per_second",
             crate::summary::ratio(sessions.len() as f64, (end - start).as_secs_f64()),
@@ -120,19 +138,61 @@ impl SessionCollector {
         let length = |session: &Session| Some(nanoseconds(session.end - session.start));
         object.nest("session_duration_sec", spread(&length, SECOND));
         object.nest("num_events", spread(&|session| Some(session.events), 1.0));
+        object.nest("num_events_cancelled", spread(&|session| Some(session.cancelled), 1.0));
         object.nest("total_input_tokens", spread(&|session| Some(session.input), 1.0));
         object.nest("total_output_tokens", spread(&|session| Some(session.output), 1.0));
-        object.nest("total_cached_tokens", spread(&|session| Some(session.cached), 1.0));
-        let (cached, input) = (sum(|session| session.cached), sum(|session| session.input));
-        object.set("kv_cache_hit_percent", hits(cached, input));
-        let share = |session: &Session| Some((hits(session.cached, session.input)? * 1e6) as u64);
+        object.nest("total_cached_tokens", spread(&|session| session.cached, 1.0));
+        let cacheable = |session: &Session| session.cached.map(|_| session.cacheable);
+        object.nest("total_cacheable_input_tokens", spread(&cacheable, 1.0));
+        object
+            .set("sessions_with_cache_info", sessions.iter().filter(|session| session.cacheable > 0).count());
+        let (cached, prompts) =
+            (sum(|session| session.cached.unwrap_or(0)), sum(|session| session.cacheable));
+        object.set("kv_cache_hit_percent", hits(cached, prompts));
+        let share = |session: &Session| Some((hits(session.cached?, session.cacheable)? * 1e6) as u64);
         object.nest("kv_cache_hit_per_session_percent", spread(&share, 1e6));
         let first = |session: &Session| Some(nanoseconds(session.first_token?.saturating_sub(session.start)));
         object.nest("tfut_sec", spread(&first, SECOND));
         let none = sessions.iter().filter(|session| session.first_token.is_none()).count();
-        object.set("tfut_none_reasons", serde_json::json!({ "no_streamed_token": none }));
-        object.set("substitutions", serde_json::Value::Null);
+        object.set("sessions_with_tfut", sessions.len() - none);
+        let reasons = (none > 0).then(|| serde_json::json!({ "no_streamed_token": none }));
+        object.set("tfut_none_reasons", reasons);
+        object.nest("num_user_facing_events", spread(&|session| Some(session.events), 1.0));
+        object.nest("num_structured_output_excluded", spread(&|_| Some(0), 1.0));
         object
+    }
+
+    /// Sessions that failed, by the kind of what went wrong first.
+    fn failures(&self, stage: Option<&StageStatus>) -> Object {
+        let mut kinds: BTreeMap<&str, BTreeMap<&str, Vec<String>>> = BTreeMap::new();
+        let mine = |session: &Session| stage.is_none_or(|stage| stage.stage == session.stage);
+        let mut count = 0;
+        for (id, session) in self.sessions.iter().filter(|(_, session)| mine(session)) {
+            if let Some((kind, message)) = &session.error {
+                kinds.entry(kind).or_default().entry(message).or_default().push(id.to_string());
+                count += 1;
+            }
+        }
+        let mut by_label = Object::default();
+        for (kind, messages) in kinds {
+            let mut label = Object::default();
+            label.set("count", messages.values().map(Vec::len).sum::<usize>());
+            let shown = messages.into_iter().take(self.settings.error_messages);
+            label.nest_all(
+                "messages",
+                shown.map(|(message, sessions)| {
+                    let mut object = Object::default();
+                    object.set("message", message);
+                    object.set("session_ids", sessions);
+                    object
+                }),
+            );
+            by_label.nest(kind, label);
+        }
+        let mut failures = Object::default();
+        failures.set("count", count);
+        failures.nest("by_label", by_label);
+        failures
     }
 
     /// The lines of `per_session_lifecycle_metrics.json`.
@@ -141,18 +201,30 @@ impl SessionCollector {
             let mut object = Object::default();
             object.set("session_id", id.to_string());
             object.set("stage_id", session.stage);
+            object.set("file_path", "");
             object.set("start_time", session.start.as_secs_f64());
             object.set("end_time", session.end.as_secs_f64());
-            object.set("session_duration_sec", (session.end - session.start).as_secs_f64());
+            object.set("duration_sec", (session.end - session.start).as_secs_f64());
             object.set("num_events", session.events);
             object.set("num_events_completed", session.events - session.failed - session.cancelled);
             object.set("num_events_cancelled", session.cancelled);
-            object.set("success", session.failed + session.cancelled == 0);
+            object.set("n_recorded_substitutions", serde_json::Value::Null);
+            object.set("recorded_substitution_event_ids", serde_json::Value::Null);
+            object.set("success", session.error.is_none());
+            let error = session.error.as_ref();
+            object.set(
+                "error",
+                error.map(|(kind, message)| serde_json::json!({ "error_type": kind, "error_msg": message })),
+            );
             object.set("total_input_tokens", session.input);
             object.set("total_output_tokens", session.output);
             object.set("total_cached_tokens", session.cached);
+            object.set("total_cacheable_input_tokens", session.cached.map(|_| session.cacheable));
+            object.set("user_facing_event_ids", serde_json::Value::Null);
+            object.set("num_structured_output_excluded", 0);
             let first = session.first_token.map(|first| first.saturating_sub(session.start).as_secs_f64());
             object.set("tfut_sec", first);
+            object.set("tfut_none_reason", first.is_none().then_some("no_streamed_token"));
             object
         };
         self.sessions.iter().map(entry).collect()

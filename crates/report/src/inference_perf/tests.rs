@@ -47,6 +47,19 @@ fn a_request_starts_with_its_connection_and_ends_with_its_last_byte() {
 }
 
 #[test]
+fn the_causes_of_a_delay_add_up_to_it() {
+    let mut record = request(1000, 100, 10, 5);
+    (record.scheduled, record.admitted) = (ms(970), ms(980));
+    (record.session_wait, record.core_wait) = (ms(300), ms(15));
+    let report = report(&[record], true);
+    assert_eq!(report["load_summary"]["schedule_delay"]["mean"], 0.33, "from the planned time");
+    let causes = &report["evenload"]["schedule_delay"];
+    let means =
+        ["session", "bound", "machine", "client"].map(|cause| causes[cause]["mean"].as_f64().unwrap());
+    assert_eq!(means, [0.3, 0.01, 0.015, 0.005]);
+}
+
+#[test]
 fn the_achieved_rate_counts_gaps() {
     let records: Vec<Record> = (0..11).map(|number| request(number * 100, 5, 1, 2)).collect();
     let load = report(&records, true)["load_summary"].clone();

@@ -1,5 +1,7 @@
 //! Runs of prompt blocks, and who holds how much of them.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
 // Space in tables counts twice, since they are half empty at times.
 const SEGMENT_BYTES: usize = 2 * size_of::<(u64, Segment)>();
 /// Charged to a replica for each segment that it holds, besides the segment's blocks.
@@ -30,7 +32,7 @@ pub(super) struct Holder {
     /// How many of the segment's blocks, from the first.
     pub(super) blocks: u32,
     /// The replica's count of prompts when one last went this far.
-    pub(super) stamp: u32,
+    pub(super) stamp: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -57,13 +59,22 @@ impl Segment {
     pub(super) fn age(&self, slot: u32, blocks: u32) -> Option<u32> {
         let own = || self.holders.iter().filter(|holder| holder.slot == slot);
         let whole = own().filter(|holder| holder.blocks >= blocks).min_by_key(|holder| holder.blocks);
-        whole.or_else(|| own().max_by_key(|holder| holder.blocks)).map(|holder| holder.stamp)
+        whole.or_else(|| own().max_by_key(|holder| holder.blocks)).map(|holder| holder.stamp.load(Relaxed))
+    }
+
+    /// Renews a part that the replica holds as it is, with no shorter one beside it: all that a prefix in steady
+    /// use needs, and readers may go on meanwhile. Returns when the replica got it before, or `None` where more
+    /// than that is to be done.
+    pub(super) fn touch(&self, slot: u32, blocks: u32, stamp: u32) -> Option<u32> {
+        let mut own = self.holders.iter().filter(|holder| holder.slot == slot && holder.blocks <= blocks);
+        let holder = own.next()?;
+        (holder.blocks == blocks && own.next().is_none()).then(|| holder.stamp.swap(stamp, Relaxed))
     }
 
     /// A replica gets the first `blocks` blocks again.
     pub(super) fn renew(&mut self, slot: u32, blocks: u32, stamp: u32) {
         self.holders.retain(|holder| holder.slot != slot || holder.blocks > blocks);
-        self.holders.push(Holder { slot, blocks, stamp });
+        self.holders.push(Holder { slot, blocks, stamp: AtomicU32::new(stamp) });
     }
 
     /// Counts a segment that leaves this one after `offset` blocks, or one that is gone.

@@ -1,4 +1,8 @@
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::{Arc, mpsc},
+    thread,
+};
 
 use proptest::prelude::*;
 
@@ -190,4 +194,23 @@ fn threads_leave_nothing_behind() {
     assert!(histories.iter().all(|history| history.blocks() <= 80));
     histories.iter().for_each(|history| index.close(history));
     assert!(is_empty(&index));
+}
+
+#[test]
+fn a_prefix_in_steady_use_is_renewed_among_readers() {
+    let index = Arc::new(PrefixIndex::new());
+    let history = Arc::new(History::new(0));
+    index.insert(&history, &prompt("preamble"), WIDE, NOW);
+    index.insert(&history, &prompt("other"), WIDE, NOW);
+    let reading: Vec<_> = index.shards.iter().map(RwLock::read).collect();
+    let (done, wait) = mpsc::channel();
+    let (own_index, own_history) = (Arc::clone(&index), Arc::clone(&history));
+    let later = NOW + Duration::from_secs(5);
+    thread::spawn(move || done.send(own_index.insert(&own_history, &prompt("preamble"), WIDE, later)));
+    let since = wait.recv_timeout(Duration::from_secs(60)).expect("it waits for the readers");
+    assert_eq!(since, Some(NOW), "when it was sent before");
+    drop(reading);
+    index.insert(&history, &prompt("z"), Limits { blocks: 9, ..WIDE }, later);
+    assert_eq!(matched(&index, "preamble").0[0], 8, "`other` has become the oldest");
+    assert_eq!(matched(&index, "other").0[0], 0);
 }

@@ -91,16 +91,14 @@ impl Limits {
     /// A profile with these limits.
     #[must_use]
     pub fn over(&self, profile: Profile) -> Profile {
-        let limited = Profile {
+        Profile {
             kv_blocks: self.kv_blocks.unwrap_or(profile.kv_blocks),
             block_tokens: self.block_tokens.unwrap_or(profile.block_tokens),
             max_num_seqs: self.max_num_seqs.unwrap_or(profile.max_num_seqs),
             max_num_batched_tokens: self.max_num_batched_tokens.unwrap_or(profile.max_num_batched_tokens),
             max_model_len: self.max_model_len.unwrap_or(profile.max_model_len),
             ..profile
-        };
-        let memory = u32::try_from(limited.kv_tokens()).unwrap_or(u32::MAX);
-        Profile { max_model_len: limited.max_model_len.min(memory), ..limited }
+        }
     }
 
     /// These, and where they are silent, those of `under`.

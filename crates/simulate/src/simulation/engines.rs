@@ -1,6 +1,8 @@
 //! The engines' side of a run: requests arrive, steps end, tokens come back, replicas die.
 
-use report::{Chunk, Outcome};
+use std::time::Duration;
+
+use report::Outcome;
 use routing::RetrySettings;
 
 use super::{ActiveRequest, Event, Simulation};
@@ -13,21 +15,21 @@ impl Simulation {
         if !replica.alive {
             return self.retry(slot);
         }
+        let rest = &request.rest;
         let submission = engine::Submission {
             id: u64::from(request.number) << 32 | slot as u64,
-            block_hashes: request.prompt.with_answer.clone(),
-            prompt_tokens: request.prompt.tokens,
-            output_tokens: request.output_tokens,
+            block_hashes: rest.prompt.with_answer.clone(),
+            prompt_tokens: rest.prompt.tokens,
+            output_tokens: rest.output_tokens,
             adapter: 0,
         };
-        match replica.scheduler.submit_loaded(submission, request.loaded_tokens, self.now) {
+        match replica.scheduler.submit_loaded(submission, rest.loaded_tokens, self.now) {
             Ok(()) => {
                 request.delivered = true;
                 let replica = request.replica;
                 self.start_step(replica);
             }
             Err(rejected) => {
-                request.record.status = Some(400);
                 self.end(slot, self.now + self.network, Outcome::Status(400, rejected.to_string()));
             }
         }
@@ -40,12 +42,12 @@ impl Simulation {
         if let Some(lease) = request.lease.take() {
             lease.settle(routing::Outcome::ConnectFailed, self.now);
         }
-        if request.tried.len() < RetrySettings::default().retries as usize {
-            request.tried.push(request.replica);
+        let tried = &mut request.rest.tried;
+        if tried.len() < RetrySettings::default().retries as usize {
+            tried.push(request.replica);
             self.retries += 1;
             return self.send(slot);
         }
-        request.record.status = Some(502);
         let outcome = Outcome::Status(502, "no replica could be reached".into());
         self.end(slot, self.now + self.network, outcome);
         Ok(())
@@ -67,7 +69,7 @@ impl Simulation {
         simulated.stepping = false;
         simulated.scheduler.finish_step(&mut batch);
         self.tokens += batch.len() as u64;
-        self.events.push(self.now + self.network, Event::Tokens { batch });
+        self.events.push_last(self.now + self.network, Event::Tokens { batch });
         self.start_step(replica);
     }
 
@@ -89,8 +91,8 @@ impl Simulation {
         if let Some(lease) = request.lease.take() {
             lease.settle(routing::Outcome::Broken, self.now);
         }
-        if request.record.chunks.is_empty() {
-            request.record.status = Some(502);
+        if request.stamps.is_empty() {
+            request.rest.record.status = Some(502);
         }
         self.end(slot, self.now + self.network, Outcome::Broken("the replica died".into()));
     }
@@ -107,40 +109,34 @@ impl Simulation {
             engine::Event::FirstToken { id, cached_tokens, .. } => self.chunk(id, Some(cached_tokens)),
             engine::Event::Token { id } => self.chunk(id, None),
             engine::Event::Finished { id } => {
-                let Some(request) = self.request(id) else { return };
-                let done = request.record.chunks.last().map(|chunk| chunk.at);
-                self.end(id as u32 as usize, done.unwrap_or(self.now), Outcome::Success);
+                let Some(request) = live(&mut self.requests, id) else { return };
+                let done = request.stamps.last().map(|stamp| Duration::from_nanos(*stamp));
+                self.end(place(id), done.unwrap_or(self.now), Outcome::Success);
             }
         }
-    }
-
-    /// The request that an engine means, unless it is over.
-    fn request(&mut self, id: u64) -> Option<&mut ActiveRequest> {
-        let request = self.requests[id as u32 as usize].as_mut()?;
-        (request.number == (id >> 32) as u32 && request.lease.is_some()).then_some(request)
     }
 
     /// A token reaches the balancer, which counts it, and the client, which stamps it when it gets to it.
     fn chunk(&mut self, id: u64, cached_tokens: Option<u32>) {
-        let (now, per_chunk) = (self.now, self.client.per_chunk);
-        if self.request(id).is_none() {
-            return;
+        let Some(request) = live(&mut self.requests, id) else { return };
+        let Some(lease) = &mut request.lease else { return };
+        if let Some(cached_tokens) = cached_tokens {
+            lease.observed_cached(cached_tokens);
+            request.rest.record.cached_tokens = Some(cached_tokens);
         }
-        let stamp = self.event_loop.handle(now, per_chunk);
-        let Some(request) = self.request(id) else { return };
-        if let Some(lease) = &mut request.lease {
-            if let Some(cached_tokens) = cached_tokens {
-                lease.observed_cached(cached_tokens);
-            }
-            lease.produced(1, now);
-        }
-        let record = &mut request.record;
-        if cached_tokens.is_some() {
-            record.headers = Some(stamp);
-            record.first_answer = Some(stamp);
-            record.cached_tokens = cached_tokens;
-        }
-        record.chunks.push(Chunk { at: stamp, tokens: 1 });
-        record.output_tokens.tokens += 1;
+        lease.produced(1, self.now);
+        let stamp = self.event_loop.handle(self.now, self.client.per_chunk);
+        request.stamps.push(stamp.as_nanos() as u64);
     }
+}
+
+/// Where a request lies that an engine means.
+fn place(id: u64) -> usize {
+    id as u32 as usize
+}
+
+/// The request that an engine means, unless it is over.
+fn live(requests: &mut [Option<ActiveRequest>], id: u64) -> Option<&mut ActiveRequest> {
+    let request = requests.get_mut(place(id))?.as_mut()?;
+    (request.number == (id >> 32) as u32 && request.lease.is_some()).then_some(request)
 }

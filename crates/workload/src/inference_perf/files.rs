@@ -133,13 +133,35 @@ fn file_at(path: &Path) -> Result<PathBuf, Error> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    let entries = fs::read_dir(path).map_err(|error| Error::read(path, error))?;
-    let is_json = |path: &PathBuf| {
+    let files = files_in(path, &[".json", ".jsonl", ".json.gz", ".jsonl.gz"])?;
+    files.into_iter().next().ok_or_else(|| Error::file(path, "no .json or .jsonl file in this folder"))
+}
+
+/// The files of recorded sessions: those in a folder, or those that are named.
+pub(super) fn traces(folder: Option<&str>, files: Option<&[String]>) -> Result<Vec<PathBuf>, Error> {
+    match (folder, files) {
+        (Some(folder), _) => {
+            let found = files_in(Path::new(folder), &[".json"])?;
+            if found.is_empty() {
+                return Err(Error::file(Path::new(folder), "no .json file in this folder"));
+            }
+            Ok(found)
+        }
+        (None, files) => Ok(files.unwrap_or_default().iter().map(PathBuf::from).collect()),
+    }
+}
+
+/// The files in a folder whose names end so, in the order of their names.
+fn files_in(folder: &Path, ends: &[&str]) -> Result<Vec<PathBuf>, Error> {
+    let entries = fs::read_dir(folder).map_err(|error| Error::read(folder, error))?;
+    let is_wanted = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        [".json", ".jsonl", ".json.gz", ".jsonl.gz"].iter().any(|end| name.ends_with(end))
+        ends.iter().any(|end| name.ends_with(end))
     };
-    let files = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_json);
-    files.min().ok_or_else(|| Error::file(path, "no .json or .jsonl file in this folder"))
+    let mut files: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_wanted).collect();
+    files.sort();
+    Ok(files)
 }
 
 /// Whether the content is a JSON array.

@@ -8,6 +8,7 @@ mod config;
 mod files;
 mod lengths;
 mod prompts;
+mod recorded;
 mod source;
 mod stage;
 mod talks;
@@ -15,6 +16,7 @@ mod talks;
 mod tests;
 mod times;
 mod trace;
+mod weka;
 
 pub use config::*;
 pub use stage::{Law, Shard, StageLoad, StagePlan, Workload};

@@ -92,10 +92,11 @@ pub(super) fn slices(
     }))
 }
 
-fn read_text(path: &Path) -> Result<String, Error> {
+/// The text of a file that is held in memory.
+pub(super) fn read_text(path: &Path) -> Result<String, Error> {
     let size = std::fs::metadata(path).map_err(|error| Error::read(path, error))?.len();
     if size > MAX_CORPUS_BYTES {
-        return Err(Error::file(path, "over 256 MiB; prompts are cut from a smaller text"));
+        return Err(Error::file(path, "over 256 MiB; give a smaller one"));
     }
     let text = std::fs::read(path).map_err(|error| Error::read(path, error))?;
     let text = String::from_utf8_lossy(&text).into_owned();

@@ -8,8 +8,10 @@ use rand::RngExt;
 use super::{
     AdapterShare, ApiType, Config, DataType, LoadType, files,
     prompts::{self, Shared, random_of},
+    recorded,
     talks::Talks,
     trace::Rows,
+    weka,
 };
 use crate::{Error, Request, RequestTemplate, Tokenizer, Turn};
 
@@ -99,18 +101,23 @@ impl Traffic {
                 let given = data.conversation_replay.clone().unwrap_or_default();
                 Source::Talks(Talks::conversations(&given, template)?)
             }
-            DataType::OtelTraceReplay
-            | DataType::WekaTraceReplay
-            | DataType::VisionArena
-            | DataType::SyntheticAgentic => {
+            DataType::OtelTraceReplay | DataType::WekaTraceReplay => {
+                let recorded = match (&data.otel_trace_replay, &data.weka_trace_replay) {
+                    (Some(given), _) => recorded::load(given, &template)?,
+                    (_, given) => weka::load(&given.clone().unwrap_or_default(), &template, seed)?,
+                };
+                notes.extend_from_slice(recorded.notes());
+                Source::Talks(Talks::Recorded(Arc::new(recorded)))
+            }
+            DataType::VisionArena | DataType::SyntheticAgentic => {
                 return Err(Error::Setting(format!("data.type: {}: not implemented", data.r#type.word())));
             }
         };
         if config.load.r#type == LoadType::TraceSessionReplay
-            && !matches!(source, Source::Talks(Talks::Conversations(_)))
+            && !matches!(source, Source::Talks(Talks::Conversations(_) | Talks::Recorded(_)))
         {
-            let problem =
-                "load.type trace_session_replay needs sessions that end: data.type conversation_replay";
+            let problem = "load.type trace_session_replay needs sessions that end: data.type conversation_replay, \
+                           otel_trace_replay or weka_trace_replay";
             return Err(Error::Setting(problem.to_owned()));
         }
         let adapters = config.load.lora_traffic_split.iter().flatten();

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{
     ArrivalMode, Config, LoadType, Stage,
     source::{Source, Traffic, tokenizer},
+    talks::Talks,
     times::{Times, count, times},
     trace::Rows,
 };
@@ -152,13 +153,22 @@ impl Workload {
             (LoadType::TraceReplay, []) => &default,
             (_, given) => given,
         };
+        let mut sessions = 0;
         let plan = |(number, stage): (usize, &Stage)| {
-            self.stage(config.load.r#type, number as u16, stage, &mut notes)
+            self.stage(config.load.r#type, number as u16, stage, &mut sessions, &mut notes)
         };
         (given.iter().enumerate().map(plan).collect(), notes)
     }
 
-    fn stage(&self, kind: LoadType, number: u16, stage: &Stage, notes: &mut Vec<String>) -> StagePlan {
+    /// `sessions` counts the recorded sessions that stages have taken.
+    fn stage(
+        &self,
+        kind: LoadType,
+        number: u16,
+        stage: &Stage,
+        sessions: &mut u64,
+        notes: &mut Vec<String>,
+    ) -> StagePlan {
         let (rate, duration) = (stage.rate.unwrap_or(1.0), stage.duration.unwrap_or(1));
         let mut plan = StagePlan {
             number,
@@ -213,6 +223,17 @@ impl Workload {
                     Source::Requests(_) => 1,
                 };
                 plan.count = Some(stage.num_sessions.unwrap_or(slots));
+                if let Source::Talks(Talks::Recorded(_)) = &self.traffic.source {
+                    let left = slots.saturating_sub(*sessions);
+                    let asked = stage.num_sessions.unwrap_or(if left > 0 { left } else { slots });
+                    if asked > left {
+                        notes.push(format!(
+                            "stage {number} asks for {asked} sessions, and {left} of {slots} are left: they are played again"
+                        ));
+                    }
+                    plan.count = Some(asked);
+                    *sessions += asked;
+                }
             }
         }
         plan
@@ -253,7 +274,7 @@ impl Workload {
                 StageLoad { arrivals: Box::new(arrivals), requests: None, has_sessions: false }
             }
             Source::Talks(talks) => {
-                let (talks, slots, stage) = (talks.clone(), talks.slots(), plan.number);
+                let (talks, stage) = (talks.clone(), plan.number);
                 match plan.law {
                     Law::Closed(_) | Law::Sessions(..) => {
                         // Whole sessions, in turn; a closed loop of requests is ended by their number.
@@ -261,9 +282,10 @@ impl Workload {
                         let share = shard.share(planned as u64);
                         let arrivals = (0_u64..).zip(times).filter(move |(number, _)| mine(number)).map(
                             move |(number, at)| {
-                                let (slot, round) = (number % slots, (first + number) / slots);
+                                let (slot, round) = talks.place(first, number);
                                 let turns = talks.turns(slot, round).map_or(planned, |turns| turns as usize);
-                                let turns = talks.session(stage, slot, round, turns.min(planned));
+                                let turns = if by_request { turns.min(planned) } else { turns };
+                                let turns = talks.session(stage, slot, round, turns);
                                 Arrival {
                                     at,
                                     session: session(number, traffic.finish(turns, first + number)),

@@ -1,4 +1,4 @@
-//! Data of several turns: users of `shared_prefix` who go on talking, and `conversation_replay`.
+//! Data of several turns: users of `shared_prefix` who go on talking, `conversation_replay`, and recorded sessions.
 //!
 //! There is a fixed number of slots. Request `i` of a stage belongs to slot `i mod slots`, as in inference-perf; a
 //! slot plays one session after the other. A turn is sent at its time or when the one before it has been answered,
@@ -32,6 +32,45 @@ pub(super) enum Talks {
     Users(Box<Shared>),
     /// Conversations that end.
     Conversations(Arc<Replay>),
+    /// Sessions that were recorded; stages go on in them where the one before ended.
+    Recorded(Arc<Recorded>),
+}
+
+/// Recorded sessions.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    sessions: Vec<Arc<[Turn]>>,
+    notes: Vec<String>,
+}
+
+impl Recorded {
+    /// Played again until there are `target` of them, if that is more.
+    pub(super) fn new(
+        mut sessions: Vec<Arc<[Turn]>>,
+        target: Option<u32>,
+        notes: Vec<String>,
+    ) -> Result<Self, Error> {
+        if sessions.is_empty() {
+            return Err(Error::Setting("there is no session in the traces".to_owned()));
+        }
+        for again in 0..(target.unwrap_or(0) as usize).saturating_sub(sessions.len()) {
+            sessions.push(Arc::clone(&sessions[again]));
+        }
+        Ok(Self { sessions, notes })
+    }
+
+    pub(super) fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub(super) fn session(&self, number: usize) -> &[Turn] {
+        &self.sessions[number % self.sessions.len()]
+    }
+
+    /// What the user should know about them.
+    pub(super) fn notes(&self) -> &[String] {
+        &self.notes
+    }
 }
 
 /// The blueprint of all conversations.
@@ -72,6 +111,16 @@ impl Talks {
         match self {
             Self::Users(shared) => shared.prompts(),
             Self::Conversations(replay) => replay.slots,
+            Self::Recorded(recorded) => recorded.sessions() as u64,
+        }
+    }
+
+    /// Slot and round of session `number` of a stage whose first one is `first` in the run.
+    pub(super) fn place(&self, first: u64, number: u64) -> (u64, u64) {
+        let slots = self.slots();
+        match self {
+            Self::Recorded(_) => ((first + number) % slots, (first + number) / slots),
+            _ => (number % slots, (first + number) / slots),
         }
     }
 
@@ -80,6 +129,7 @@ impl Talks {
         match self {
             Self::Users(_) => None,
             Self::Conversations(replay) => Some(replay.lengths(slot, round).len() as u32),
+            Self::Recorded(recorded) => Some(recorded.session(slot as usize).len() as u32),
         }
     }
 
@@ -88,6 +138,7 @@ impl Talks {
         match self {
             Self::Users(shared) => (0..turns as u64).map(|turn| shared.request(slot, turn).into()).collect(),
             Self::Conversations(replay) => replay.session(stage, slot, round, turns),
+            Self::Recorded(recorded) => recorded.session(slot as usize).iter().take(turns).cloned().collect(),
         }
     }
 }

@@ -155,7 +155,7 @@ fn azure_row(text: &str) -> Result<(i128, What), String> {
 }
 
 /// Nanoseconds since 1970 of `2023-11-16 18:17:03.9799600+02:00`; without an offset, in UTC.
-fn nanoseconds(text: &str) -> Option<i128> {
+pub(super) fn nanoseconds(text: &str) -> Option<i128> {
     let (date, time) = text.split_once([' ', 'T'])?;
     let mut date = date.splitn(3, '-').map(str::parse::<i64>);
     let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);

@@ -8,7 +8,7 @@ use std::{
 use anyhow::ensure;
 use loadgen::RunSummary;
 use report::Record;
-use workload::inference_perf::{StagePlan, Sweep, Workload};
+use workload::inference_perf::{LoadType, StagePlan, Sweep, Workload};
 
 use super::{Driver, Found, Probe, plan};
 
@@ -19,8 +19,14 @@ const SHORT_PROBE_S: u64 = 2;
 const FIRST_RATE: f64 = 4.0;
 /// No probe is faster.
 const LARGEST_RATE: f64 = 200_000.0;
-/// A probe that answers this share of what it sends, in the time in which it sends, keeps up.
-const KEEPS_UP: f64 = 0.97;
+/// A server keeps up if no more than this share of a probe's second half is left over, or this many requests.
+const LEFT_OVER: f64 = 0.03;
+const LEFT_OVER_REQUESTS: f64 = 3.0;
+/// A probe has this many requests at least, if that takes no longer than this.
+const REQUESTS: f64 = 100.0;
+const LONGEST_PROBE_S: u64 = 20;
+/// How far past the knee it looks.
+const PAST: f64 = 1.25;
 /// A side that sends less than this share of what it should, or this late, is the bottleneck.
 const SENT_SHARE: f64 = 0.98;
 const LATE: Duration = Duration::from_millis(20);
@@ -36,9 +42,8 @@ struct Search<'a> {
     driver: &'a Driver<'a>,
     workload: &'a mut Workload,
     probes: Vec<Probe>,
-    /// The highest rate that was kept up with, and the lowest that was not.
+    /// The highest rate that was kept up with.
     low: f64,
-    high: Option<f64>,
     until: Instant,
 }
 
@@ -53,63 +58,86 @@ enum Says {
 pub(super) fn find(driver: &Driver<'_>, sweep: &Sweep, workload: &mut Workload) -> anyhow::Result<Found> {
     // `timeout` bounds inference-perf's one probe; each of ours is shorter than that.
     let until = Instant::now() + Duration::from_secs_f64(sweep.timeout) * 5;
-    let mut search = Search { driver, workload, probes: Vec::new(), low: 0.0, high: None, until };
-    search.bracket()
+    let mut search = Search { driver, workload, probes: Vec::new(), low: 0.0, until };
+    search.find()
 }
 
 impl Search<'_> {
-    fn bracket(&mut self) -> anyhow::Result<Found> {
-        let mut rate = FIRST_RATE;
-        let mut limited = None;
-        while self.high.is_none() && limited.is_none() && self.may_go_on() {
-            match self.probe(rate, SHORT_PROBE_S)? {
+    fn find(&mut self) -> anyhow::Result<Found> {
+        loop {
+            let Some(high) = self.bracket()? else { return self.client_limited() };
+            let Some(high) = self.narrow(high)? else { return self.client_limited() };
+            let Some(past) = self.look_past(high)? else { continue };
+            let overload = past.iter().sum::<f64>() / past.len() as f64;
+            let bounds = [self.low, high].into_iter().chain(past);
+            let (least, most) = bounds
+                .fold((f64::INFINITY, 0.0_f64), |(least, most), rate| (least.min(rate), most.max(rate)));
+            return Ok(Found {
+                // Between what it held and what it did not hold, by what it answered when it was overloaded.
+                rate: overload.clamp(self.low, high),
+                spread: Some((least, most)),
+                client_limited: false,
+                probes: std::mem::take(&mut self.probes),
+            });
+        }
+    }
+
+    /// Doubles the rate until the server falls behind. None if this side gives up first.
+    fn bracket(&mut self) -> anyhow::Result<Option<f64>> {
+        let mut rate = (self.low * 2.0).max(FIRST_RATE);
+        while self.low < LARGEST_RATE && self.may_go_on() {
+            match self.probe_surely(rate, SHORT_PROBE_S)? {
                 Says::KeepsUp => self.low = rate,
-                Says::FallsBehind => self.high = Some(rate),
-                Says::ClientLimited => limited = Some(rate),
+                Says::FallsBehind => return Ok(Some(rate)),
+                Says::ClientLimited => return Ok(None),
             }
             rate = (rate * 2.0).min(LARGEST_RATE);
-            if self.low >= LARGEST_RATE {
-                break;
-            }
         }
-        let Some(mut high) = self.high else { return Ok(self.client_limited()) };
+        Ok(None)
+    }
+
+    /// Brings both ends of the bracket together.
+    fn narrow(&mut self, mut high: f64) -> anyhow::Result<Option<f64>> {
         // What an overloaded server answers is near its capacity: the bracket shrinks to that, if it holds.
         let estimate = self.probes.last().map_or(high, |probe| probe.answered);
-        for guess in [estimate * 1.03, estimate * 0.97] {
-            if guess > self.low && guess < high && self.may_go_on() {
-                match self.probe(guess, PROBE_S)? {
-                    Says::KeepsUp => self.low = guess,
-                    Says::FallsBehind => high = guess,
-                    Says::ClientLimited => return Ok(self.client_limited()),
-                }
-            }
-        }
+        let mut guesses = [estimate * 0.97, estimate * 1.03]
+            .map(|guess| (guess > self.low && guess < high).then_some(guess));
         while high / self.low.max(FIRST_RATE / 2.0) > NARROW && self.may_go_on() {
             let middle = if self.low > 0.0 { (self.low * high).sqrt() } else { high / 2.0 };
-            match self.probe(middle, PROBE_S)? {
-                Says::KeepsUp => self.low = middle,
-                Says::FallsBehind => high = middle,
-                Says::ClientLimited => return Ok(self.client_limited()),
+            let guess = guesses
+                .iter_mut()
+                .rev()
+                .find_map(Option::take)
+                .filter(|guess| (self.low..high).contains(guess));
+            let rate = guess.unwrap_or(middle);
+            match self.probe_surely(rate, PROBE_S)? {
+                Says::KeepsUp => self.low = rate,
+                Says::FallsBehind => high = rate,
+                Says::ClientLimited => return Ok(None),
             }
         }
-        // Past the knee, twice: what it answers there is what it can do.
-        let mut answered = Vec::new();
-        for _ in 0..2 {
-            self.probe(high * 1.25, PROBE_S)?;
-            answered.extend(self.probes.last().map(|probe| probe.answered));
+        Ok(Some(high))
+    }
+
+    /// What the server answers past the knee, twice. None if it keeps up there: then the bracket was wrong.
+    fn look_past(&mut self, high: f64) -> anyhow::Result<Option<[f64; 2]>> {
+        let mut answered = [0.0; 2];
+        for answered in &mut answered {
+            if self.probe(high * PAST, PROBE_S)? == Says::KeepsUp && self.may_go_on() {
+                self.low = high * PAST;
+                return Ok(None);
+            }
+            *answered = self.probes.last().map_or(0.0, |probe| probe.answered);
         }
-        let overload = answered.iter().sum::<f64>() / answered.len().max(1) as f64;
-        let bounds = [self.low, high].into_iter().chain(answered.iter().copied());
-        let (least, most) =
-            bounds.fold((f64::INFINITY, 0.0_f64), |(least, most), rate| (least.min(rate), most.max(rate)));
-        // Between what it held and what it did not hold, by what it answered when it was overloaded.
-        let rate = overload.clamp(self.low, high);
-        Ok(Found {
-            rate,
-            spread: Some((least, most)),
-            client_limited: false,
-            probes: std::mem::take(&mut self.probes),
-        })
+        Ok(Some(answered))
+    }
+
+    /// A pause of this machine can look like a server that falls behind, once.
+    fn probe_surely(&mut self, rate: f64, seconds: u64) -> anyhow::Result<Says> {
+        match self.probe(rate, seconds)? {
+            Says::FallsBehind if self.may_go_on() => self.probe(rate, seconds),
+            says => Ok(says),
+        }
     }
 
     fn may_go_on(&self) -> bool {
@@ -117,15 +145,21 @@ impl Search<'_> {
     }
 
     /// The highest rate that was held; or what this side managed, if none was.
-    fn client_limited(&mut self) -> Found {
+    fn client_limited(&mut self) -> anyhow::Result<Found> {
+        ensure!(
+            self.may_go_on(),
+            "the sweep found no rate that the server falls behind in {} probes; raise load.sweep.timeout",
+            self.probes.len()
+        );
         let managed = self.probes.iter().map(|probe| probe.sent).fold(1.0, f64::max);
         let rate = if self.low > 0.0 { self.low } else { managed };
-        Found { rate, spread: None, client_limited: true, probes: std::mem::take(&mut self.probes) }
+        Ok(Found { rate, spread: None, client_limited: true, probes: std::mem::take(&mut self.probes) })
     }
 
     fn probe(&mut self, rate: f64, seconds: u64) -> anyhow::Result<Says> {
-        // Few requests say little: slow rates are probed for longer.
-        let seconds = seconds.max((16.0 / rate).ceil() as u64);
+        // Few requests say little: slow rates are probed for longer, once the bracket is known.
+        let wanted = if seconds == SHORT_PROBE_S { REQUESTS / 6.0 } else { REQUESTS };
+        let seconds = seconds.max(((wanted / rate).ceil() as u64).min(LONGEST_PROBE_S));
         let stage = plan(self.driver.config(), StagePlan::PROBE, rate, seconds);
         let load = self.workload.start(&stage, self.driver.shard())?;
         let control = self.driver.next_control();
@@ -160,13 +194,14 @@ impl Search<'_> {
         if failed * 20 > records.len() {
             return Says::FallsBehind;
         }
+        let by_chance = self.driver.config().load.r#type == LoadType::Poisson;
         let asked = probe.asked / f64::from(self.driver.shard().count);
         let bounded = records.iter().filter(|record| record.admitted > record.scheduled + LATE).count();
         let late = late_share(records);
         if bounded * 50 <= records.len() && (probe.sent < SENT_SHARE * asked || late > 0.5) {
             return Says::ClientLimited;
         }
-        if bounded * 50 > records.len() || probe.answered < KEEPS_UP * asked || grows(records, sent_for) {
+        if bounded * 50 > records.len() || leaves_over(records, by_chance) || grows(records, sent_for) {
             return Says::FallsBehind;
         }
         Says::KeepsUp
@@ -185,6 +220,23 @@ fn late_share(records: &[Record]) -> f64 {
         record.sent.is_some_and(|sent| sent > ready + LATE)
     });
     late.count() as f64 / records.len().max(1) as f64
+}
+
+/// Whether fewer were answered in the second half of the time of sending than came in it. `by_chance`: they come at random
+/// times, so that as many more or fewer are in flight at its end as chance makes it.
+fn leaves_over(records: &[Record], by_chance: bool) -> bool {
+    let due = records.iter().map(|record| record.scheduled);
+    let (start, end) = (due.clone().min().unwrap_or_default(), due.max().unwrap_or_default());
+    let half = start + (end - start) / 2;
+    let second_half = half..=end;
+    let count = |is_counted: &dyn Fn(&Record) -> bool| {
+        records.iter().filter(|&record| is_counted(record)).count() as f64
+    };
+    let came = count(&|record| second_half.contains(&record.scheduled));
+    let answered = count(&|record| record.outcome.is_success() && second_half.contains(&record.done));
+    let in_flight = count(&|record| record.scheduled < half && record.done >= half);
+    let chance = if by_chance { 2.0 * (2.0 * in_flight).sqrt() } else { 0.0 };
+    came - answered > (came * LEFT_OVER).max(LEFT_OVER_REQUESTS) + chance
 }
 
 /// Whether requests sent late in the probe took much longer than those sent early: a queue that grows. An unanswered one
@@ -268,6 +320,8 @@ mod tests {
             requested_tokens: None,
             retries: 0,
             retried_for: Duration::ZERO,
+            session_wait: Duration::ZERO,
+            core_wait: Duration::ZERO,
             status: Some(200),
             outcome: Outcome::Success,
         }
@@ -288,6 +342,17 @@ mod tests {
         let probe = measure(100.0, &records);
         assert!((probe.answered - 50.0).abs() < 1.0, "{probe:?}");
         assert!(grows(&records, Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn a_few_late_answers_are_no_queue() {
+        // 16 requests, two answered late; then a server that answers two of three.
+        let late = |n: u64| if n >= 14 { 900 } else { 150 };
+        let records: Vec<Record> = (0..16).map(|n| record(n * 125, n * 125 + late(n))).collect();
+        assert!(!leaves_over(&records, false));
+        let behind: Vec<Record> = (0..160).map(|n| record(n * 10, n * 15 + 50)).collect();
+        assert!(leaves_over(&behind, false));
+        assert!(leaves_over(&behind, true), "not by chance either");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The rules between keys.
 
 use super::{
-    CircuitBreaker, Config, ConfigError, DataType, Distribution, LengthOr, Load, LoadType, ServerType, Stage,
-    TriggerType,
+    ApiType, CircuitBreaker, Config, ConfigError, DataType, Distribution, LengthOr, Load, LoadType,
+    ServerType, Stage, TriggerType,
 };
 
 type Checked = Result<(), ConfigError>;
@@ -172,6 +172,7 @@ fn data(config: &Config) -> Checked {
             "must be above 0".to_owned()
         })?;
     }
+    recordings(config)?;
     if let Some(replay) = &data.conversation_replay {
         let key = |name: &str| format!("data.conversation_replay.{name}");
         require(replay.num_conversations > 0, &key("num_conversations"), || "must be above 0".to_owned())?;
@@ -184,6 +185,46 @@ fn data(config: &Config) -> Checked {
         ] {
             given.iter().try_for_each(|given| length(given, &key(name)))?;
         }
+    }
+    Ok(())
+}
+
+/// The sections of recorded sessions, and what they need.
+fn recordings(config: &Config) -> Checked {
+    let data = &config.data;
+    for (kind, name, given) in [
+        (
+            DataType::OtelTraceReplay,
+            "otel_trace_replay",
+            data.otel_trace_replay.as_ref().map(|given| {
+                (&given.trace_directory, &given.trace_files, given.use_static_model, &given.static_model_name)
+            }),
+        ),
+        (
+            DataType::WekaTraceReplay,
+            "weka_trace_replay",
+            data.weka_trace_replay.as_ref().map(|given| {
+                (&given.trace_directory, &given.trace_files, given.use_static_model, &given.static_model_name)
+            }),
+        ),
+    ] {
+        let key = format!("data.{name}");
+        let is_chosen = data.r#type == kind;
+        require(is_chosen == given.is_some(), &key, || match is_chosen {
+            true => format!("required with data.type {name}"),
+            false => format!("has no meaning without data.type {name}"),
+        })?;
+        let Some((folder, files, is_static, model)) = given else { continue };
+        require(folder.is_some() != files.is_some(), &key, || {
+            "give either trace_directory or trace_files".to_owned()
+        })?;
+        require(!is_static || !model.is_empty(), &format!("{key}.static_model_name"), || {
+            "required with use_static_model".to_owned()
+        })?;
+        require(config.load.r#type == LoadType::TraceSessionReplay, "load.type", || {
+            format!("data.type {name} needs trace_session_replay")
+        })?;
+        require(config.api.r#type == ApiType::Chat, "api.type", || format!("data.type {name} needs chat"))?;
     }
     Ok(())
 }
@@ -241,5 +282,5 @@ fn metrics(config: &Config) -> Checked {
     let Some(metrics) = &config.metrics else { return Ok(()) };
     require(metrics.r#type.is_some(), "metrics.type", || "required: prometheus".to_owned())?;
     let url = metrics.prometheus.as_ref().and_then(|prometheus| prometheus.url.as_ref());
-    require(url.is_some(), "metrics.prometheus.url", || "required".to_owned())
+    require(url.is_none_or(|url| !url.trim().is_empty()), "metrics.prometheus.url", || "is empty".to_owned())
 }

@@ -30,9 +30,9 @@ words! {
         InfinityInstruct = "infinity_instruct",
         /// Bills and summaries.
         BillsumConversations = "billsum_conversations",
-        /// Recorded calls. Not implemented.
+        /// Recorded calls.
         OtelTraceReplay = "otel_trace_replay",
-        /// Recorded agents. Not implemented.
+        /// Recorded agents.
         WekaTraceReplay = "weka_trace_replay",
         /// Long conversations with tools.
         ConversationReplay = "conversation_replay",
@@ -82,9 +82,9 @@ section! {
         shared_prefix: Option<SharedPrefix> = None;
         /// Not implemented: pictures, films and sound.
         multimodal: Option<Value> = None;
-        /// Not implemented: recorded calls.
+        /// Recorded calls, in OpenTelemetry's words. For `otel_trace_replay`.
         otel_trace_replay: Option<OtelReplay> = None;
-        /// Not implemented: recorded agents.
+        /// Recorded agents, as Weka keeps them. For `weka_trace_replay`.
         weka_trace_replay: Option<WekaReplay> = None;
         /// Conversations. For `conversation_replay`.
         conversation_replay: Option<ConversationReplay> = None;

@@ -1,5 +1,5 @@
-//! Sections of `data` that are known and not implemented: they are read, so that a misspelt key in them is found, and
-//! then refused by name.
+//! Sections of `data` for recorded sessions, and those that are known and not implemented: they are read, so that a
+//! misspelt key in them is found, and then refused by name.
 
 use std::collections::BTreeMap;
 
@@ -10,41 +10,41 @@ use super::{data::LengthOr, schema::section};
 section! {
     /// Recorded calls.
     OtelReplay {
-        /// Not implemented.
+        /// Ask for one model, whatever was recorded.
         use_static_model: bool = false;
-        /// Not implemented.
+        /// That model.
         static_model_name: String = String::new();
-        /// Not implemented.
+        /// Models to ask for, by the recorded ones (others: the server's).
         model_mapping: Option<BTreeMap<String, String>> = None;
-        /// Not implemented.
+        /// Length of an answer that was not recorded.
         default_max_tokens: u32 = 1000;
-        /// Not implemented.
+        /// Has no effect: no tool is forced, and answers are as long as recorded.
         override_tool_call_max_tokens: bool = true;
-        /// Not implemented.
+        /// `force_recorded` or `as_recorded`. Tools are offered and none is forced, either way.
         tool_choice_mode: String = "force_recorded".to_owned();
         /// Not implemented.
         inject_random_session_id: bool = false;
-        /// Not implemented.
+        /// Play the sessions again until there are so many.
         duplicate_sessions_target: Option<u32> = None;
-        /// Not implemented.
+        /// Longest pause before a call, in milliseconds.
         max_wait_ms: u64 = 15_000;
-        /// Not implemented.
+        /// Has no effect: a call waits for the one before it, which ends by `load.request_timeout`.
         predecessor_wait_timeout_sec: f64 = 3600.0;
-        /// Not implemented.
+        /// Make calls again that failed when they were recorded.
         include_errors: bool = true;
-        /// Not implemented.
+        /// Leave out files that cannot be used, and say so.
         skip_invalid_files: bool = false;
-        /// Not implemented.
+        /// Not implemented, but for `none`.
         bad_tool_call_handling: String = "none".to_owned();
-        /// Not implemented.
+        /// The folder of the recordings, a `.json` file a session. This or `trace_files` is required.
         trace_directory: Option<String> = None;
-        /// Not implemented.
+        /// The files of the recordings.
         trace_files: Option<Vec<String>> = None;
-        /// Not implemented.
+        /// Not implemented: nothing is fetched.
         hf_dataset_path: Option<String> = None;
-        /// Not implemented.
+        /// Not implemented: Python is not run.
         filter: Option<String> = None;
-        /// Not implemented.
+        /// Send all messages as recorded, never the server's own answers.
         disable_output_substitution: bool = false;
         /// Not implemented.
         attribute_to_header_map: Option<BTreeMap<String, String>> = None;
@@ -56,51 +56,51 @@ section! {
 section! {
     /// Recorded agents.
     WekaReplay {
-        /// Not implemented.
+        /// Ask for one model, whatever was recorded.
         use_static_model: bool = false;
-        /// Not implemented.
+        /// That model.
         static_model_name: String = String::new();
-        /// Not implemented.
+        /// Models to ask for, by the recorded ones (others: the server's).
         model_mapping: Option<BTreeMap<String, String>> = None;
-        /// Not implemented.
+        /// Has no effect: all lengths are recorded.
         default_max_tokens: u32 = 1000;
-        /// Not implemented.
+        /// Has no effect: no tool is forced, and answers are as long as recorded.
         override_tool_call_max_tokens: bool = true;
-        /// Not implemented.
+        /// `force_recorded` or `as_recorded`. Tools are offered and none is forced, either way.
         tool_choice_mode: String = "force_recorded".to_owned();
         /// Not implemented.
         inject_random_session_id: bool = false;
-        /// Not implemented.
+        /// Play the sessions again until there are so many.
         duplicate_sessions_target: Option<u32> = None;
-        /// Not implemented.
+        /// Longest pause before a call, in milliseconds.
         max_wait_ms: u64 = 15_000;
-        /// Not implemented.
+        /// Has no effect: a call waits for the one before it, which ends by `load.request_timeout`.
         predecessor_wait_timeout_sec: f64 = 3600.0;
-        /// Not implemented.
+        /// Has no effect: failed calls are not marked.
         include_errors: bool = true;
-        /// Not implemented.
+        /// Leave out files that cannot be used, and say so.
         skip_invalid_files: bool = false;
-        /// Not implemented.
+        /// Not implemented, but for `none`.
         bad_tool_call_handling: String = "none".to_owned();
-        /// Not implemented.
+        /// The folder of the recordings, a `.json` file a session. This or `trace_files` is required.
         trace_directory: Option<String> = None;
-        /// Not implemented.
+        /// The files of the recordings.
         trace_files: Option<Vec<String>> = None;
-        /// Not implemented.
+        /// Not implemented: nothing is fetched.
         hf_dataset_path: Option<String> = None;
-        /// Not implemented.
+        /// Not implemented: Python is not run.
         filter: Option<String> = None;
-        /// Not implemented.
+        /// Longest pause between calls, in seconds.
         trace_idle_gap_cap_seconds: f64 = 60.0;
-        /// Not implemented.
+        /// Make no pauses.
         ignore_trace_delays: bool = false;
-        /// Not implemented.
+        /// Pause for the recorded think times only.
         use_think_time_only: bool = false;
-        /// Not implemented.
+        /// Tokens of a block where the file does not say.
         default_block_size: u32 = 64;
-        /// Not implemented.
+        /// Sessions at most.
         num_dataset_entries: u32 = 100;
-        /// Not implemented.
+        /// Has no effect: texts are made as they are needed.
         datagen_workers: Option<u32> = None;
     }
 }

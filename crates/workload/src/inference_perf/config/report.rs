@@ -113,7 +113,7 @@ section! {
     Metrics {
         /// Required.
         r#type: Option<MetricsType> = None;
-        /// The Prometheus server.
+        /// The Prometheus server (null: as without its `url`).
         prometheus: Option<PrometheusConfig> = None;
     }
 }
@@ -123,7 +123,7 @@ section! {
     PrometheusConfig {
         /// How often it looks at the server under load, in seconds.
         scrape_interval: u64 = 15;
-        /// Where it is.
+        /// Where it is (null: the servers' own `/metrics` pages are read during the run).
         url: Option<String> = None;
         /// Matchers for all series.
         filters: Vec<String> = Vec::new();
