@@ -27,6 +27,10 @@ pub(super) fn input_config(
         phase.set("type", law(arguments, made, shape));
         set(&mut phase, "requests", *expected);
         set(&mut phase, "duration", duration.map(|time| time.as_secs_f64()));
+        let warm_up = arguments.load.warm_up.num_warmup_sessions;
+        let sessions =
+            if shape.measured { arguments.load.conversation_num.first().copied() } else { warm_up };
+        set(&mut phase, "sessions", sessions);
         set(&mut phase, "concurrency", shape.concurrency);
         set(&mut phase, "rate", shape.target_rate);
         set(
