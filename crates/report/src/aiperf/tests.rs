@@ -222,7 +222,10 @@ fn targets_and_errors_have_their_tables() {
         .map(|line| line.split('│').map(str::trim).collect())
         .filter(|row: &Vec<_>| row.len() > 4)
         .collect();
-    assert_eq!(cells[0][1..5], ["499", "RequestCancellationError", "", "1"]);
+    assert_eq!(
+        cells[0][1..5],
+        ["499", "RequestCancellationError", "given up by this side, as it was told to", "1"]
+    );
     assert_eq!(cells[1][1..5], ["503", "HTTPError", "overloaded", "1"]);
 }
 
