@@ -290,8 +290,11 @@ impl Slowness {
     /// Where the replicas' logarithms are `common` on average.
     pub(crate) fn beside(&self, common: f64) -> f64 {
         let logarithm = self.0.get() - (common - common.clamp(-COMMON_NOISE, COMMON_NOISE));
-        let certain = ((logarithm.abs() - 0.1) / 0.1).clamp(0.0, 1.0);
-        if certain == 0.0 { 1.0 } else { (logarithm * certain).exp() }
+        if logarithm.abs() <= 0.1 {
+            return 1.0;
+        }
+        let certain = ((logarithm.abs() - 0.1) / 0.1).min(1.0);
+        (logarithm * certain).exp()
     }
 }
 

@@ -89,9 +89,8 @@ pub(crate) enum Availability {
 
 /// The health of one replica. Picks read it without locks.
 #[derive(Debug)]
+#[repr(C, align(64))] // What a pick reads is in one cache line.
 pub struct Health {
-    id: u64,
-    settings: Arc<ArcSwap<HealthSettings>>,
     checked: AtomicU8,
     draining: AtomicBool,
     probing: AtomicBool,
@@ -100,6 +99,8 @@ pub struct Health {
     busy_until: AtomicU64,
     /// Start of the slow start in nanoseconds, or [`FULL`] or [`AT_FIRST_USE`].
     ramp_from: AtomicU64,
+    id: u64,
+    settings: Arc<ArcSwap<HealthSettings>>,
     history: Mutex<History>,
 }
 

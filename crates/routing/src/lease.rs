@@ -30,6 +30,8 @@ pub struct Lease {
     /// Nanoseconds of work for the prefill, and for an output token.
     prefill_work: u64,
     output_work: u64,
+    /// The whole output as last expected, and the context that goes with each token of it.
+    context_of: (u64, f64),
     /// When the replica was last sent what the history has of the prompt.
     pub(crate) known_since: Option<Duration>,
     predicted_tokens: Option<u32>,
@@ -171,6 +173,7 @@ impl Lease {
             expected,
             prefill_work: nanoseconds(prefill_s),
             output_work: nanoseconds(output_s),
+            context_of: (0, 0.0),
             known_since: None,
             predicted_tokens: cached_tokens,
             opened: now,
@@ -183,11 +186,14 @@ impl Lease {
 
     /// Brings the counters in line with what is left to do.
     fn update(&mut self) {
-        let Self { share, replica, .. } = self;
+        let Self { share, replica, context_of, .. } = self;
         let load = &replica.load;
         let left = u64::from(replica.experience.outputs.left(self.expected, self.progress.produced));
         let output = u64::from(self.progress.produced) + left;
-        let context = (u64::from(self.prompt_tokens) + output) * left / output.max(1);
+        if context_of.0 != output {
+            *context_of = (output, (f64::from(self.prompt_tokens) + output as f64) / output as f64);
+        }
+        let context = (left as f64 * context_of.1) as u64;
         let prefill = if self.waiting { self.prefill_work } else { 0 };
         let uncached = if self.waiting { self.uncached_tokens.into() } else { 0 };
         change(&load.prompt_tokens, &mut share.prompt_tokens, self.prompt_tokens.into());

@@ -104,6 +104,10 @@ struct View {
     burden: f64,
     /// That part of it which outstanding work does not contain.
     by_weight: f64,
+    /// `1 / burden`.
+    speed: f64,
+    /// Within the bounds.
+    allowed: bool,
 }
 
 /// How uneven loads are, as a share of the mean, where that is no chance.
@@ -125,7 +129,7 @@ impl Totals {
         let sum = |value: fn(&View) -> f64| views.iter().map(value).sum::<f64>();
         let requests = sum(|view| view.requests);
         Self {
-            speed: sum(|view| 1.0 / view.burden),
+            speed: sum(|view| view.speed),
             requests,
             waiting_share: sum(|view| view.waiting_share * view.requests) / requests.max(1.0),
             waiting_tokens: sum(|view| view.waiting_tokens),
@@ -138,7 +142,7 @@ impl Totals {
 impl View {
     /// Keeps the share `trust` of its differences from an even load.
     fn approach(&mut self, all: &Totals, trust: f64) {
-        let share = 1.0 / self.burden / all.speed;
+        let share = self.speed / all.speed;
         let draw = |value: &mut f64, even: f64| *value = even + (*value - even) * trust;
         draw(&mut self.requests, all.requests * share);
         draw(&mut self.waiting_share, all.waiting_share);
@@ -166,48 +170,54 @@ impl Weighing<'_> {
         let engine = experience.engine();
         let prompt = query.prompt_tokens;
         let output = experience.outputs.left(query.expected(&experience.outputs), 0);
-        let views = self.views(candidates);
-        let held_by_all = views.iter().map(|view| view.cached).min().unwrap_or_default();
-        let best = views.iter().map(|view| view.cached).max().unwrap_or_default();
-
-        let speed: f64 = views.iter().map(|view| 1.0 / view.burden).sum();
-        let all_requests: f64 = views.iter().map(|view| view.requests).sum::<f64>() + 1.0;
+        let mut views = self.views(candidates);
+        let (mut held_by_all, mut best) = (u32::MAX, 0);
+        let (mut speed, mut requests, mut outstanding_s) = (0.0, 0.0, 0.0);
+        for view in &views {
+            (held_by_all, best) = (held_by_all.min(view.cached), best.max(view.cached));
+            speed += view.speed;
+            requests += view.requests;
+            outstanding_s += view.outstanding_s;
+        }
         let together = experience.together(&engine, engine.cache_tokens);
-        let all_work: f64 = views.iter().map(|view| view.outstanding_s).sum::<f64>()
-            + work(&engine, prompt, prompt - held_by_all, output, together);
+        let all_work = outstanding_s + work(&engine, prompt, prompt - held_by_all, output, together);
         let slack = settings.work_slack * experience.mean_work.get();
-        let allowed = |view: &View| {
-            let share = 1.0 / view.burden / speed;
-            view.outstanding_s <= settings.work_factor * share * all_work + slack
-                && view.requests <= settings.request_factor * share * all_requests + settings.request_slack
-        };
-        let any_allowed = views.iter().any(allowed);
+        let most_work = settings.work_factor * all_work / speed;
+        let most_requests = settings.request_factor * (requests + 1.0) / speed;
+        let mut any_allowed = false;
+        for view in &mut views {
+            view.allowed = view.outstanding_s <= most_work * view.speed + slack
+                && view.requests <= most_requests * view.speed + settings.request_slack;
+            any_allowed |= view.allowed;
+        }
 
         let unknown = f64::from(prompt - held_by_all);
         let home = self.home(held_by_all, f64::from(best - held_by_all) / unknown.max(1.0)).and_then(|key| {
             let all = candidates.list.iter().zip(&views).enumerate();
-            let fitting = all.filter(|(_, (_, view))| allowed(view));
+            let fitting = all.filter(|(_, (_, view))| view.allowed);
             best_suited(key, fitting.map(|(at, (candidate, _))| (at, &**candidate.replica, candidate.weight)))
         });
         let home_weight = settings.home_weight.unwrap_or(1.0 - 0.7 * self.unseen());
 
-        let mean_requests = (all_requests - 1.0) / views.len() as f64;
+        let mean_requests = requests / views.len() as f64;
         let coming = experience.arrivals.coming(mean_requests, views.len(), self.now);
         let mut lowest = (f64::INFINITY, f64::INFINITY);
         let (mut index, mut ties) = (0, 0.0);
+        let decode = settings.decode_weight * f64::from(output);
+        let queue = engine.prefill_token_s * settings.queue_weight;
         for (at, view) in views.iter().enumerate() {
             let delayed = 1.0 + settings.interference * (view.requests + coming);
             let beside = engine.sequence_s * view.requests + engine.context_token_s * view.context_tokens;
             let mut cost = Cost {
                 cached_tokens: view.cached,
                 prefill_s: engine.prefill_token_s * f64::from(prompt - view.cached) * delayed,
-                queue_s: engine.prefill_token_s * settings.queue_weight * view.waiting_tokens,
-                decode_s: settings.decode_weight * f64::from(output) * beside * (1.0 - view.waiting_share),
+                queue_s: queue * view.waiting_tokens,
+                decode_s: decode * beside * (1.0 - view.waiting_share),
                 wait_s: settings.wait_weight * view.outstanding_s * view.by_weight * view.waiting_share,
                 home_s: 0.0,
                 total_s: 0.0,
                 outstanding_s: view.outstanding_s,
-                allowed: allowed(view),
+                allowed: view.allowed,
             };
             if home == Some(at) {
                 cost.home_s = home_weight * engine.prefill_token_s * unknown * delayed;
@@ -249,17 +259,21 @@ impl Weighing<'_> {
             let replica = candidate.replica;
             let load = &replica.load;
             let (requests, waiting) = (load.requests() as f64, load.waiting() as f64);
-            let blocks = matches.blocks[replica.history.slot as usize].max(matches.common);
-            let by_weight = mean_weight / candidate.weight;
+            let blocks = matches.blocks[replica.slot as usize].max(matches.common);
+            let by_weight =
+                if candidate.weight == mean_weight { 1.0 } else { mean_weight / candidate.weight };
+            let burden = replica.slowness() * by_weight;
             View {
                 requests,
-                waiting_share: (waiting / requests.max(1.0)).min(1.0),
+                waiting_share: if waiting == 0.0 { 0.0 } else { (waiting / requests.max(1.0)).min(1.0) },
                 waiting_tokens: load.waiting_tokens() as f64,
                 context_tokens: load.context_tokens() as f64,
                 outstanding_s: load.outstanding_s(),
                 cached: blocks.saturating_mul(query.block_tokens).min(query.prompt_tokens),
-                burden: replica.slowness() * by_weight,
+                burden,
                 by_weight,
+                speed: if burden == 1.0 { 1.0 } else { 1.0 / burden },
+                allowed: true,
             }
         };
         let mut views: Vec<View> = candidates.list.iter().map(view).collect();

@@ -40,8 +40,9 @@ impl Query<'_> {
     }
 
     /// Whether `replica` may serve this request: it has the adapter and was not tried.
+    #[inline]
     pub fn admits(&self, replica: &Replica) -> bool {
-        !self.tried.contains(&replica.id)
+        (self.tried.is_empty() || !self.tried.contains(&replica.id))
             && self.adapter.is_none_or(|adapter| replica.spec.has_adapter(adapter))
     }
 }

@@ -58,6 +58,8 @@ pub struct Replica {
     pub(crate) history: Arc<History>,
     pub(crate) experience: Arc<Experience>,
     pub(crate) name_hash: u64,
+    /// That of the history, at hand.
+    pub(crate) slot: u32,
 }
 
 impl Replica {
@@ -72,6 +74,7 @@ impl Replica {
             history: Arc::clone(&self.history),
             experience: Arc::clone(&self.experience),
             name_hash: self.name_hash,
+            slot: self.slot,
         }
     }
 
@@ -145,27 +148,27 @@ impl Replica {
 
 /// Sums over the open leases of one replica.
 #[derive(Debug, Default)]
-#[repr(align(128))] // One replica's counters never share a cache line with another's.
+#[repr(C, align(128))] // One replica's counters never share a cache line with another's; a pick reads the first.
 pub struct Load {
     pub(crate) requests: AtomicU64,
     pub(crate) waiting: AtomicU64,
     pub(crate) waiting_tokens: AtomicU64,
-    pub(crate) prompt_tokens: AtomicU64,
-    pub(crate) output_tokens: AtomicU64,
-    pub(crate) picked: AtomicU64,
     /// Prompt and output tokens of each open lease, in proportion to the output that is left.
     pub(crate) context_tokens: AtomicU64,
     /// Work left, in nanoseconds.
     pub(crate) outstanding: AtomicU64,
+    pub(crate) slowness: Slowness,
+    pub(crate) output_tokens: AtomicU64,
+    /// Credit of the smooth weighted round robin.
+    pub(crate) turn: AtomicI64,
+    pub(crate) prompt_tokens: AtomicU64,
+    pub(crate) picked: AtomicU64,
     /// Uncached prompt tokens of all leases that ever got their first token.
     pub(crate) prefilled_tokens: AtomicU64,
     pub(crate) cache_tokens: AtomicU64,
-    pub(crate) slowness: Slowness,
     pub(crate) prediction: Prediction,
     /// When a token last arrived, in nanoseconds; 0 before the first.
     pub(crate) produced_at: AtomicU64,
-    /// Credit of the smooth weighted round robin.
-    pub(crate) turn: AtomicI64,
 }
 
 /// What caches held, and what was expected of them.

@@ -107,16 +107,28 @@ pub(crate) fn best_suited<'a>(
     key: u64,
     replicas: impl Iterator<Item = (usize, &'a Replica, f64)>,
 ) -> Option<usize> {
-    let suits = |replica: &Replica, weight: f64| {
+    let chance = |replica: &Replica| {
         let mut hash = [0; 16];
         hash[..8].copy_from_slice(&key.to_le_bytes());
         hash[8..].copy_from_slice(&replica.name_hash.to_le_bytes());
-        weight / -unit(xxh3_64(&hash)).ln()
+        unit(xxh3_64(&hash))
     };
-    replicas
-        .map(|(index, replica, weight)| (index, suits(replica, weight)))
-        .max_by(|left, right| left.1.total_cmp(&right.1))
-        .map(|(index, _)| index)
+    let mut best: Option<(usize, f64, f64)> = None;
+    for (index, replica, weight) in replicas {
+        let chance = chance(replica);
+        let suits_better = best.is_none_or(|(_, best_chance, best_weight)| {
+            // `w / -ln(u)` grows with `u`: equal weights need no logarithm.
+            if weight == best_weight {
+                chance >= best_chance
+            } else {
+                weight * best_chance.ln() <= best_weight * chance.ln()
+            }
+        });
+        if suits_better {
+            best = Some((index, chance, weight));
+        }
+    }
+    best.map(|(index, ..)| index)
 }
 
 /// A number in `[0, 1)` from the upper bits of `bits`.

@@ -117,14 +117,16 @@ impl Router {
                 Some(known) => Arc::new(known.with_spec(spec)),
                 None => {
                     let id = NEXT_ID.fetch_add(1, Relaxed);
+                    let slot = free.next().unwrap_or_default();
                     Arc::new(Replica {
                         id,
+                        slot,
                         name_hash: name_hash(&spec.name),
                         spec,
                         load: Arc::default(),
                         health: Arc::new(Health::new(id, Arc::clone(&self.health), joins_late)),
                         reported: Arc::default(),
-                        history: Arc::new(History::new(free.next().unwrap_or_default())),
+                        history: Arc::new(History::new(slot)),
                         experience: Arc::clone(&self.experience),
                     })
                 }
