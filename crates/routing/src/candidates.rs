@@ -97,12 +97,6 @@ impl<'a> Candidates<'a> {
         self.list.iter().map(|candidate| candidate.weight).sum()
     }
 
-    /// Open requests of a candidate, on average.
-    pub(crate) fn mean_requests(&self) -> f64 {
-        let requests: u64 = self.list.iter().map(|candidate| candidate.replica.load.requests()).sum();
-        requests as f64 / self.list.len() as f64
-    }
-
     pub(crate) fn least_requests(&self, random: &mut dyn Rng) -> Choice {
         self.least(random, |candidate| (requests_per_weight(candidate), 0.0))
     }

@@ -159,11 +159,12 @@ pub(crate) fn work(engine: &Coefficients, prompt: u32, uncached: u32, output: u3
 }
 
 impl Weighing<'_> {
-    /// Chooses a candidate. `see` gets the cost of each.
+    /// Chooses a candidate; `take` says that the request will go there. `see` gets the cost of each.
     pub(crate) fn choose(
         &self,
         candidates: &Candidates<'_>,
         random: &mut dyn Rng,
+        take: bool,
         mut see: impl FnMut(usize, Cost),
     ) -> Choice {
         let Self { settings, experience, query, .. } = *self;
@@ -200,6 +201,9 @@ impl Weighing<'_> {
         let home_weight = settings.home_weight.unwrap_or(1.0 - 0.7 * self.unseen());
 
         let mean_requests = requests / views.len() as f64;
+        if take {
+            experience.arrivals.arrived(mean_requests, self.now);
+        }
         let coming = experience.arrivals.coming(mean_requests, views.len(), self.now);
         let mut lowest = (f64::INFINITY, f64::INFINITY);
         let (mut index, mut ties) = (0, 0.0);

@@ -75,10 +75,7 @@ impl Snapshot {
                 self.by_key(call.query.prefix_key, bound, candidates, random)
             }
             PolicySettings::PrefixAware(settings) => {
-                if take {
-                    self.experience.arrivals.arrived(candidates.mean_requests(), call.now);
-                }
-                self.weighing(settings, call).choose(candidates, random, see)
+                self.weighing(settings, call).choose(candidates, random, take, see)
             }
             PolicySettings::Session(settings) => {
                 let bound = Bound {

@@ -1,10 +1,12 @@
 //! Points joined by lines: one quantity against another.
 
-use super::{Draw, Drawing, FONT, HALF, MAX_SERIES, left_out, scale::Scale, svg, text, time_axis, width_of};
-
-const HEIGHT: f64 = 260.0;
-const TOP: f64 = 10.0;
-const BOTTOM: f64 = 40.0;
+use super::{
+    Draw, Drawing, HALF, MAX_SERIES,
+    frame::{Frame, HEIGHT},
+    left_out,
+    scale::Scale,
+    svg, text,
+};
 
 /// A chart of points, each line in the order of its first coordinate. Both axes begin at zero.
 #[derive(Clone, Debug, Default)]
@@ -64,28 +66,18 @@ impl Draw for CurveChart {
         let all = || self.lines.iter().flat_map(|(_, points)| points);
         let up = Scale::linear(all().map(|point| point.1).fold(0.0, f64::max), 4.0);
         let span = all().map(|point| point.0).fold(0.0, f64::max);
-        let left = up.ticks().iter().map(|(_, label)| width_of(label)).fold(0.0, f64::max) + 8.0;
-        let (length, depth) = (HALF - left - 14.0, HEIGHT - TOP - BOTTOM);
-        let y = |place: f64| TOP + (1.0 - place) * depth;
-        let mut body = String::new();
-        for (place, label) in up.ticks() {
-            let y = y(place);
-            body += &format!("<path d=\"M{left:.1} {y:.1}h{length:.1}\" class=\"grid\"/>");
-            body += &text(left - 8.0, y + FONT * 0.36, "tick end", &label);
-        }
-        let (along, axis) = time_axis(span, &self.x_label, left, length, y(0.0));
-        body += &axis;
+        let mut frame = Frame::new(HALF, up, span, &self.x_label);
         for (index, (_, points)) in self.lines.iter().take(MAX_SERIES).enumerate() {
-            let at = |(x, value): &(f64, f64)| (left + along.place(*x) * length, y(up.place(*value)));
+            let at = |(x, value): &(f64, f64)| (frame.x(*x), frame.y(*value));
             let mut path = String::new();
             for (place, point) in points.iter().map(at).enumerate() {
                 let pen = if place == 0 { 'M' } else { 'L' };
                 path += &format!("{pen}{:.1} {:.1}", point.0, point.1);
             }
-            body += &format!("<path d=\"{path}\" class=\"line l{index}\"/>");
             // A dot is a line to itself with round caps.
             let dots: String = points.iter().map(at).map(|(x, y)| format!("M{x:.1} {y:.1}h0")).collect();
-            body += &format!("<path d=\"{dots}\" class=\"line l{index}\" style=\"stroke-width:7\"/>");
+            frame.body += &format!("<path d=\"{path}\" class=\"line l{index}\"/>");
+            frame.body += &format!("<path d=\"{dots}\" class=\"line l{index}\" style=\"stroke-width:7\"/>");
         }
         let legend = self.lines.iter().take(MAX_SERIES).enumerate();
         Drawing {
@@ -94,7 +86,7 @@ impl Draw for CurveChart {
             note: left_out(self.lines.len(), MAX_SERIES, "lines are not shown"),
             legend: legend.map(|(index, (name, _))| (format!("f{index}"), name.clone())).collect(),
             wide: false,
-            svg: svg(HALF, HEIGHT, &self.title, &body),
+            svg: svg(HALF, HEIGHT, &self.title, &frame.body),
         }
     }
 }

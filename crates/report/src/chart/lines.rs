@@ -1,13 +1,12 @@
 //! Lines over time.
 
 use super::{
-    Draw, Drawing, FONT, HALF, MAX_POINTS, MAX_SERIES, WIDE, left_out, scale::Scale, svg, text, thinned,
-    time_axis, width_of,
+    Draw, Drawing, HALF, MAX_POINTS, MAX_SERIES, WIDE,
+    frame::{Frame, HEIGHT},
+    left_out,
+    scale::Scale,
+    svg, thinned,
 };
-
-const HEIGHT: f64 = 260.0;
-const TOP: f64 = 10.0;
-const BOTTOM: f64 = 40.0;
 
 /// A line chart: values at equal steps from zero.
 #[derive(Clone, Debug, Default)]
@@ -81,19 +80,8 @@ impl LineChart {
 impl Draw for LineChart {
     fn draw(&self) -> Drawing {
         let width = if self.wide { WIDE } else { HALF };
-        let up = self.scale();
         let span = self.lines.iter().map(|line| line.step * line.values.len() as f64).fold(0.0, f64::max);
-        let left = up.ticks().iter().map(|(_, label)| width_of(label)).fold(0.0, f64::max) + 8.0;
-        let (length, depth) = (width - left - 14.0, HEIGHT - TOP - BOTTOM);
-        let y = |place: f64| TOP + (1.0 - place) * depth;
-        let mut body = String::new();
-        for (place, label) in up.ticks() {
-            let y = y(place);
-            body += &format!("<path d=\"M{left:.1} {y:.1}h{length:.1}\" class=\"grid\"/>");
-            body += &text(left - 8.0, y + FONT * 0.36, "tick end", &label);
-        }
-        let (along, axis) = time_axis(span, &self.x_label, left, length, y(0.0));
-        body += &axis;
+        let mut frame = Frame::new(width, self.scale(), span, &self.x_label);
         for (index, line) in self.lines.iter().take(MAX_SERIES).enumerate() {
             let values = thinned(&line.values, MAX_POINTS);
             let step = line.step * line.values.len() as f64 / values.len().max(1) as f64;
@@ -103,14 +91,14 @@ impl Draw for LineChart {
                     pen = 'M';
                     continue;
                 };
-                let x = left + along.place((point as f64 + 0.5) * step) * length;
-                path += &format!("{pen}{x:.1} {:.1}", y(up.place(*value)));
+                let x = frame.x((point as f64 + 0.5) * step);
+                path += &format!("{pen}{x:.1} {:.1}", frame.y(*value));
                 // A point between two gaps still leaves a dot, by the round cap of a line to itself.
                 let alone = pen == 'M' && values.get(point + 1).is_none_or(Option::is_none);
                 path += if alone { "h0" } else { "" };
                 pen = 'L';
             }
-            body += &format!("<path d=\"{path}\" class=\"line l{index}\"/>");
+            frame.body += &format!("<path d=\"{path}\" class=\"line l{index}\"/>");
         }
         let legend = self.lines.iter().take(MAX_SERIES).enumerate();
         let more = left_out(self.lines.len(), MAX_SERIES, "lines are not shown");
@@ -120,7 +108,7 @@ impl Draw for LineChart {
             note: format!("{} {more}", self.note).trim().to_owned(),
             legend: legend.map(|(index, line)| (format!("f{index}"), line.name.clone())).collect(),
             wide: self.wide,
-            svg: svg(width, HEIGHT, &self.title, &body),
+            svg: svg(width, HEIGHT, &self.title, &frame.body),
         }
     }
 }

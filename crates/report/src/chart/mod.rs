@@ -9,6 +9,7 @@
 
 mod bars;
 mod curve;
+mod frame;
 mod heat;
 mod lines;
 mod scale;

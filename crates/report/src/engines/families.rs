@@ -162,7 +162,7 @@ impl Rates {
 }
 
 /// Where a share of the observations lies at most; in the last bucket, its lower bound.
-fn quantile(buckets: &[(String, f64)], share: f64) -> f64 {
+pub(crate) fn quantile(buckets: &[(String, f64)], share: f64) -> f64 {
     let mut bounds: Vec<(f64, f64)> =
         buckets.iter().filter_map(|(bound, count)| Some((bound.parse().ok()?, *count))).collect();
     bounds.sort_by(|a, b| a.0.total_cmp(&b.0));

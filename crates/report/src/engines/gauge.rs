@@ -17,6 +17,13 @@ pub struct Gauge {
     percentiles: [f64; 9],
 }
 
+/// Below which value this share of sorted samples lies. There must be one at least.
+pub(crate) fn interpolated(samples: &[f64], share: f64) -> f64 {
+    let place = (samples.len() - 1) as f64 * share;
+    let (low, high) = (samples[place.floor() as usize], samples[place.ceil() as usize]);
+    low + (high - low) * place.fract()
+}
+
 impl Gauge {
     pub(super) fn of(mut samples: Vec<f64>) -> Option<Self> {
         samples.sort_by(f64::total_cmp);
@@ -24,12 +31,8 @@ impl Gauge {
         let count = samples.len() as f64;
         let avg = samples.iter().sum::<f64>() / count;
         let variance = samples.iter().map(|sample| (sample - avg).powi(2)).sum::<f64>() / count;
-        let percentile = |percent: f64| {
-            let place = (count - 1.0) * percent / 100.0;
-            let (low, high) = (samples[place.floor() as usize], samples[place.ceil() as usize]);
-            low + (high - low) * place.fract()
-        };
-        Some(Self { avg, min, max, std: variance.sqrt(), percentiles: PERCENTS.map(percentile) })
+        let percentiles = PERCENTS.map(|percent| interpolated(&samples, percent / 100.0));
+        Some(Self { avg, min, max, std: variance.sqrt(), percentiles })
     }
 
     /// One of the percentiles that are kept: 1, 5, 10, 25, 50, 75, 90, 95, 99.

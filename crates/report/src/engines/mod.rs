@@ -14,12 +14,15 @@ use std::time::Duration;
 use protocol::EngineMetrics;
 use serde_json::{Value, json};
 
-pub(crate) use self::families::PERCENTS;
 use self::series::growth;
 pub use self::{
     families::{FamilyFigures, Figures, Growth, Observed, Rates},
     gauge::Gauge,
     series::{COLUMNS, EngineSeries, Fetches, READINGS},
+};
+pub(crate) use self::{
+    families::{PERCENTS, quantile},
+    gauge::interpolated,
 };
 use crate::{Object, TextTable, format::human, summary::ratio};
 

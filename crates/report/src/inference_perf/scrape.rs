@@ -7,7 +7,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::prometheus::{Figure, MetricFamily, figures, file};
-use crate::Object;
+use crate::{
+    Object,
+    engines::{interpolated, quantile},
+};
 
 /// Readings of gauges that are kept; when there are more, every second one goes.
 const SAMPLES: usize = 4096;
@@ -139,31 +142,19 @@ impl Window<'_> {
         };
         let mut values: Vec<f64> = self.gauges.iter().filter_map(mean).collect();
         values.sort_by(f64::total_cmp);
-        let last = values.len().checked_sub(1)?;
-        Some(match share {
+        let share_of = |share| match share {
             None => values.iter().sum::<f64>() / values.len() as f64,
-            Some(share) => {
-                let place = last as f64 * share;
-                let low = values[place.floor() as usize];
-                low + (values[place.ceil() as usize] - low) * place.fract()
-            }
-        })
+            Some(share) => interpolated(&values, share),
+        };
+        (!values.is_empty()).then(|| share_of(share))
     }
 
     fn quantile(&self, name: &str, share: f64) -> Option<f64> {
         let bounds = self.after.1.0.get(name)?.keys();
-        let grown =
-            |bound: &String| Some((bound.replace("+Inf", "inf").parse().ok()?, self.growth(name, bound)?));
-        let mut buckets: Vec<(f64, f64)> = bounds.filter_map(grown).collect();
-        buckets.sort_by(|one, other| one.0.total_cmp(&other.0));
-        let total = buckets.last().filter(|(bound, total)| bound.is_infinite() && *total > 0.0)?.1;
-        let place = buckets.iter().position(|(_, below)| *below >= share * total)?;
-        let (low, below) = place.checked_sub(1).map_or((0.0, 0.0), |place| buckets[place]);
-        let (high, reached) = buckets[place];
-        if high.is_infinite() {
-            return Some(low);
-        }
-        Some(low + (high - low) * (share * total - below) / (reached - below))
+        let grown = |bound: &String| Some((bound.clone(), self.growth(name, bound)?));
+        let buckets: Vec<_> = bounds.filter_map(grown).collect();
+        let observed = self.growth(name, "+Inf").is_some_and(|all| all > 0.0);
+        observed.then(|| quantile(&buckets, share))
     }
 }
 

@@ -100,16 +100,10 @@ impl Search<'_> {
     fn narrow(&mut self, mut high: f64) -> anyhow::Result<Option<f64>> {
         // What an overloaded server answers is near its capacity: the bracket shrinks to that, if it holds.
         let estimate = self.probes.last().map_or(high, |probe| probe.answered);
-        let mut guesses = [estimate * 0.97, estimate * 1.03]
-            .map(|guess| (guess > self.low && guess < high).then_some(guess));
+        let mut guesses = [estimate * 1.03, estimate * 0.97].into_iter();
         while high / self.low.max(FIRST_RATE / 2.0) > NARROW && self.may_go_on() {
             let middle = if self.low > 0.0 { (self.low * high).sqrt() } else { high / 2.0 };
-            let guess = guesses
-                .iter_mut()
-                .rev()
-                .find_map(Option::take)
-                .filter(|guess| (self.low..high).contains(guess));
-            let rate = guess.unwrap_or(middle);
+            let rate = guesses.find(|guess| self.low < *guess && *guess < high).unwrap_or(middle);
             match self.probe_surely(rate, PROBE_S)? {
                 Says::KeepsUp => self.low = rate,
                 Says::FallsBehind => high = rate,
