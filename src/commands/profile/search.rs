@@ -7,7 +7,7 @@ use std::fs;
 
 use anyhow::Context;
 use report::{
-    CurveChart, Degradation, Page, Search, SearchEnd, SearchPlan, Sla, TextTable,
+    CurveChart, Degradation, Page, Search, SearchEnd, SearchPlan, Sla, TextTable, Verdict,
     aiperf::{Slo, plain_table},
     logarithmic_steps,
 };
@@ -17,6 +17,7 @@ use super::{
     Arguments, Status,
     files::Files,
     flags::{Recipe, SearchFlags, SloList},
+    run::Finished,
     runs::{self, Setting},
     stability::Stability,
 };
@@ -197,9 +198,7 @@ pub(super) fn carry_out(
             let seed = runs::seed_of(arguments, seed, place, trial);
             let (own_status, own_ended) =
                 runs::one(arguments, top, &setting, trial, seed, interrupts, |finished| {
-                    taken.push(search.plan(), |metric, stat| {
-                        finished.recording.measured.statistic(metric, stat)
-                    });
+                    taken.push(search.plan(), finished);
                     if let Some(said) = stability.push(finished) {
                         tracing::info!("{said}");
                         stable = true;
@@ -213,7 +212,7 @@ pub(super) fn carry_out(
         // What the user cut short says nothing about its load.
         if !ended {
             let (figures, objective) = taken.means();
-            search.tell(load, figures, objective);
+            search.tell(load, figures, objective, taken.verdict);
             statuses.push(status);
             write_history(top, &search, false)?;
         }
@@ -231,18 +230,22 @@ pub(super) fn carry_out(
 struct Taken {
     figures: Vec<Vec<f64>>,
     objective: Vec<f64>,
+    verdict: Verdict,
 }
 
 impl Taken {
     fn new(plan: &SearchPlan) -> Self {
-        Self { figures: vec![Vec::new(); plan.slas.len()], objective: Vec::new() }
+        let figures = vec![Vec::new(); plan.slas.len()];
+        Self { figures, objective: Vec::new(), verdict: Verdict::Valid }
     }
 
-    fn push(&mut self, plan: &SearchPlan, statistic: impl Fn(&str, &str) -> Option<f64>) {
+    fn push(&mut self, plan: &SearchPlan, finished: &Finished) {
+        let measured = &finished.recording.measured;
         for (figures, sla) in self.figures.iter_mut().zip(&plan.slas) {
-            figures.extend(statistic(&sla.metric, &sla.stat));
+            figures.extend(measured.statistic(&sla.metric, &sla.stat));
         }
-        self.objective.extend(statistic(&plan.objective, "avg"));
+        self.objective.extend(measured.statistic(&plan.objective, "avg"));
+        self.verdict = self.verdict.max(finished.assessment.verdict);
     }
 
     /// Their means; none where one was not measured at all.

@@ -14,7 +14,7 @@ pub use self::{
     ramp::{Degradation, logarithmic_steps},
     sla::{Comparison, Sla, SlaError},
 };
-use crate::TextTable;
+use crate::{TextTable, Verdict};
 
 /// What is searched over, in AIPerf's words.
 const PATH: &str = "phases.profiling.concurrency";
@@ -53,6 +53,8 @@ pub struct Probe {
     pub figures: Vec<Option<f64>>,
     /// The objective.
     pub objective: Option<f64>,
+    /// Verdicts of its runs, the gravest of which counts.
+    pub verdict: Verdict,
     /// It contradicts an earlier probe.
     pub contradicts: bool,
 }
@@ -74,11 +76,11 @@ impl Search {
         self.bracket.next()
     }
 
-    /// Takes the figures of a load: one for each limit, and the objective.
-    pub fn tell(&mut self, value: u32, figures: Vec<Option<f64>>, objective: Option<f64>) {
+    /// Takes the figures of a load: one for each limit, and the objective; and how far they can be trusted.
+    pub fn tell(&mut self, value: u32, figures: Vec<Option<f64>>, objective: Option<f64>, verdict: Verdict) {
         let holds = self.plan.slas.iter().zip(&figures).all(|(sla, figure)| sla.holds(*figure));
         let contradicts = self.bracket.tell(value, holds);
-        self.probes.push(Probe { value, holds, figures, objective, contradicts });
+        self.probes.push(Probe { value, holds, figures, objective, verdict, contradicts });
     }
 
     /// All probes, in their order.
@@ -135,6 +137,11 @@ impl Search {
         if self.probes.iter().any(|probe| probe.contradicts) {
             text += " Runs of the same load contradicted each other: longer runs, or --num-profile-runs, would tell better.";
         }
+        let ends = [self.best(), self.worst()].into_iter().flatten().map(|place| &self.probes[place]);
+        if let Some(probe) = ends.into_iter().find(|probe| probe.verdict == Verdict::Invalid) {
+            text +=
+                &format!(" The run with {} sessions is INVALID: it measures the client too.", probe.value);
+        }
         text
     }
 
@@ -142,14 +149,21 @@ impl Search {
     pub fn table(&self) -> TextTable {
         let limits = self.plan.slas.iter().map(ToString::to_string);
         let columns = ["sessions".to_owned(), "holds".to_owned()].into_iter().chain(limits);
-        let table = TextTable::new("Loads that were probed.", columns.chain([self.plan.objective.clone()]));
+        let table = TextTable::new(
+            "Loads that were probed.",
+            columns.chain([self.plan.objective.clone(), "verdict".to_owned()]),
+        );
         let mut probes: Vec<&Probe> = self.probes.iter().collect();
         probes.sort_by_key(|probe| probe.value);
         probes.into_iter().fold(table, |table, probe| {
             let number =
                 |figure: &Option<f64>| figure.map_or("-".to_owned(), |figure| format!("{figure:.2}"));
             let head = [probe.value.to_string(), if probe.holds { "yes" } else { "no" }.to_owned()];
-            table.row(head.into_iter().chain(probe.figures.iter().chain([&probe.objective]).map(number)))
+            table.row(
+                head.into_iter()
+                    .chain(probe.figures.iter().chain([&probe.objective]).map(number))
+                    .chain([probe.verdict.to_string()]),
+            )
         })
     }
 
@@ -235,7 +249,7 @@ mod tests {
             most_probes: 20,
         });
         while let Ok(value) = search.next() {
-            search.tell(value, vec![latency(value)], Some(10.0 * f64::from(value)));
+            search.tell(value, vec![latency(value)], Some(10.0 * f64::from(value)), Verdict::Valid);
         }
         search
     }
@@ -260,7 +274,7 @@ mod tests {
         assert_eq!(found.probes()[found.best().unwrap()].value, 23);
         let table = found.table();
         let (columns, rows) = table.cells();
-        assert_eq!((columns.len(), rows.len()), (4, found.probes().len()));
+        assert_eq!((columns.len(), rows.len()), (5, found.probes().len()));
     }
 
     #[test]
@@ -275,8 +289,9 @@ mod tests {
         let unmeasured = search((1, 64), |_| None);
         assert!(unmeasured.answer(false).contains("not measured"), "{}", unmeasured.answer(false));
         let mut short = Search::new(always.plan().clone());
-        short.tell(1, vec![Some(1.0)], None);
+        short.tell(1, vec![Some(1.0)], None, Verdict::Invalid);
         assert!(short.answer(true).starts_with("At least 1 sessions hold"), "{}", short.answer(true));
+        assert!(short.answer(true).contains("The run with 1 sessions is INVALID"), "{}", short.answer(true));
         assert_eq!(short.json()["convergence_reason"], Value::Null);
     }
 }
