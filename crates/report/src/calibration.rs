@@ -192,7 +192,7 @@ impl Point {
         object
     }
 
-    fn cells(&self) -> [String; 14] {
+    fn cells(&self) -> [String; 13] {
         let ms = |value: f64| if value.is_nan() { "N/A".to_owned() } else { format!("{value:.3}") };
         let percent = |share: f64, digits| match share {
             share if share.is_nan() => "N/A".to_owned(),
@@ -205,7 +205,6 @@ impl Point {
         let [engine_mean, engine_max] = engine;
         [
             format!("{:.0}", self.rate),
-            format!("{:.0}", self.sent_rate),
             self.answered.to_string(),
             ttft_p50,
             ttft_p99,
@@ -226,19 +225,18 @@ impl Point {
 pub fn calibration_text(nominal: &Nominal, points: &[Point]) -> String {
     let columns = [
         "req/s",
-        "sent",
         "answers",
         "TTFT p50",
         "TTFT p99",
         "ITL p50",
         "ITL p99",
-        "send lag p99",
-        "read lag p99",
+        "send lag",
+        "read lag",
         "engine late",
         "CPU",
         "stolen",
         "tries",
-        "verdict",
+        "found",
     ];
     let mut sorted = points.to_vec();
     sorted.sort_by(|a, b| a.rate.total_cmp(&b.rate));
@@ -247,8 +245,8 @@ pub fn calibration_text(nominal: &Nominal, points: &[Point]) -> String {
         plain_table("evenload calibrate | error in ms: measured minus what the engine was told", &table);
     text += &format!(
         "TTFT, ITL: what was measured beyond {} and {} ms. A rate is right to {MEDIAN_LIMIT_MS} ms at the median and \
-         {P99_LIMIT_MS} ms at P99 of TTFT.\nsend lag: how late requests left (in TTFT from the schedule, not in \
-         TTFT). read lag: how long bytes were in the kernel before they\nwere read (in TTFT and ITL). engine late: \
+         {P99_LIMIT_MS} ms at P99 of TTFT.\nsend lag, P99: how late requests left (in TTFT from the schedule, not in \
+         TTFT). read lag, P99: how long bytes were in the kernel\nbefore they were read (in TTFT and ITL). engine late: \
          the engine's own share, mean / worst; a server on a machine of its own does not\nshare its cores with this \
          side, and this part goes away. CPU: of a core, by the busiest I/O thread. stolen: what the host of this virtual\n\
          machine took of its processors' time; a rate that is off meanwhile is tried again, and the quietest try counts.\n\n",
