@@ -36,6 +36,7 @@ mod routed;
 mod run;
 mod session;
 mod slots;
+mod stolen;
 mod summary;
 mod target;
 mod timers;

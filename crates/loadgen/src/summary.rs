@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use report::Distribution;
+use report::{ClientHealth, Distribution};
 use workload::PhaseKind;
 
 use crate::measure::ThreadMeasures;
@@ -88,6 +88,9 @@ pub struct ClientSummary {
     pub bunched_reads: u64,
     /// Time the sending threads waited for the record sink: it is too slow.
     pub sink_stall: Duration,
+    /// Share of the processors' time that the host of this virtual machine gave to others; `None` on a machine that
+    /// has them to itself.
+    pub stolen_share: Option<f64>,
     /// One a thread.
     pub threads: Vec<ThreadSummary>,
 }
@@ -116,8 +119,35 @@ pub enum ThreadRole {
     Collector,
 }
 
+// === impl RunSummary ===
+
+impl RunSummary {
+    /// What the verdict needs to know of this side; prompts used again are for others to say.
+    pub fn health(&self) -> ClientHealth {
+        let client = &self.client;
+        let io_threads = client.threads.iter().filter(|thread| thread.role == ThreadRole::Io);
+        ClientHealth {
+            io_thread_cpu: io_threads.map(|thread| thread.cpu_share).collect(),
+            payload_reads: client.payload_reads,
+            multi_event_reads: client.bunched_reads,
+            read_lag: client.receive_lag.clone(),
+            peak_in_flight: Some(client.peak_in_flight),
+            stolen_share: client.stolen_share,
+            reused_prompts: None,
+            interrupted: matches!(self.end, RunEnd::Stopped | RunEnd::Aborted),
+        }
+    }
+}
+
+// === impl ClientSummary ===
+
 impl ClientSummary {
-    pub(crate) fn new(measures: ThreadMeasures, peak_in_flight: u64, threads: Vec<ThreadSummary>) -> Self {
+    pub(crate) fn new(
+        measures: ThreadMeasures,
+        peak_in_flight: u64,
+        threads: Vec<ThreadSummary>,
+        stolen_share: Option<f64>,
+    ) -> Self {
         Self {
             payload_reads: measures.payload_reads,
             bunched_reads: measures.bunched_reads,
@@ -132,6 +162,7 @@ impl ClientSummary {
             reads: measures.reads,
             payload_events: measures.payload_events,
             sink_stall: measures.sink_stall,
+            stolen_share,
             threads,
         }
     }

@@ -35,6 +35,7 @@ pub(crate) fn client_rows(report: &Report, health: &ClientHealth) -> Vec<(&'stat
         ("In flight, mean over time:", Some(total.mean_in_flight())),
         ("Prefix cache hits (% of prompt tokens):", total.prefix_hit_ratio().map(|share| share * 100.0)),
         ("Busiest I/O thread (% of a core):", busiest.map(|share| share * 100.0)),
+        ("CPU time taken by the host (%):", health.stolen_share.map(|share| share * 100.0)),
         ("Reads with several events (%):", bunched.map(|share| share * 100.0)),
         ("P99 read lag (ms):", health.read_lag.percentile(99.0).map(|time| time / MILLISECOND)),
     ];
@@ -62,6 +63,7 @@ pub fn client_json(report: &Report, health: &ClientHealth) -> serde_json::Value 
         "prefix_hit_ratio": total.prefix_hit_ratio(),
         "connections": total.connections,
         "io_thread_cpu": health.io_thread_cpu,
+        "stolen_share": health.stolen_share,
         "payload_reads": health.payload_reads,
         "multi_event_reads": health.multi_event_reads,
     })

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use loadgen::{Control, RunEnd, RunSummary, ThreadRole};
+use loadgen::{Control, RunEnd, RunSummary};
 use report::{
     Assessment, ClientHealth, EngineFigures, Flags, Report,
     aiperf::{Run, RunKind},
@@ -133,7 +133,7 @@ pub(super) fn carry_out(
         }
     };
     let report = recording.recorder.report();
-    let health = health(&summary, data.different_prompts(arguments));
+    let health = ClientHealth { reused_prompts: data.different_prompts(arguments), ..summary.health() };
     let assessment = judge(&report, &health, &Flags::PROFILE);
     let figures = pages.figures(pages.window(summary.started_at, window(&summary, PhaseKind::Measured)));
     Ok(Finished { run, recording, report, summary, health, assessment, pages, figures, notes, data, seed })
@@ -172,20 +172,6 @@ fn tokenizer(arguments: &Arguments, notes: &mut Vec<String>) -> anyhow::Result<T
 fn round_trip(arguments: &Arguments, pages: &Pages) -> Option<Duration> {
     let measured = || Some(Duration::from_nanos(pages.round_trips.mean()? as u64));
     arguments.output.network_latency_mean.or_else(measured)
-}
-
-fn health(summary: &RunSummary, different_prompts: Option<u64>) -> ClientHealth {
-    let client = &summary.client;
-    let io_threads = client.threads.iter().filter(|thread| thread.role == ThreadRole::Io);
-    ClientHealth {
-        io_thread_cpu: io_threads.map(|thread| thread.cpu_share).collect(),
-        payload_reads: client.payload_reads,
-        multi_event_reads: client.bunched_reads,
-        read_lag: client.receive_lag.clone(),
-        peak_in_flight: Some(client.peak_in_flight),
-        reused_prompts: different_prompts,
-        interrupted: matches!(summary.end, RunEnd::Stopped | RunEnd::Aborted),
-    }
 }
 
 /// From the start of the first phase of a kind to the end of the last.

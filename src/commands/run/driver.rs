@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressStyle};
-use loadgen::{AnswerText, Control, RunEnd, RunSummary, ThreadRole};
+use loadgen::{AnswerText, Control, RunEnd, RunSummary};
 use report::{ClientHealth, PhaseShape, Record, RunShape, inference_perf::Scrapes};
 use serde::{Deserialize, Serialize};
 use workload::{
@@ -293,7 +293,9 @@ impl<'a> Driver<'a> {
         let take = |record, text: Option<AnswerText>| books.take(record, text.as_ref(), placed, control);
         let (summary, teardown) = self.send(plan, load, not_before, control, take)?;
         let span = summary.phases.first().and_then(|phase| phase.span).unwrap_or_default();
-        outcome.health = with_stage(std::mem::take(&mut outcome.health), &summary);
+        let stage = summary.health();
+        outcome.health.peak_in_flight = outcome.health.peak_in_flight.max(stage.peak_in_flight);
+        outcome.health.add(&stage);
         let sessions = match plan.law {
             Law::Sessions(level, rate) => Some((level.unwrap_or(0), rate)),
             _ => None,
@@ -389,19 +391,6 @@ impl<'a> Driver<'a> {
         }
         bar
     }
-}
-
-/// How this side fared, with one more stage.
-fn with_stage(mut health: ClientHealth, summary: &RunSummary) -> ClientHealth {
-    let client = &summary.client;
-    let io = client.threads.iter().filter(|thread| thread.role == ThreadRole::Io);
-    health.io_thread_cpu.extend(io.map(|thread| thread.cpu_share));
-    health.payload_reads += client.payload_reads;
-    health.multi_event_reads += client.bunched_reads;
-    health.read_lag.merge(&client.receive_lag);
-    health.peak_in_flight = health.peak_in_flight.max(Some(client.peak_in_flight));
-    health.interrupted |= matches!(summary.end, RunEnd::Stopped | RunEnd::Aborted);
-    health
 }
 
 pub(super) fn nanoseconds(time: SystemTime) -> u64 {

@@ -44,6 +44,8 @@ pub(super) struct Manifest {
     payload_reads: u64,
     multi_event_reads: u64,
     peak_in_flight: Option<u64>,
+    #[serde(default)]
+    stolen_share: Option<f64>,
     interrupted: bool,
 }
 
@@ -61,6 +63,7 @@ impl Manifest {
             payload_reads: health.payload_reads,
             multi_event_reads: health.multi_event_reads,
             peak_in_flight: health.peak_in_flight,
+            stolen_share: health.stolen_share,
             interrupted: health.interrupted,
         }
     }
@@ -278,10 +281,14 @@ fn stages(parts: &[(Manifest, PathBuf)], zero: u64) -> Vec<StageResult> {
 fn health(parts: &[(Manifest, PathBuf)]) -> ClientHealth {
     let mut health = ClientHealth::default();
     for (manifest, _) in parts {
-        health.io_thread_cpu.extend(&manifest.io_thread_cpu);
-        health.payload_reads += manifest.payload_reads;
-        health.multi_event_reads += manifest.multi_event_reads;
-        health.interrupted |= manifest.interrupted;
+        health.add(&ClientHealth {
+            io_thread_cpu: manifest.io_thread_cpu.clone(),
+            payload_reads: manifest.payload_reads,
+            multi_event_reads: manifest.multi_event_reads,
+            stolen_share: manifest.stolen_share,
+            interrupted: manifest.interrupted,
+            ..ClientHealth::default()
+        });
         // Each process knows its own peak only: together they had no more than the sum.
         health.peak_in_flight =
             Some(health.peak_in_flight.unwrap_or(0) + manifest.peak_in_flight.unwrap_or(0));
