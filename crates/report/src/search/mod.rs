@@ -182,9 +182,12 @@ impl Search {
             })
         });
         let scored = || self.probes.iter().enumerate().filter(|(_, probe)| probe.objective.is_some());
-        let feasible = scored().filter(|(_, probe)| probe.holds).count();
+        // What held once and failed later is not among them.
+        let held = self.bracket.held();
+        let kept = |probe: &Probe| probe.holds && held.is_some_and(|held| probe.value <= held);
+        let feasible = scored().filter(|(_, probe)| kept(probe)).count();
         let best = scored()
-            .filter(|(_, probe)| probe.holds || feasible == 0)
+            .filter(|(_, probe)| kept(probe) || feasible == 0)
             .max_by(|a, b| a.1.objective.unwrap_or(0.0).total_cmp(&b.1.objective.unwrap_or(0.0)));
         let best_trials = best.map(|(index, probe)| {
             json!([{
@@ -275,6 +278,23 @@ mod tests {
         let table = found.table();
         let (columns, rows) = table.cells();
         assert_eq!((columns.len(), rows.len()), (5, found.probes().len()));
+    }
+
+    #[test]
+    fn what_held_by_chance_is_not_the_best() {
+        let mut runs = 0;
+        let mut search = search((1, 1), |_| Some(1.0));
+        search = Search::new(SearchPlan { range: (1, 16), ..search.plan().clone() });
+        while let Ok(value) = search.next() {
+            // 4 holds the first time only.
+            runs += u32::from(value == 4);
+            let latency = if value < 4 || value == 4 && runs == 1 { 1.0 } else { 900.0 };
+            search.tell(value, vec![Some(latency)], Some(f64::from(value)), Verdict::Valid);
+        }
+        let json = search.json();
+        assert_eq!(json["best_trials"][0]["variation_values"]["phases.profiling.concurrency"], 3);
+        assert_eq!(json["boundary_summary"]["infeasible_min"]["value"], 4);
+        assert!(search.answer(false).contains("contradicted each other"), "{}", search.answer(false));
     }
 
     #[test]
