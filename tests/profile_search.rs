@@ -64,7 +64,8 @@ fn a_search_finds_the_largest_load_that_keeps_its_limits() {
     assert_eq!(history["convergence_reason"], "monotonic_precision_reached");
     assert_eq!(history["boundary_summary"]["feasible_max"]["value"], 12);
     assert_eq!(history["recipe"], "max-concurrency-under-sla");
-    assert_eq!(history["evenload"]["answer"], answer);
+    // A busy machine adds a verdict to it.
+    assert!(history["evenload"]["answer"].as_str().unwrap().starts_with(answer), "{history}");
     let probes: Vec<u64> = history["iterations"]
         .as_array()
         .unwrap()
