@@ -56,7 +56,7 @@ use crate::{
     experience::Experience,
     outputs::Expected,
     ring::{best_suited, unit},
-    views::{View, Views},
+    views::{Totals, View, Views},
 };
 
 /// What a request would cost on one replica, in seconds unless it says otherwise.
@@ -221,14 +221,7 @@ impl Weighing<'_> {
         let coming = experience.arrivals.coming(mean_requests, views.count(), self.now);
         let prices = Prices::of(engine, settings, [prompt, output], coming);
         let unknown = f64::from(prompt) - all.least_cached;
-        let together = experience.together(engine, engine.cache_tokens);
-        let new_work = work(engine, prompt, unknown as u32, output, together);
-        let bounds = Bounds {
-            work: settings.work_factor * (all.outstanding_s + new_work) / all.speed,
-            work_slack: settings.work_slack * experience.mean_work.get(),
-            requests: settings.request_factor * (all.requests + 1.0) / all.speed,
-            request_slack: settings.request_slack,
-        };
+        let bounds = self.bounds(&all, work(engine, prompt, unknown as u32, output, self.together()));
         let known = (all.most_cached - all.least_cached) / unknown.max(1.0);
         let home = self.home(all.least_cached as u32, known).and_then(|key| {
             let all = candidates.list.iter().zip(views.iter()).enumerate();
@@ -269,6 +262,21 @@ impl Weighing<'_> {
             () => PickReason::LeastCost,
         };
         Choice { index, reason, score: lowest, cached_tokens: Some(cached as u32) }
+    }
+
+    /// Requests of the usual length that an engine works on at a time.
+    fn together(&self) -> f64 {
+        self.experience.together(self.engine, self.engine.cache_tokens)
+    }
+
+    fn bounds(&self, all: &Totals, new_work: f64) -> Bounds {
+        let settings = self.settings;
+        Bounds {
+            work: settings.work_factor * (all.outstanding_s + new_work) / all.speed,
+            work_slack: settings.work_slack * self.experience.mean_work.get(),
+            requests: settings.request_factor * (all.requests + 1.0) / all.speed,
+            request_slack: settings.request_slack,
+        }
     }
 
     fn views(&self, candidates: &Candidates<'_>) -> Views {
