@@ -5,6 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
+use commands::profile;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -19,7 +20,9 @@ struct Cli {
 
 fn main() -> ExitCode {
     // Not `Cli::parse`, which adds the usage of `evenload` to the line that refuses a foreign tool's flag.
-    let cli = Cli::from_arg_matches(&Cli::command().get_matches()).unwrap_or_else(|error| error.exit());
+    let cli = profile::parse(Cli::command(), std::env::args_os().collect())
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .unwrap_or_else(|error| error.exit());
     match cli.command.run() {
         Ok(code) => code,
         Err(error) => {

@@ -796,10 +796,12 @@ fn the_guide_names_flags_and_files_that_there_are() {
         "--export-outputs-json",
         "--server-metrics-formats=json,csv,jsonl",
     ]);
-    let written: BTreeSet<String> = fs::read_dir(stage.directory.path().join("out"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let names = |directory: PathBuf| {
+        let entries = fs::read_dir(directory).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap())
+    };
+    let mut written: BTreeSet<String> = names(stage.path("")).filter(|name| name != "logs").collect();
+    written.extend(names(stage.path("logs")).map(|name| format!("logs/{name}")));
     let (_, table) = guide.split_once("| file | content |").unwrap();
     let (table, _) = table.split_once("\n\n").unwrap();
     let mut named = BTreeSet::new();

@@ -7,7 +7,7 @@ mod engine;
 mod engine_profile;
 mod interrupt;
 mod process;
-mod profile;
+pub(crate) mod profile;
 mod refused;
 mod report;
 mod run;

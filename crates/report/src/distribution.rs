@@ -87,6 +87,13 @@ impl Distribution {
         }
     }
 
+    /// All values in their order, or `most` evenly spread quantiles where there are more.
+    pub fn sample(&self, most: usize) -> Vec<f64> {
+        let count = usize::try_from(self.count).unwrap_or(usize::MAX).min(most);
+        let last = count.saturating_sub(1).max(1) as f64;
+        (0..count).filter_map(|place| self.percentile(100.0 * place as f64 / last)).collect()
+    }
+
     /// Number of values.
     pub fn count(&self) -> u64 {
         self.count
@@ -220,6 +227,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn samples_are_all_values_or_stand_for_them() {
+        let mut values = Distribution::default();
+        (0..101).rev().for_each(|value| values.record(value));
+        assert_eq!(values.sample(1000), (0..101).map(f64::from).collect::<Vec<_>>());
+        assert_eq!(values.sample(5), [0.0, 25.0, 50.0, 75.0, 100.0]);
+        assert_eq!(Distribution::default().sample(5), Vec::<f64>::new());
+    }
 
     fn of(values: impl IntoIterator<Item = u64>) -> Distribution {
         let mut distribution = Distribution::default();

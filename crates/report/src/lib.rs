@@ -9,6 +9,7 @@ mod chart;
 mod civil;
 mod client;
 mod comparison;
+mod convergence;
 mod distribution;
 mod engines;
 mod figures;
@@ -26,6 +27,7 @@ mod recorder;
 mod records;
 #[cfg(test)]
 mod sample;
+mod search;
 mod series;
 mod summary;
 mod threshold;
@@ -40,6 +42,7 @@ pub use chart::{BarChart, CurveChart, HeatChart, LineChart, MAX_POINTS, MAX_ROWS
 pub use civil::{compact_time, iso_time};
 pub use client::{client_json, client_lines};
 pub use comparison::{Compared, comparison_table};
+pub use convergence::{Agreement, interval_width, same_distribution, students_t, variation};
 pub use distribution::{Distribution, EXACT_SAMPLES, LARGEST, Spread};
 pub use engines::{
     COLUMNS, EngineFigures, EngineSeries, FamilyFigures, Fetches, Figures, Gauge, Growth, Observed, READINGS,
@@ -55,6 +58,9 @@ pub use published::{PUBLISHED_SOURCE, Published, published, published_figures};
 pub use record::{Chunk, Count, CountSource, Outcome, Record};
 pub use recorder::{MODELS, OTHER_MODELS, PhaseShape, Progress, Recorder, Report, RunShape, TARGET_METRICS};
 pub use records::{RecordReader, RecordWriter, RecordsError};
+pub use search::{
+    Bracket, Comparison, Degradation, Probe, Search, SearchEnd, SearchPlan, Sla, SlaError, logarithmic_steps,
+};
 pub use series::{Bucket, FIRST_WIDTH, TimeSeries};
 pub use summary::{ERROR_KINDS, ErrorKey, ErrorTable, Objective, Span, Summary, source_shares};
 pub use threshold::{Breach, Threshold, ThresholdError};

@@ -3,6 +3,7 @@
 use super::{
     Arguments,
     flags::{ArrivalPattern, Bust, EndpointType, ExportLevel, InputFlags},
+    search,
 };
 
 impl Arguments {
@@ -93,6 +94,10 @@ impl Arguments {
             return Err(
                 "--cache-bust is for prompts that are answered: leave it out for embeddings".to_owned()
             );
+        }
+        search::plan(self)?;
+        if self.runs.convergence_metric.is_some() && self.runs.num_profile_runs < 2 {
+            return Err("--convergence-metric ends repetitions: give --num-profile-runs too".to_owned());
         }
         for (flag, factor) in [
             ("--conversation-turn-delay-ratio", input.conversation_turn_delay_ratio),

@@ -84,6 +84,11 @@ impl Files {
         self.named("profile_export_console.txt", "_console.txt")
     }
 
+    /// What the command logged.
+    pub(super) fn log(&self) -> PathBuf {
+        self.directory.join("logs/aiperf.log")
+    }
+
     pub(super) fn page(&self) -> PathBuf {
         self.directory.join("report.html")
     }

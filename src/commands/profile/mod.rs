@@ -4,6 +4,7 @@
 //! requests left, what the engines said of themselves, whether the numbers may be quoted) stands beside its own.
 
 mod check;
+mod config;
 mod configuration;
 mod data;
 mod engines;
@@ -11,11 +12,14 @@ mod files;
 mod flags;
 mod inputs;
 mod live;
+mod log;
 mod output;
 mod plan;
 mod recording;
 mod run;
 mod runs;
+mod search;
+mod stability;
 mod targets;
 mod unsupported;
 
@@ -24,8 +28,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
+pub(crate) use self::config::parse;
 use self::{
-    flags::{EndpointFlags, InputFlags, LoadFlags, OutputFlags, OwnFlags, RunsFlags},
+    flags::{EndpointFlags, InputFlags, LoadFlags, OutputFlags, OwnFlags, RunsFlags, SearchFlags},
     unsupported::Unsupported,
 };
 use super::{interrupt::Interrupts, refused::NoneOf};
@@ -44,6 +49,8 @@ pub(crate) struct Arguments {
     pub(crate) load: LoadFlags,
     #[command(flatten)]
     pub(crate) runs: RunsFlags,
+    #[command(flatten)]
+    pub(crate) search: SearchFlags,
     #[command(flatten)]
     pub(crate) output: OutputFlags,
     #[command(flatten)]
@@ -75,13 +82,7 @@ impl Arguments {
             eprintln!("evenload: {problem}");
             return Ok(ExitCode::from(USAGE));
         }
-        tracing_subscriber::fmt()
-            .with_writer(std::io::stderr)
-            .with_max_level(self.output.level())
-            .with_target(false)
-            .without_time()
-            .with_ansi(false)
-            .init();
+        log::begin(&self);
         let interrupts = Interrupts::listen().context("cannot wait for signals")?;
         runs::carry_out(&self, &interrupts).map(ExitCode::from)
     }

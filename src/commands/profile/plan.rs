@@ -133,16 +133,19 @@ fn warm_up(arguments: &Arguments, data: &Data, seed: u64) -> anyhow::Result<Phas
     let Grace(grace) = own.warmup_grace_period;
     let users = load.num_users.first().copied();
     let law = own.warmup_arrival_pattern.or(load.arrival_pattern);
+    // That of the measured phase, where the warm-up has its law.
+    let smoothness = load.arrival_smoothness.filter(|_| matches!(law, None | Some(ArrivalPattern::Gamma)));
     let rate = match own.warmup_request_rate {
         Some(rate) => {
-            Some(ramped(rate, own.warmup_request_rate_ramp_duration.or(load.request_rate_ramp_duration))?)
+            let over = own_ramp(own.warmup_request_rate_ramp_duration, load.request_rate_ramp_duration);
+            Some(ramped(rate, over)?)
         }
         None => rate(arguments)?,
     };
     let pace = Pace {
         concurrency: own.warmup_concurrency.or(load.concurrency.first().copied()).or(users),
         rate,
-        pattern: pattern(law, load.arrival_smoothness)?,
+        pattern: pattern(law, smoothness)?,
     };
     let sessions =
         own.num_warmup_sessions.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
@@ -155,8 +158,11 @@ fn warm_up(arguments: &Arguments, data: &Data, seed: u64) -> anyhow::Result<Phas
     phase.limits = Limits {
         concurrency,
         prefill_concurrency: own.warmup_prefill_concurrency.or(load.prefill_concurrency.first().copied()),
-        concurrency_ramp: own.warmup_concurrency_ramp_duration.or(load.concurrency_ramp_duration),
-        prefill_ramp: own.warmup_prefill_concurrency_ramp_duration.or(load.prefill_concurrency_ramp_duration),
+        concurrency_ramp: own_ramp(own.warmup_concurrency_ramp_duration, load.concurrency_ramp_duration),
+        prefill_ramp: own_ramp(
+            own.warmup_prefill_concurrency_ramp_duration,
+            load.prefill_concurrency_ramp_duration,
+        ),
         duration: own.warmup_duration,
         grace,
         requests: own.warmup_request_count,
@@ -164,6 +170,11 @@ fn warm_up(arguments: &Arguments, data: &Data, seed: u64) -> anyhow::Result<Phas
         ..Limits::default()
     };
     Ok(phase)
+}
+
+/// A warm-up's ramp: its own, none where that is zero, else the measured phase's.
+fn own_ramp(own: Option<Duration>, measured: Option<Duration>) -> Option<Duration> {
+    own.or(measured).filter(|ramp| !ramp.is_zero())
 }
 
 impl Pace {

@@ -8,7 +8,7 @@ use std::{fmt::Write as _, fs, path::Path, thread, time::Duration};
 
 use anyhow::Context;
 use loadgen::RunEnd;
-use report::{Metric, TextTable};
+use report::{Degradation, Metric, TextTable};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -17,6 +17,8 @@ use super::{
     flags::{SweepMode, SweepType},
     output,
     run::{self, Finished},
+    search::{self, Wanted},
+    stability::Stability,
 };
 use crate::commands::interrupt::Interrupts;
 
@@ -26,9 +28,9 @@ const CONSISTENT_SEED: u64 = 42;
 const MOST_SETTINGS: usize = 1000;
 
 /// One setting of a sweep: the flags with single values, and its name.
-struct Setting {
-    name: String,
-    arguments: Arguments,
+pub(super) struct Setting {
+    pub(super) name: String,
+    pub(super) arguments: Arguments,
 }
 
 /// A figure of every run: its name, and how it is read.
@@ -57,60 +59,117 @@ struct Outcome {
 
 /// Carries out all runs, and says how they ended: as the gravest of them.
 pub(super) fn carry_out(arguments: &Arguments, interrupts: &Interrupts) -> anyhow::Result<Status> {
+    let top = Files::new(arguments, None);
+    match search::plan(arguments).map_err(|problem| anyhow::anyhow!(problem))? {
+        None => sweep(arguments, interrupts, &top, None),
+        Some(Wanted::Search(plan, slos)) => search::carry_out(arguments, interrupts, &top, plan, &slos),
+        Some(Wanted::Ramp(loads, degradation)) => {
+            let mut arguments = arguments.clone();
+            arguments.load.concurrency = loads;
+            sweep(&arguments, interrupts, &top, Some(&degradation))
+        }
+    }
+}
+
+fn sweep(
+    arguments: &Arguments,
+    interrupts: &Interrupts,
+    top: &Files,
+    degradation: Option<&Degradation>,
+) -> anyhow::Result<Status> {
     let settings = settings(arguments)?;
     let trials = arguments.runs.num_profile_runs;
     let seed = base_seed(arguments, trials);
-    let top = Files::new(arguments, None);
     if settings.len() == 1 && trials == 1 {
-        let finished = run::carry_out(arguments, &top, seed, &interrupts.next_run())?;
-        return output::conclude(arguments, &top, finished);
+        let finished = run::carry_out(arguments, top, seed, &interrupts.next_run())?;
+        return output::conclude(arguments, top, finished);
     }
     let mut outcomes: Vec<Outcome> = settings
         .iter()
         .map(|setting| Outcome { name: setting.name.clone(), runs: Vec::new(), verdicts: Vec::new() })
         .collect();
+    let mut stabilities: Vec<Stability> = settings.iter().map(|_| Stability::new(arguments)).collect();
+    let mut stable = vec![false; settings.len()];
+    let mut degraded: Vec<Vec<f64>> = vec![Vec::new(); settings.len()];
     let mut status = Status::Good;
     let (mut before, mut ended) = (None, false);
     for (place, trial) in order(arguments.runs.parameter_sweep_mode, settings.len(), trials) {
-        pause(arguments, before.replace(place), place);
-        let (setting, outcome) = (&settings[place], &mut outcomes[place]);
-        let mut own = setting.arguments.clone();
-        if trial > 0 && !arguments.runs.no_profile_run_disable_warmup_after_first {
-            own.load.warm_up.remove();
+        if stable[place] {
+            continue;
         }
-        let directory = directory(&top.directory, setting, trials, trial);
-        let files = Files::new(&own, Some(directory));
-        tracing::info!(
-            "Run {} of {trials}: {}",
-            trial + 1,
-            if setting.name.is_empty() { "all flags as given" } else { &setting.name }
-        );
+        pause(arguments, before.replace(place), place);
+        let outcome = &mut outcomes[place];
         let seed = seed_of(arguments, seed, place, trial);
-        let finished = run::carry_out(&own, &files, seed, &interrupts.next_run())?;
-        ended = matches!(finished.summary.end, RunEnd::Stopped | RunEnd::Aborted);
-        outcome.runs.push(FIGURES.map(|(_, figure)| figure(&finished)));
-        outcome.verdicts.push(finished.assessment.verdict.to_string());
-        status = status.max(output::conclude(&own, &files, finished)?);
+        let (own_status, own_ended) =
+            one(arguments, top, &settings[place], trial, seed, interrupts, |finished| {
+                outcome.runs.push(FIGURES.map(|(_, figure)| figure(finished)));
+                outcome.verdicts.push(finished.assessment.verdict.to_string());
+                if let Some(said) = stabilities[place].push(finished) {
+                    tracing::info!("{said}");
+                    stable[place] = true;
+                }
+                let figure = degradation.and_then(|Degradation { metric, stat, .. }| {
+                    finished.recording.measured.statistic(metric, stat)
+                });
+                degraded[place].extend(figure);
+            })?;
+        status = status.max(own_status);
+        ended = own_ended;
         if ended {
             break;
         }
     }
-    summarize(arguments, &top, &outcomes)?;
+    summarize(arguments, top, &outcomes)?;
+    if let Some(degradation) = degradation {
+        let points = arguments.load.concurrency.iter().zip(&degraded);
+        let points: Vec<(u32, f64)> = points
+            .filter(|(_, figures)| !figures.is_empty())
+            .map(|(load, figures)| (*load, figures.iter().sum::<f64>() / figures.len() as f64))
+            .collect();
+        search::conclude_ramp(arguments, top, degradation, &points)?;
+    }
     Ok(if ended { Status::Interrupted } else { status })
+}
+
+/// One run of a setting, into a directory of its own. How it ended, and whether the user ended it.
+pub(super) fn one(
+    arguments: &Arguments,
+    top: &Files,
+    setting: &Setting,
+    trial: u32,
+    seed: u64,
+    interrupts: &Interrupts,
+    keep: impl FnOnce(&Finished),
+) -> anyhow::Result<(Status, bool)> {
+    let trials = arguments.runs.num_profile_runs;
+    let mut own = setting.arguments.clone();
+    if trial > 0 && !arguments.runs.no_profile_run_disable_warmup_after_first {
+        own.load.warm_up.remove();
+    }
+    let files = Files::new(&own, Some(directory(&top.directory, setting, trials, trial)));
+    tracing::info!(
+        "Run {} of {trials}: {}",
+        trial + 1,
+        if setting.name.is_empty() { "all flags as given" } else { &setting.name }
+    );
+    let finished = run::carry_out(&own, &files, seed, &interrupts.next_run())?;
+    let ended = matches!(finished.summary.end, RunEnd::Stopped | RunEnd::Aborted);
+    keep(&finished);
+    Ok((output::conclude(&own, &files, finished)?, ended))
 }
 
 fn milliseconds(run: &Finished, metric: Metric, percent: f64) -> Option<f64> {
     Some(run.report.total.of(metric).percentile(percent)? / report::MILLISECOND)
 }
 
-fn base_seed(arguments: &Arguments, trials: u32) -> u64 {
+pub(super) fn base_seed(arguments: &Arguments, trials: u32) -> u64 {
     let drawn = || run::drawn() & 0xffff_ffff;
     let consistent = trials > 1 && !arguments.runs.no_set_consistent_seed;
     arguments.input.random_seed.unwrap_or_else(|| if consistent { CONSISTENT_SEED } else { drawn() })
 }
 
 /// Repetitions send the same unless told otherwise; settings send different prompts unless told otherwise.
-fn seed_of(arguments: &Arguments, seed: u64, setting: usize, trial: u32) -> u64 {
+pub(super) fn seed_of(arguments: &Arguments, seed: u64, setting: usize, trial: u32) -> u64 {
     let runs = &arguments.runs;
     let vary =
         runs.vary_seed_per_trial || (runs.no_set_consistent_seed && arguments.input.random_seed.is_none());
@@ -130,7 +189,7 @@ fn order(mode: SweepMode, settings: usize, trials: u32) -> Vec<(usize, u32)> {
     }
 }
 
-fn pause(arguments: &Arguments, before: Option<usize>, place: usize) {
+pub(super) fn pause(arguments: &Arguments, before: Option<usize>, place: usize) {
     let runs = &arguments.runs;
     let time = match before {
         None => Duration::ZERO,
@@ -268,7 +327,7 @@ impl Mean {
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
         let std = if values.len() < 2 { 0.0 } else { (squares / (count - 1.0)).sqrt() };
         let half_width =
-            (values.len() > 1).then(|| students_t(values.len() - 1, confidence) * std / count.sqrt());
+            (values.len() > 1).then(|| report::students_t(values.len() - 1, confidence) * std / count.sqrt());
         (!values.is_empty()).then_some(Self { mean, std, half_width })
     }
 
@@ -284,42 +343,12 @@ impl Mean {
     }
 }
 
-/// The factor of a two-sided interval with so many degrees of freedom: the root of the distribution's integral.
-fn students_t(freedom: usize, confidence: f64) -> f64 {
-    let (mut low, mut high) = (0.0, 1e4);
-    for _ in 0..100 {
-        let middle = f64::midpoint(low, high);
-        if central_share(freedom, middle) < confidence.min(0.999_999) { low = middle } else { high = middle }
-    }
-    high
-}
-
-/// The share of Student's distribution between -t and t, in the closed form for whole degrees of freedom
-/// (Abramowitz and Stegun 26.7.3 and 26.7.4).
-fn central_share(freedom: usize, t: f64) -> f64 {
-    let angle = (t / (freedom as f64).sqrt()).atan();
-    let (sine, cosine) = angle.sin_cos();
-    let odd = freedom % 2 == 1;
-    let (mut term, mut sum) = if odd { (cosine, if freedom > 1 { cosine } else { 0.0 }) } else { (1.0, 1.0) };
-    let mut step = if odd { 2.0 } else { 1.0 };
-    while step + 2.0 < freedom as f64 {
-        term *= cosine * cosine * step / (step + 1.0);
-        sum += term;
-        step += 2.0;
-    }
-    if odd { (angle + sine * sum) * std::f64::consts::FRAC_2_PI } else { sine * sum }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn intervals_are_those_of_the_tables() {
-        for (freedom, expected) in [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262)] {
-            let found = students_t(freedom, 0.95);
-            assert!((found - expected).abs() < 2e-3, "{freedom}: {found}");
-        }
         let mean = Mean::of([1.0, 2.0, 3.0].into_iter(), 0.95).unwrap();
         assert_eq!((mean.mean, mean.std), (2.0, 1.0));
         assert!((mean.half_width.unwrap() - 4.303 / 3.0_f64.sqrt()).abs() < 1e-2);

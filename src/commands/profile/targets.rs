@@ -30,6 +30,12 @@ pub(super) struct Servers {
     pub(super) routed: Option<Arc<Routed>>,
 }
 
+/// Host and port of a URL, as they are written.
+fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or(rest)
+}
+
 impl Servers {
     pub(super) fn new(arguments: &Arguments, seed: u64) -> anyhow::Result<Self> {
         let endpoint = &arguments.endpoint;
@@ -41,9 +47,12 @@ impl Servers {
             PolicyName::RoundRobin => None,
             policy => Some(Arc::new(Routed::new(policy.into(), &targets, seed)?)),
         };
-        let pages = &arguments.output.server_metrics;
+        // A page of one of the URLs is read anyway.
+        let own: Vec<&str> = endpoint.url.iter().map(|url| host(url)).collect();
+        let is_own = |page: &&String| !(page.ends_with("/metrics") && own.contains(&host(page)));
+        let pages: Vec<String> = arguments.output.server_metrics.iter().filter(is_own).cloned().collect();
         let other_pages =
-            (!pages.is_empty()).then(|| Targets::resolve(pages)).transpose().context("--server-metrics")?;
+            (!pages.is_empty()).then(|| Targets::resolve(&pages)).transpose().context("--server-metrics")?;
         Ok(Self { targets, other_pages, routed })
     }
 

@@ -11,8 +11,8 @@ const TRACKERS: &str = "no experiment tracker is spoken to; send it the files of
 const ACCURACY: &str = "answers are timed, not graded";
 const RANKINGS: &str = "ranking endpoints are not spoken";
 const SEARCH: &str =
-    "there is no search; give a list of values, such as --concurrency 1,2,4,8, and --goodput or --fail-if";
-const CONVERGENCE: &str = "--num-profile-runs runs as often as it says";
+    "searches are over the concurrency, by --search-recipe; lists run other values, such as --isl 256,1024";
+const CURVES: &str = "give lists of values, such as --isl 256,1024 --osl 64,256";
 const PROCESSES: &str = "one process does it all; --workers-max sets its threads";
 const PICTURES: &str = "report.html has the curves, always";
 
@@ -22,7 +22,6 @@ pub(super) enum Unsupported {}
 
 impl RefusedFlags for Unsupported {
     const FLAGS: &'static [(&'static str, &'static str)] = &[
-        ("config f", "AIPerf's YAML is not read; give its settings as flags"),
         ("download-video-content", MULTIMODAL),
         ("uuid-and-strip", MULTIMODAL),
         ("hf-subset", HUB),
@@ -66,7 +65,6 @@ impl RefusedFlags for Unsupported {
         ("open-loop-strict", BASETEN),
         ("omit-kv-hints", BASETEN),
         ("force-min-tokens no-force-min-tokens", BASETEN),
-        ("prompt-corpus", "made prompts are of evenload's own words, one token each, whatever the corpus"),
         ("rankings-passages-mean", RANKINGS),
         ("rankings-passages-stddev", RANKINGS),
         ("rankings-passages-prompt-token-mean", RANKINGS),
@@ -114,16 +112,11 @@ impl RefusedFlags for Unsupported {
         ("accuracy-grader", ACCURACY),
         ("accuracy-system-prompt", ACCURACY),
         ("accuracy-verbose", ACCURACY),
-        ("convergence-metric", CONVERGENCE),
-        ("convergence-stat", CONVERGENCE),
-        ("convergence-threshold", CONVERGENCE),
-        ("convergence-mode", CONVERGENCE),
         ("variant sweep-variant", "give lists of values, such as --concurrency 1,2,4"),
         ("search-space", SEARCH),
         ("search-metric", SEARCH),
         ("search-stat", SEARCH),
         ("search-direction", SEARCH),
-        ("search-max-iterations", SEARCH),
         ("search-initial-points", SEARCH),
         ("search-random-seed", SEARCH),
         ("search-planner", SEARCH),
@@ -132,28 +125,13 @@ impl RefusedFlags for Unsupported {
         ("optuna-terminator", SEARCH),
         ("search-percentile-pooling", SEARCH),
         ("bo-constraint-mode", SEARCH),
-        ("search-sla", SEARCH),
         ("search-sla-tier", SEARCH),
-        ("search-recipe", SEARCH),
-        ("ttft-sla-ms", SEARCH),
-        ("isl-osl-pairs", SEARCH),
-        ("itl-sla-ms", SEARCH),
-        ("tpot-sla-ms", SEARCH),
-        ("e2e-sla-ms", SEARCH),
-        ("error-rate-sla", SEARCH),
-        ("slo-attainment-fraction", SEARCH),
-        ("search-style", SEARCH),
-        ("degradation-threshold", SEARCH),
-        ("degradation-metric-tag", SEARCH),
-        ("degradation-stat", SEARCH),
-        ("isl-min", SEARCH),
-        ("isl-max", SEARCH),
-        ("isl-steps", SEARCH),
-        ("concurrency-min", SEARCH),
-        ("concurrency-max", SEARCH),
-        ("concurrency-steps", SEARCH),
-        ("osl-min", SEARCH),
-        ("osl-max", SEARCH),
-        ("osl-steps", SEARCH),
+        ("isl-osl-pairs", CURVES),
+        ("isl-min", CURVES),
+        ("isl-max", CURVES),
+        ("isl-steps", CURVES),
+        ("osl-min", CURVES),
+        ("osl-max", CURVES),
+        ("osl-steps", CURVES),
     ];
 }

@@ -63,6 +63,23 @@ impl Collector {
         self.values.get(&tag).map(|values| distribution(tag, values))
     }
 
+    /// A statistic of a metric, by their names in files.
+    pub fn statistic(&self, tag: &str, stat: &str) -> Option<f64> {
+        let place = STATISTICS.iter().position(|known| *known == stat)?;
+        match self.results().into_iter().find(|result| result.tag == tag)?.statistics {
+            Statistics::Scalar(value) => (place == 0).then_some(value),
+            Statistics::OverTime(values) | Statistics::Distribution { values, .. } => values[place],
+        }
+    }
+
+    /// A metric's values, one a request, from the smallest on; of more than `most` so many that stand for them.
+    pub fn sample(&self, tag: &str, most: usize) -> Vec<f64> {
+        let found = self.values.iter().find(|(known, _)| known.name() == tag);
+        found.map_or_else(Vec::new, |(tag, values)| {
+            values.sample(most).into_iter().map(|value| value / tag.scale()).collect()
+        })
+    }
+
     /// Latencies less the round trip to the servers, never below zero.
     fn without_round_trip(&self) -> Vec<MetricResult> {
         let Some(round_trip) = self.round_trip else { return Vec::new() };

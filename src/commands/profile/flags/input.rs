@@ -7,13 +7,17 @@ use serde_json::{Map, Value};
 use workload::{CacheBust, DatasetKind, Length, Sampling, SequenceLengths};
 
 use super::values::{
-    dataset_kind, extra_inputs, fraction_seconds, header, milliseconds, range_ratio, sequence_lengths, turns,
+    dataset_kind, extra_inputs, fraction_seconds, header, milliseconds, prompt_corpus, range_ratio,
+    sequence_lengths, turns,
 };
 
 /// Flags of the data.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Input")]
 pub(crate) struct InputFlags {
+    /// AIPerf's YAML (schema 2.0): its keys as flags. Flags on the command line win.
+    #[arg(id = "config", long = "config", short = 'f', value_name = "FILE")]
+    _config: Option<PathBuf>,
     /// Put into every body: KEY:VALUE, or a JSON object.
     #[arg(long, value_name = "KEY:VALUE", num_args = 1.., value_parser = extra_inputs)]
     pub(crate) extra_inputs: Vec<Map<String, Value>>,
@@ -65,6 +69,9 @@ pub(crate) struct InputFlags {
     /// Length of a made prompt's own words.
     #[arg(long = "prompt-input-tokens-mean", visible_aliases = ["synthetic-input-tokens-mean", "isl"], value_name = "TOKENS", value_delimiter = ',')]
     pub(crate) isl: Vec<u32>,
+    /// Words of made prompts. random is the only one: words drawn from 256 of one token each.
+    #[arg(id = "prompt_corpus", long = "prompt-corpus", value_name = "NAME", value_parser = prompt_corpus)]
+    _prompt_corpus: Option<()>,
     /// Its standard deviation.
     #[arg(long = "prompt-input-tokens-stddev", visible_aliases = ["synthetic-input-tokens-stddev", "isl-stddev"], value_name = "TOKENS", value_delimiter = ',', default_value = "0")]
     pub(crate) isl_stddev: Vec<f64>,

@@ -122,14 +122,14 @@ pub(crate) struct WarmUpFlags {
     /// After the warm-up, its answers are waited for so long; inf: for ever.
     #[arg(long, value_name = "SECONDS", default_value = "inf", value_parser = grace)]
     pub(crate) warmup_grace_period: Grace,
-    /// [default: --concurrency-ramp-duration]
-    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
+    /// 0: none [default: --concurrency-ramp-duration]
+    #[arg(long, value_name = "SECONDS", value_parser = fraction_seconds)]
     pub(crate) warmup_concurrency_ramp_duration: Option<Duration>,
-    /// [default: --prefill-concurrency-ramp-duration]
-    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
+    /// 0: none [default: --prefill-concurrency-ramp-duration]
+    #[arg(long, value_name = "SECONDS", value_parser = fraction_seconds)]
     pub(crate) warmup_prefill_concurrency_ramp_duration: Option<Duration>,
-    /// [default: --request-rate-ramp-duration]
-    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
+    /// 0: none [default: --request-rate-ramp-duration]
+    #[arg(long, value_name = "SECONDS", value_parser = fraction_seconds)]
     pub(crate) warmup_request_rate_ramp_duration: Option<Duration>,
 }
 

@@ -6,6 +6,7 @@ mod input;
 mod load;
 mod output;
 mod runs;
+mod search;
 mod values;
 
 pub(crate) use endpoint::{EndpointFlags, EndpointType, WaitMode};
@@ -13,3 +14,4 @@ pub(crate) use input::{Bust, InputFlags, RangeRatio};
 pub(crate) use load::{ArrivalPattern, Grace, LoadFlags};
 pub(crate) use output::{ExportLevel, MetricsFormat, OutputFlags, OwnFlags, SloList, Ui};
 pub(crate) use runs::{RunsFlags, SweepMode, SweepType};
+pub(crate) use search::{Recipe, SearchFlags};

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use report::Agreement;
 
-use super::values::{fraction_seconds, share};
+use super::values::{fraction_seconds, open_share, share};
 
 /// Flags of repeated runs.
 #[derive(Args, Clone, Debug)]
@@ -45,6 +46,27 @@ pub(crate) struct RunsFlags {
     /// All repetitions have the same seed. The default.
     #[arg(id = "no_vary_seed_per_trial", long = "no-vary-seed-per-trial")]
     _no_vary_seed_per_trial: bool,
+    /// Repeat only until this metric is stable, at least twice and at most --num-profile-runs times; by its name in the
+    /// files, such as time_to_first_token.
+    #[arg(long, value_name = "METRIC")]
+    pub(crate) convergence_metric: Option<String>,
+    /// Its statistic: avg, p50, p90, p95, p99, min, max.
+    #[arg(long, value_name = "STATISTIC", default_value = "avg", value_parser = ["avg", "p50", "p90", "p95", "p99", "min", "max"], hide_possible_values = true, requires = "convergence_metric")]
+    pub(crate) convergence_stat: String,
+    /// Stable is: ci-width, cv: below this share of the mean; distribution: above this probability [default: 0.1, 0.05, 0.05].
+    #[arg(long, value_name = "SHARE", value_parser = open_share, requires = "convergence_metric")]
+    pub(crate) convergence_threshold: Option<f64>,
+    /// What is compared: ci-width, the width of the confidence interval of the mean; cv, the standard deviation;
+    /// distribution, the values of the last run with those before (Kolmogorov-Smirnov).
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        default_value = "ci-width",
+        hide_possible_values = true,
+        requires = "convergence_metric"
+    )]
+    pub(crate) convergence_mode: ConvergenceMode,
     /// Wait between settings.
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = fraction_seconds)]
     pub(crate) parameter_sweep_cooldown_seconds: Duration,
@@ -69,6 +91,24 @@ pub(crate) struct RunsFlags {
 pub(crate) enum SweepMode {
     Repeated,
     Independent,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum ConvergenceMode {
+    #[value(alias = "ci_width")]
+    CiWidth,
+    Cv,
+    Distribution,
+}
+
+impl From<ConvergenceMode> for Agreement {
+    fn from(mode: ConvergenceMode) -> Self {
+        match mode {
+            ConvergenceMode::CiWidth => Self::IntervalWidth,
+            ConvergenceMode::Cv => Self::Variation,
+            ConvergenceMode::Distribution => Self::Distribution,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum as _;
 use report::aiperf::Slo;
 use serde_json::{Map, Value};
 use workload::{DatasetKind, SequenceLengths};
 
-use super::{Grace, RangeRatio, SloList};
+use super::{Grace, RangeRatio, Recipe, SloList};
 
 fn number(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
@@ -65,6 +66,56 @@ pub(crate) fn share(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|share| (0.0..=1.0).contains(share))
         .ok_or_else(|| "give a share from 0 to 1".to_owned())
+}
+
+/// Above 0, to 1.
+pub(crate) fn open_share(text: &str) -> Result<f64, String> {
+    share(text).ok().filter(|share| *share > 0.0).ok_or_else(|| "give a share above 0, at most 1".to_owned())
+}
+
+/// Where the words of made prompts come from.
+pub(crate) fn prompt_corpus(text: &str) -> Result<(), String> {
+    match text {
+        "random" => Ok(()),
+        "sonnet" | "coding" => Err(format!(
+            "not supported: made prompts are random words, not {text}; a text file can be sent with `evenload bench --dataset-name sonnet --dataset-path FILE`, prompts of your own with --input-file"
+        )),
+        _ => Err("random is the only one".to_owned()),
+    }
+}
+
+/// A search by its name.
+pub(crate) fn recipe(text: &str) -> Result<Recipe, String> {
+    let name = text.replace('_', "-");
+    match (Recipe::from_str(&name, false), name.as_str()) {
+        (Ok(recipe), _) => Ok(recipe),
+        (_, "prefill-ttft-curve") => {
+            Err("not supported: lists do it, such as --concurrency 1 --isl 256,1024,4096".to_owned())
+        }
+        (_, "decode-itl-curve") => {
+            Err("not supported: lists do it, such as --concurrency 1,8,64 --osl 64,256,1024".to_owned())
+        }
+        (_, "pareto-sweep") => {
+            Err("not supported: lists do it, such as --isl 128,2048 --osl 512,128 --sweep-type zip"
+                .to_owned())
+        }
+        _ => {
+            let names = Recipe::value_variants().iter().map(ToString::to_string).collect::<Vec<_>>();
+            Err(format!("choose from {}", names.join(", ")))
+        }
+    }
+}
+
+/// How a search goes on.
+pub(crate) fn search_style(text: &str) -> Result<(), String> {
+    match text {
+        "monotonic" => Ok(()),
+        "grid" => Err("not supported: a list does it, such as --concurrency 1,4,16,64".to_owned()),
+        "smooth_isotonic" | "bo" | "optuna" => {
+            Err("not supported: monotonic needs the fewest runs where more load is never faster".to_owned())
+        }
+        _ => Err("monotonic is the only one".to_owned()),
+    }
 }
 
 /// 0 to 100, as a share.
@@ -141,6 +192,18 @@ mod tests {
         assert_eq!(read("stop:a:b"), json!({"stop": "a:b"}));
         assert_eq!(read(r#"{"a": [1], "b": {}}"#), json!({"a": [1], "b": {}}));
         assert!(extra_inputs("temperature").is_err() && extra_inputs("{").is_err());
+    }
+
+    #[test]
+    fn searches_that_are_not_there_say_what_is() {
+        assert_eq!(recipe("max_goodput_under_slo"), Ok(Recipe::MaxGoodputUnderSlo));
+        assert!(recipe("pareto-sweep").unwrap_err().contains("--sweep-type zip"));
+        assert!(recipe("best").unwrap_err().contains("concurrency-ramp"));
+        assert!(search_style("bo").unwrap_err().contains("monotonic") && search_style("monotonic").is_ok());
+        assert!(
+            prompt_corpus("sonnet").unwrap_err().contains("random words") && prompt_corpus("random").is_ok()
+        );
+        assert!(open_share("0").is_err() && open_share("1") == Ok(1.0));
     }
 
     #[test]
