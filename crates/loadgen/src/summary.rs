@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use report::Distribution;
+use report::{ClientHealth, Distribution};
 use workload::PhaseKind;
 
 use crate::measure::ThreadMeasures;
@@ -116,7 +116,29 @@ pub enum ThreadRole {
     Collector,
 }
 
+impl RunSummary {
+    /// How this side fared, for the verdict.
+    pub fn health(&self) -> ClientHealth {
+        let client = &self.client;
+        let io_threads = client.threads.iter().filter(|thread| thread.role == ThreadRole::Io);
+        ClientHealth {
+            io_thread_cpu: io_threads.map(|thread| thread.cpu_share).collect(),
+            payload_reads: client.payload_reads,
+            multi_event_reads: client.bunched_reads,
+            read_lag: client.receive_lag.clone(),
+            peak_in_flight: Some(client.peak_in_flight),
+            reused_prompts: None,
+            interrupted: matches!(self.end, RunEnd::Stopped | RunEnd::Aborted),
+        }
+    }
+}
+
 impl ClientSummary {
+    /// How busy the busiest thread was, its waiting for a core included, from 0 to 1.
+    pub fn busiest(&self) -> f64 {
+        self.threads.iter().map(|thread| thread.cpu_share + thread.wait_share).fold(0.0, f64::max)
+    }
+
     pub(crate) fn new(measures: ThreadMeasures, peak_in_flight: u64, threads: Vec<ThreadSummary>) -> Self {
         Self {
             payload_reads: measures.payload_reads,

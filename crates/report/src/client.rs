@@ -66,3 +66,29 @@ pub fn client_json(report: &Report, health: &ClientHealth) -> serde_json::Value 
         "multi_event_reads": health.multi_event_reads,
     })
 }
+
+impl ClientHealth {
+    /// That of two runs of one process, this one and then the other.
+    pub fn then(mut self, other: &Self) -> Self {
+        self.peak_in_flight = self.peak_in_flight.max(other.peak_in_flight);
+        self.with(other)
+    }
+
+    /// That of two processes at the same time. Each knows its own peak only: together they had no more than the sum.
+    pub fn beside(mut self, other: &Self) -> Self {
+        self.peak_in_flight = match (self.peak_in_flight, other.peak_in_flight) {
+            (Some(own), Some(other)) => Some(own + other),
+            (own, other) => own.or(other),
+        };
+        self.with(other)
+    }
+
+    fn with(mut self, other: &Self) -> Self {
+        self.io_thread_cpu.extend(&other.io_thread_cpu);
+        self.payload_reads += other.payload_reads;
+        self.multi_event_reads += other.multi_event_reads;
+        self.read_lag.merge(&other.read_lag);
+        self.interrupted |= other.interrupted;
+        self
+    }
+}

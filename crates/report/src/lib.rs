@@ -28,6 +28,7 @@ mod records;
 mod sample;
 mod series;
 mod summary;
+pub mod sweep;
 mod threshold;
 mod verdict;
 mod vllm_bench;
@@ -42,8 +43,8 @@ pub use client::{client_json, client_lines};
 pub use comparison::{Compared, comparison_table};
 pub use distribution::{Distribution, EXACT_SAMPLES, LARGEST, Spread};
 pub use engines::{
-    COLUMNS, EngineFigures, EngineSeries, FamilyFigures, Fetches, Figures, Gauge, Growth, Observed, READINGS,
-    Rates, engine_table,
+    COLUMNS, EngineFigures, EnginePages, EngineSeries, FamilyFigures, Fetches, Figures, Gauge, Growth,
+    Observed, READINGS, Rates, engine_table,
 };
 pub use figures::PolicyFigures;
 pub use html::{Page, TextTable};

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use loadgen::{Control, Options, Reuse, RunEnd, RunSummary, Targets, ThreadRole};
+use loadgen::{Control, Options, Reuse, RunEnd, RunSummary, Targets};
 use report::{
     BenchDetails, ClientHealth, Count, CountSource, Outcome, PhaseShape, Record, Recorder, Report, RunShape,
 };
@@ -129,17 +129,8 @@ impl Measured {
     }
 
     pub(super) fn health(&self, load: &Load) -> ClientHealth {
-        let client = &self.summary.client;
-        let io_threads = client.threads.iter().filter(|thread| thread.role == ThreadRole::Io);
         let (unique, requests) = (load.made.unique_prompts as u64, load.made.prompts.len() as u64);
-        ClientHealth {
-            io_thread_cpu: io_threads.map(|thread| thread.cpu_share).collect(),
-            payload_reads: client.payload_reads,
-            multi_event_reads: client.bunched_reads,
-            reused_prompts: (unique < requests).then_some(unique),
-            interrupted: self.interrupted(),
-            ..ClientHealth::default()
-        }
+        ClientHealth { reused_prompts: (unique < requests).then_some(unique), ..self.summary.health() }
     }
 }
 
