@@ -37,6 +37,7 @@ mod routed;
 mod run;
 mod session;
 mod slots;
+mod stolen;
 mod summary;
 mod target;
 mod timers;

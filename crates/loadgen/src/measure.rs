@@ -4,6 +4,8 @@ use std::{fs::File, os::unix::fs::FileExt, time::Duration};
 
 use report::Distribution;
 
+use crate::stolen::StolenTime;
+
 /// Counters of one sending thread.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ThreadMeasures {
@@ -78,11 +80,13 @@ impl CpuUsage {
     }
 }
 
-/// Tells how much of a lateness is due to other programs and threads, which had the processor while this one was ready
-/// to run. Looked at when something is late; the comparison is with the last but one [`mark`](Self::mark).
+/// Tells how much of a lateness is due to others: programs and threads that had the processor while this one was ready
+/// to run, and other guests of the host, to which it gave the processor itself. Looked at when something is late; the
+/// comparison is with the last but one [`mark`](Self::mark).
 #[derive(Debug, Default)]
 pub(crate) struct CoreWatch {
     statistics: Option<File>,
+    stolen: Option<StolenTime>,
     marks: [Duration; 2],
 }
 
@@ -92,12 +96,16 @@ impl CoreWatch {
 
     /// Of the calling thread.
     pub(crate) fn of_this_thread() -> Self {
-        Self { statistics: File::open("/proc/thread-self/schedstat").ok(), marks: [Duration::ZERO; 2] }
+        Self {
+            statistics: File::open("/proc/thread-self/schedstat").ok(),
+            stolen: StolenTime::watch(),
+            marks: [Duration::ZERO; 2],
+        }
     }
 
     /// To be called every few milliseconds.
     pub(crate) fn mark(&mut self) {
-        self.marks = [self.marks[1], self.waited()];
+        self.marks = [self.marks[1], self.missed()];
     }
 
     /// How much of a lateness that ends now is due to others, at most.
@@ -105,14 +113,19 @@ impl CoreWatch {
         if late < Self::LATE {
             return Duration::ZERO;
         }
-        self.waited().saturating_sub(self.marks[0]).min(late)
+        self.missed().saturating_sub(self.marks[0]).min(late)
+    }
+
+    /// Time without a processor, since the thread and the machine began.
+    fn missed(&self) -> Duration {
+        self.waited() + self.stolen.as_ref().map_or(Duration::ZERO, StolenTime::read)
     }
 
     fn waited(&self) -> Duration {
         let mut text = [0; 96];
         let read = self.statistics.as_ref().and_then(|file| file.read_at(&mut text, 0).ok());
         let text = read.and_then(|bytes| std::str::from_utf8(&text[..bytes]).ok());
-        text.and_then(CpuUsage::parse).map_or(self.marks[1], |usage| usage.waiting)
+        text.and_then(CpuUsage::parse).map_or(Duration::ZERO, |usage| usage.waiting)
     }
 }
 

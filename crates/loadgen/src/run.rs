@@ -25,6 +25,7 @@ use crate::{
     phase::{PhaseName, PhaseRun},
     planner::{self, Arrivals},
     request_head::Heads,
+    stolen::StolenShare,
     worker::{COLLECTOR_PRIORITY, Finished, WAKER, Worker},
 };
 
@@ -67,7 +68,7 @@ pub fn run(
     let heads = Heads::new(targets, options)?;
     raise_open_files();
 
-    let (started_at, clock) = (SystemTime::now(), Clock::start());
+    let (started_at, clock, stolen) = (SystemTime::now(), Clock::start(), StolenShare::from_now());
     let (mut phases, mut arrivals, mut names) = (Vec::new(), Vec::new(), Vec::new());
     for (index, phase) in plan.phases.into_iter().enumerate() {
         // The first phase waits for the planner only, a later one also for each thread to end the one before.
@@ -97,7 +98,7 @@ pub fn run(
     let (measures, threads) = std::thread::scope(|scope| work(scope, &shared, polls, arrivals, sink))?;
 
     let phases = shared.phases.iter().zip(names).map(|(phase, name)| phase.summarize(name)).collect();
-    let client = ClientSummary::new(measures, control.progress().peak_in_flight, threads);
+    let client = ClientSummary::new(measures, control.progress().peak_in_flight, threads, stolen.until_now());
     Ok(RunSummary { started_at, duration: clock.now(), end: shared.end(), phases, client })
 }
 

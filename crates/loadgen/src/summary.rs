@@ -88,6 +88,9 @@ pub struct ClientSummary {
     pub bunched_reads: u64,
     /// Time the sending threads waited for the record sink: it is too slow.
     pub sink_stall: Duration,
+    /// Share of the processors' time that the host of this virtual machine gave to others; `None` on a machine that
+    /// has them to itself.
+    pub stolen_share: Option<f64>,
     /// One a thread.
     pub threads: Vec<ThreadSummary>,
 }
@@ -116,8 +119,10 @@ pub enum ThreadRole {
     Collector,
 }
 
+// === impl RunSummary ===
+
 impl RunSummary {
-    /// How this side fared, for the verdict.
+    /// What the verdict needs to know of this side; prompts used again are for others to say.
     pub fn health(&self) -> ClientHealth {
         let client = &self.client;
         let io_threads = client.threads.iter().filter(|thread| thread.role == ThreadRole::Io);
@@ -127,11 +132,14 @@ impl RunSummary {
             multi_event_reads: client.bunched_reads,
             read_lag: client.receive_lag.clone(),
             peak_in_flight: Some(client.peak_in_flight),
+            stolen_share: client.stolen_share,
             reused_prompts: None,
             interrupted: matches!(self.end, RunEnd::Stopped | RunEnd::Aborted),
         }
     }
 }
+
+// === impl ClientSummary ===
 
 impl ClientSummary {
     /// How busy the busiest thread was, its waiting for a core included, from 0 to 1.
@@ -139,7 +147,12 @@ impl ClientSummary {
         self.threads.iter().map(|thread| thread.cpu_share + thread.wait_share).fold(0.0, f64::max)
     }
 
-    pub(crate) fn new(measures: ThreadMeasures, peak_in_flight: u64, threads: Vec<ThreadSummary>) -> Self {
+    pub(crate) fn new(
+        measures: ThreadMeasures,
+        peak_in_flight: u64,
+        threads: Vec<ThreadSummary>,
+        stolen_share: Option<f64>,
+    ) -> Self {
         Self {
             payload_reads: measures.payload_reads,
             bunched_reads: measures.bunched_reads,
@@ -154,6 +167,7 @@ impl ClientSummary {
             reads: measures.reads,
             payload_events: measures.payload_events,
             sink_stall: measures.sink_stall,
+            stolen_share,
             threads,
         }
     }

@@ -5,11 +5,12 @@
 //! within [`MEDIAN_LIMIT_MS`] at the median and [`P99_LIMIT_MS`] at P99 of what the engine was told to do. [`Ladder`]
 //! says which rates to try: those asked for, then twice the highest right one until one is wrong, then between the two
 //! until they are within a quarter. A rate that is wrong below one that is right was disturbed, and does not count
-//! against the ceiling. Times are milliseconds.
+//! against the ceiling. One that is wrong while the host of a virtual machine took CPU time from it is worth measuring
+//! again. Times are milliseconds.
 
 use std::fmt;
 
-use crate::{MILLISECOND, Metric, Object, Report, TextTable, aiperf::plain_table};
+use crate::{MILLISECOND, Metric, Object, Report, TextTable, aiperf::plain_table, verdict::STOLEN_SHARE};
 
 /// A rate counts as sent from this share of it on.
 pub const RATE_SHARE: f64 = 0.99;
@@ -58,6 +59,10 @@ pub struct Point {
     pub engine_late_ms: [f64; 2],
     /// Share of a core that the busiest I/O thread used.
     pub io_cpu: f64,
+    /// Share of the processors' time that the host took.
+    pub stolen_share: f64,
+    /// How often the rate was measured until this was taken.
+    pub attempts: u32,
 }
 
 /// What a rate came to.
@@ -104,7 +109,7 @@ impl Point {
         report: &Report,
         read_lag_ms: f64,
         engine_late_ms: [f64; 2],
-        io_cpu: f64,
+        [io_cpu, stolen_share]: [f64; 2],
     ) -> Self {
         let total = &report.total;
         let at = |metric, percent| {
@@ -124,6 +129,8 @@ impl Point {
             read_lag_ms,
             engine_late_ms,
             io_cpu,
+            stolen_share,
+            attempts: 1,
         }
     }
 
@@ -154,6 +161,11 @@ impl Point {
         self.finding() == Finding::Right
     }
 
+    /// Whether it is wrong, and the host may be why.
+    pub fn was_disturbed(&self) -> bool {
+        !self.is_right() && self.stolen_share > STOLEN_SHARE
+    }
+
     /// The line for a file.
     pub fn json(&self, nominal: &Nominal) -> Object {
         let mut object = Object::default();
@@ -173,13 +185,19 @@ impl Point {
         object.set("engine_late_mean_ms", self.engine_late_ms[0]);
         object.set("engine_late_max_ms", self.engine_late_ms[1]);
         object.set("io_thread_cpu", self.io_cpu);
+        object.set("stolen_share", self.stolen_share);
+        object.set("attempts", self.attempts);
         object.set("right", self.is_right());
         object.set("finding", self.finding().to_string());
         object
     }
 
-    fn cells(&self) -> [String; 12] {
+    fn cells(&self) -> [String; 13] {
         let ms = |value: f64| if value.is_nan() { "N/A".to_owned() } else { format!("{value:.3}") };
+        let percent = |share: f64, digits| match share {
+            share if share.is_nan() => "N/A".to_owned(),
+            share => format!("{:.digits$} %", share * 100.0),
+        };
         let [ttft, itl, engine] =
             [self.ttft_error_ms, self.itl_error_ms, self.engine_late_ms].map(|pair| pair.map(ms));
         let [ttft_p50, ttft_p99] = ttft;
@@ -187,7 +205,6 @@ impl Point {
         let [engine_mean, engine_max] = engine;
         [
             format!("{:.0}", self.rate),
-            format!("{:.0}", self.sent_rate),
             self.answered.to_string(),
             ttft_p50,
             ttft_p99,
@@ -196,7 +213,9 @@ impl Point {
             ms(self.send_lag_ms),
             ms(self.read_lag_ms),
             format!("{engine_mean} / {engine_max}"),
-            format!("{:.0} %", self.io_cpu * 100.0),
+            percent(self.io_cpu, 0),
+            percent(self.stolen_share, 1),
+            self.attempts.to_string(),
             if self.is_right() { "right" } else { "off" }.to_owned(),
         ]
     }
@@ -206,17 +225,18 @@ impl Point {
 pub fn calibration_text(nominal: &Nominal, points: &[Point]) -> String {
     let columns = [
         "req/s",
-        "sent",
         "answers",
         "TTFT p50",
         "TTFT p99",
         "ITL p50",
         "ITL p99",
-        "send lag p99",
-        "read lag p99",
+        "send lag",
+        "read lag",
         "engine late",
         "CPU",
-        "verdict",
+        "stolen",
+        "tries",
+        "found",
     ];
     let mut sorted = points.to_vec();
     sorted.sort_by(|a, b| a.rate.total_cmp(&b.rate));
@@ -225,10 +245,11 @@ pub fn calibration_text(nominal: &Nominal, points: &[Point]) -> String {
         plain_table("evenload calibrate | error in ms: measured minus what the engine was told", &table);
     text += &format!(
         "TTFT, ITL: what was measured beyond {} and {} ms. A rate is right to {MEDIAN_LIMIT_MS} ms at the median and \
-         {P99_LIMIT_MS} ms at P99 of TTFT.\nsend lag: how late requests left (in TTFT from the schedule, not in \
-         TTFT). read lag: how long bytes were in the kernel before they\nwere read (in TTFT and ITL). engine late: \
+         {P99_LIMIT_MS} ms at P99 of TTFT.\nsend lag, P99: how late requests left (in TTFT from the schedule, not in \
+         TTFT). read lag, P99: how long bytes were in the kernel\nbefore they were read (in TTFT and ITL). engine late: \
          the engine's own share, mean / worst; a server on a machine of its own does not\nshare its cores with this \
-         side, and this part goes away. CPU: of a core, by the busiest I/O thread.\n\n",
+         side, and this part goes away. CPU: of a core, by the busiest I/O thread. stolen: what the host of this virtual\n\
+         machine took of its processors' time; a rate that is off meanwhile is tried again, and the quietest try counts.\n\n",
         nominal.ttft_ms, nominal.itl_ms
     );
     let tokens = f64::from(nominal.tokens);
@@ -338,6 +359,8 @@ mod tests {
             read_lag_ms: 0.2,
             engine_late_ms: [0.05, 1.0],
             io_cpu: 0.3,
+            stolen_share: 0.0,
+            attempts: 1,
         }
     }
 
@@ -393,6 +416,15 @@ mod tests {
         let reading = finding(|point| (point.ttft_error_ms[1], point.read_lag_ms) = (5.0, 3.5));
         assert!(reading.contains("bytes waited 3.50 ms (P99)"), "{reading}");
         assert!(finding(|point| point.ttft_error_ms[1] = 5.0).contains("neither"));
+    }
+
+    #[test]
+    fn the_host_is_no_excuse_for_a_quiet_machine_nor_for_a_right_rate() {
+        let off = Point { ttft_error_ms: [0.1, 5.0], ..point(100.0) };
+        assert!(Point { stolen_share: 0.02, ..off }.was_disturbed());
+        assert!(!Point { stolen_share: 0.005, ..off }.was_disturbed());
+        assert!(!Point { stolen_share: f64::NAN, ..off }.was_disturbed());
+        assert!(!Point { stolen_share: 0.02, ..point(100.0) }.was_disturbed());
     }
 
     #[test]

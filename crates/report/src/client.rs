@@ -35,6 +35,7 @@ pub(crate) fn client_rows(report: &Report, health: &ClientHealth) -> Vec<(&'stat
         ("In flight, mean over time:", Some(total.mean_in_flight())),
         ("Prefix cache hits (% of prompt tokens):", total.prefix_hit_ratio().map(|share| share * 100.0)),
         ("Busiest I/O thread (% of a core):", busiest.map(|share| share * 100.0)),
+        ("CPU time taken by the host (%):", health.stolen_share.map(|share| share * 100.0)),
         ("Reads with several events (%):", bunched.map(|share| share * 100.0)),
         ("P99 read lag (ms):", health.read_lag.percentile(99.0).map(|time| time / MILLISECOND)),
     ];
@@ -62,33 +63,8 @@ pub fn client_json(report: &Report, health: &ClientHealth) -> serde_json::Value 
         "prefix_hit_ratio": total.prefix_hit_ratio(),
         "connections": total.connections,
         "io_thread_cpu": health.io_thread_cpu,
+        "stolen_share": health.stolen_share,
         "payload_reads": health.payload_reads,
         "multi_event_reads": health.multi_event_reads,
     })
-}
-
-impl ClientHealth {
-    /// That of two runs of one process, this one and then the other.
-    pub fn then(mut self, other: &Self) -> Self {
-        self.peak_in_flight = self.peak_in_flight.max(other.peak_in_flight);
-        self.with(other)
-    }
-
-    /// That of two processes at the same time. Each knows its own peak only: together they had no more than the sum.
-    pub fn beside(mut self, other: &Self) -> Self {
-        self.peak_in_flight = match (self.peak_in_flight, other.peak_in_flight) {
-            (Some(own), Some(other)) => Some(own + other),
-            (own, other) => own.or(other),
-        };
-        self.with(other)
-    }
-
-    fn with(mut self, other: &Self) -> Self {
-        self.io_thread_cpu.extend(&other.io_thread_cpu);
-        self.payload_reads += other.payload_reads;
-        self.multi_event_reads += other.multi_event_reads;
-        self.read_lag.merge(&other.read_lag);
-        self.interrupted |= other.interrupted;
-        self
-    }
 }

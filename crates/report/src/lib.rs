@@ -61,4 +61,4 @@ pub use summary::{ERROR_KINDS, ErrorKey, ErrorTable, Objective, Span, Summary, s
 pub use threshold::{Breach, Threshold, ThresholdError};
 pub use verdict::{Assessment, ClientHealth, Verdict, judge};
 pub use vllm_bench::{BenchDetails, BenchFormat, BenchRun, bench_metric};
-pub use warning::{Flags, Severity, Warning};
+pub use warning::{Blame, Flags, Severity, Warning};

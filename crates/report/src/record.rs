@@ -69,7 +69,8 @@ pub struct Record {
     pub retried_for: Duration,
     /// How long after its planned time it fell due, because the turn before it had not been answered.
     pub session_wait: Duration,
-    /// How long, at most, it was late because other programs or threads had the processor when it fell due.
+    /// How long, at most, it was late because others had the processor when it fell due: programs and threads of
+    /// this machine, or other guests of its host.
     pub core_wait: Duration,
     /// HTTP status, once the head was read.
     pub status: Option<u16>,

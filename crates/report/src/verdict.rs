@@ -11,8 +11,8 @@
 use std::{collections::BTreeMap, fmt};
 
 use crate::{
-    CountSource, Distribution, Flags, MILLISECOND, Metric, Outcome, PhaseShape, Report, Severity, Summary,
-    Warning, summary::ratio,
+    Blame, CountSource, Distribution, Flags, MILLISECOND, Metric, Outcome, PhaseShape, Report, Severity,
+    Summary, Warning, summary::ratio,
 };
 
 /// Own lateness above this is too much whatever the server does.
@@ -34,6 +34,8 @@ const BUNCHED_SHARE: f64 = 0.1;
 const READ_LAG_LIMIT_MS: f64 = 1.0;
 /// Tokens per event above this make a gap between events more than a gap between tokens.
 const TOKENS_PER_CHUNK: f64 = 1.1;
+/// Stolen time above this share can be in every figure's P99.
+pub(crate) const STOLEN_SHARE: f64 = 0.01;
 /// Samples that a percentile needs for 99 % confidence in it (MLPerf's early-stopping bound).
 const FLOORS: [(f64, u64); 5] = [(50.0, 11), (90.0, 64), (95.0, 130), (99.0, 662), (99.9, 6_636)];
 
@@ -62,6 +64,9 @@ pub struct ClientHealth {
     pub read_lag: Distribution,
     /// The most requests in flight at once, where the sender counted them.
     pub peak_in_flight: Option<u64>,
+    /// Share of the processors' time that the host of this virtual machine gave to others; `None` on a machine that
+    /// has them to itself.
+    pub stolen_share: Option<f64>,
     /// Different prompts in the data, where they had to be used again to fill the run.
     pub reused_prompts: Option<u64>,
     /// The user ended the run before its end.
@@ -84,10 +89,12 @@ pub fn judge(report: &Report, health: &ClientHealth, flags: &Flags) -> Assessmen
     if total.answered() == 0 {
         warnings.push(Warning::NothingAnswered);
     }
-    warnings.extend(lateness(total, flags));
+    let stolen = health.stolen_share.filter(|&share| share > STOLEN_SHARE);
+    warnings.extend(lateness(total, stolen, flags));
     for (shape, phase) in report.measured() {
-        warnings.extend(pace(shape, phase, flags));
+        warnings.extend(pace(shape, phase, stolen, flags));
     }
+    warnings.extend(stolen.map(|share| Warning::Stolen { share }));
     warnings.extend(omissions(total, flags));
     warnings.extend(resolution(total, health, flags));
     warnings.extend(counting(total, flags));
@@ -106,17 +113,17 @@ pub fn judge(report: &Report, health: &ClientHealth, flags: &Flags) -> Assessmen
     Assessment { verdict, warnings }
 }
 
-fn lateness(total: &Summary, flags: &Flags) -> Option<Warning> {
+fn lateness(total: &Summary, stolen: Option<f64>, flags: &Flags) -> Option<Warning> {
     let p99_ms = total.of(Metric::ClientLag).percentile(99.0)? / MILLISECOND;
     let median_ttft_ms = total.of(Metric::Ttft).percentile(50.0)? / MILLISECOND;
     (p99_ms > LAG_LIMIT_MS.min(median_ttft_ms * LAG_SHARE).max(WAKE_UP_MS)).then_some(Warning::Late {
         p99_ms,
         median_ttft_ms,
-        rate: flags.rate,
+        blame: Blame { stolen, rate: flags.rate },
     })
 }
 
-fn pace(shape: &PhaseShape, phase: &Summary, flags: &Flags) -> Option<Warning> {
+fn pace(shape: &PhaseShape, phase: &Summary, stolen: Option<f64>, flags: &Flags) -> Option<Warning> {
     let in_flight = phase.mean_in_flight();
     let full = |limit: u32| in_flight >= f64::from(limit) * CONCURRENCY_SHARE;
     let Some(_) = shape.target_rate else {
@@ -131,7 +138,7 @@ fn pace(shape: &PhaseShape, phase: &Summary, flags: &Flags) -> Option<Warning> {
         Some(limit) => {
             Warning::PacedByConcurrency { achieved, scheduled, limit, concurrency: flags.concurrency }
         }
-        None => Warning::RateMissed { achieved, scheduled, rate: flags.rate },
+        None => Warning::RateMissed { achieved, scheduled, blame: Blame { stolen, rate: flags.rate } },
     })
 }
 
@@ -194,6 +201,21 @@ fn counting(total: &Summary, flags: &Flags) -> Vec<Warning> {
         Some(Warning::Estimated { what, percent, source, tokenizer: flags.tokenizer })
     };
     sides.into_iter().flat_map(|side| guessed.map(|source| (side, source))).filter_map(warning).collect()
+}
+
+// === impl ClientHealth ===
+
+impl ClientHealth {
+    /// Adds what another part of the run says, all but the peak: parts may follow each other, or run side by side.
+    pub fn add(&mut self, other: &Self) {
+        self.io_thread_cpu.extend(&other.io_thread_cpu);
+        self.payload_reads += other.payload_reads;
+        self.multi_event_reads += other.multi_event_reads;
+        self.read_lag.merge(&other.read_lag);
+        let shares = [self.stolen_share, other.stolen_share].into_iter().flatten();
+        self.stolen_share = shares.reduce(f64::max);
+        self.interrupted |= other.interrupted;
+    }
 }
 
 // === impl Assessment ===
@@ -303,6 +325,23 @@ mod tests {
         assert_eq!(quick.judged(), (Verdict::Invalid, vec!["late"]), "3 ms is much beside a TTFT of 20 ms");
         assert!(quick.assessment().lines().contains("invalid: Requests left up to 3.0 ms late (P99)"));
         assert!(quick.assessment().lines().contains("Lower --request-rate"));
+    }
+
+    #[test]
+    fn the_host_is_named_when_it_took_the_processors() {
+        let mut run = good();
+        run.health.stolen_share = Some(0.004);
+        assert_eq!(run.judged(), (Verdict::Valid, vec![]));
+        run.health.stolen_share = Some(0.05);
+        assert_eq!(run.judged(), (Verdict::Suspect, vec!["stolen"]));
+        let late = run.delayed(20, 0, false);
+        assert_eq!(late.judged(), (Verdict::Invalid, vec!["late", "stolen"]));
+        let lines = late.assessment().lines();
+        assert!(lines.contains("The host took 5.0 % of this machine's CPU time: try again"), "{lines}");
+        let mut both = ClientHealth { stolen_share: Some(0.01), ..ClientHealth::default() };
+        both.add(&late.health);
+        both.add(&ClientHealth::default());
+        assert_eq!(both.stolen_share, Some(0.05), "the worst of the parts");
     }
 
     #[test]

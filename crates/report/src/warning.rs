@@ -36,6 +36,15 @@ pub struct Flags {
     pub prompts: &'static str,
 }
 
+/// Why this side was slow, and what mends it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Blame {
+    /// Share of the processors' time that the host took, if it is enough to be the cause.
+    pub stolen: Option<f64>,
+    /// See [`Flags::rate`].
+    pub rate: &'static str,
+}
+
 /// Something that the user should know before quoting a number.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Warning {
@@ -47,8 +56,8 @@ pub enum Warning {
         p99_ms: f64,
         /// What it has to be compared with.
         median_ttft_ms: f64,
-        /// See [`Flags::rate`].
-        rate: &'static str,
+        /// Why.
+        blame: Blame,
     },
     /// The rate was missed, and the concurrency limit does not explain it.
     RateMissed {
@@ -56,8 +65,8 @@ pub enum Warning {
         achieved: f64,
         /// What the schedule asked for.
         scheduled: f64,
-        /// See [`Flags::rate`].
-        rate: &'static str,
+        /// Why.
+        blame: Blame,
     },
     /// The rate was missed because the concurrency limit held: a closed loop.
     PacedByConcurrency {
@@ -85,6 +94,11 @@ pub enum Warning {
         count: u64,
         /// See [`Flags::concurrency`].
         concurrency: &'static str,
+    },
+    /// The host of this virtual machine gave its processors to others.
+    Stolen {
+        /// Share of their time.
+        share: f64,
     },
     /// An I/O thread had no time left.
     ThreadBusy {
@@ -209,6 +223,7 @@ impl Warning {
             Self::TooFewSamples { percentile, .. } if *percentile <= 50.0 => Severity::Suspect,
             Self::ConcurrencyMissed { .. }
             | Self::NotSent { .. }
+            | Self::Stolen { .. }
             | Self::ReadLate { .. }
             | Self::Bunched { .. }
             | Self::ReusedPrompts { .. }
@@ -230,6 +245,7 @@ impl Warning {
             Self::PacedByConcurrency { .. } => "paced_by_concurrency",
             Self::ConcurrencyMissed { .. } => "concurrency_missed",
             Self::NotSent { .. } => "not_sent",
+            Self::Stolen { .. } => "stolen",
             Self::ThreadBusy { .. } => "thread_busy",
             Self::ReadLate { .. } => "read_late",
             Self::Bunched { .. } => "bunched",
@@ -256,16 +272,16 @@ impl fmt::Display for Warning {
                  median TTFT is only {median_ttft_ms:.2} ms. Times this short are right to about {p99_ms:.2} ms. Try \
                  an idle machine."
             ),
-            Self::Late { p99_ms, median_ttft_ms, rate } => write!(
+            Self::Late { p99_ms, median_ttft_ms, blame } => write!(
                 formatter,
                 "Requests left up to {p99_ms:.1} ms late (P99) because this client did not keep up; the median TTFT \
                  is {median_ttft_ms:.1} ms. Latencies from the send look better than what users would have seen. \
-                 Lower {rate}, or give the client more cores."
+                 {blame}"
             ),
-            Self::RateMissed { achieved, scheduled, rate } => write!(
+            Self::RateMissed { achieved, scheduled, blame } => write!(
                 formatter,
                 "{achieved:.1} requests/s were sent instead of {scheduled:.1}: the client, not the server, set the \
-                 pace, and every figure is that of a lower load. Lower {rate}, or give the client more cores."
+                 pace, and every figure is that of a lower load. {blame}"
             ),
             Self::PacedByConcurrency { achieved, scheduled, limit, concurrency } => write!(
                 formatter,
@@ -282,6 +298,13 @@ impl fmt::Display for Warning {
                 formatter,
                 "{count} requests were due and never sent because the run ended first; no figure has them. Raise \
                  {concurrency}, or make the run longer."
+            ),
+            Self::Stolen { share } => write!(
+                formatter,
+                "The host of this virtual machine took {:.1} % of its processors' time: pauses of this side are in \
+                 every figure, above all in the highest percentiles. Run it again when the host is quiet, or on \
+                 processors of its own.",
+                share * 100.0
             ),
             Self::ThreadBusy { share, rate } => write!(
                 formatter,
@@ -336,6 +359,22 @@ impl fmt::Display for Warning {
                  not have in them. Raise {prompts}."
             ),
             Self::Interrupted => write!(formatter, "The run was ended by hand: these are partial results."),
+        }
+    }
+}
+
+// === impl Blame ===
+
+impl fmt::Display for Blame {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rate = self.rate;
+        match self.stolen {
+            Some(share) => write!(
+                formatter,
+                "The host took {:.1} % of this machine's CPU time: try again when it is quiet, before you lower {rate}.",
+                share * 100.0
+            ),
+            None => write!(formatter, "Lower {rate}, or give the client more cores."),
         }
     }
 }

@@ -188,7 +188,9 @@ impl<'a> Driver<'a> {
         let take = |record, text: Option<AnswerText>| keeping.take(record, text.as_ref(), placed, control);
         let (summary, teardown) = self.sending.send(plan, load, not_before, control, take)?;
         let span = summary.phases.first().and_then(|phase| phase.span).unwrap_or_default();
-        *health = std::mem::take(health).then(&summary.health());
+        let own = summary.health();
+        health.peak_in_flight = health.peak_in_flight.max(own.peak_in_flight);
+        health.add(&own);
         let sessions = match plan.law {
             Law::Sessions(level, rate) => Some((level.unwrap_or(0), rate)),
             _ => None,

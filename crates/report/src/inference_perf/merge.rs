@@ -29,6 +29,8 @@ pub struct Manifest<C> {
     payload_reads: u64,
     multi_event_reads: u64,
     peak_in_flight: Option<u64>,
+    #[serde(default)]
+    stolen_share: Option<f64>,
     interrupted: bool,
 }
 
@@ -85,6 +87,7 @@ impl<C: Clone> Manifest<C> {
             payload_reads: health.payload_reads,
             multi_event_reads: health.multi_event_reads,
             peak_in_flight: health.peak_in_flight,
+            stolen_share: health.stolen_share,
             interrupted: health.interrupted,
         }
     }
@@ -102,6 +105,7 @@ impl<C> Manifest<C> {
             payload_reads: self.payload_reads,
             multi_event_reads: self.multi_event_reads,
             peak_in_flight: self.peak_in_flight,
+            stolen_share: self.stolen_share,
             interrupted: self.interrupted,
             ..ClientHealth::default()
         }
@@ -161,7 +165,14 @@ impl<C> Shares<C> {
 
     /// How all sides fared together.
     pub fn health(&self) -> ClientHealth {
-        self.0.iter().fold(ClientHealth::default(), |health, share| health.beside(&share.health()))
+        let mut health = ClientHealth::default();
+        for share in self.0.iter().map(Manifest::health) {
+            // Each process knows its own peak only: together they had no more than the sum.
+            health.peak_in_flight =
+                Some(health.peak_in_flight.unwrap_or(0) + share.peak_in_flight.unwrap_or(0));
+            health.add(&share);
+        }
+        health
     }
 
     /// Stages that were not run in one share at least.
@@ -202,6 +213,7 @@ mod tests {
             payload_reads: 10,
             multi_event_reads: 1,
             peak_in_flight: Some(4),
+            stolen_share: None,
             interrupted: index == 1,
         }
     }
