@@ -103,10 +103,10 @@ impl<E, P: FnMut(f64, u64) -> Result<Probe, E>, T: Fn() -> bool> Search<P, T> {
         Ok(Some(answered))
     }
 
-    /// A pause of this machine can look like a server that falls behind, once.
+    /// A pause of this machine can look like a server that falls behind, or like a side that is too slow, once.
     fn probe_surely(&mut self, rate: f64, seconds: u64) -> Result<Says, E> {
         match self.probe(rate, seconds)? {
-            Says::FallsBehind if self.may_go_on() => self.probe(rate, seconds),
+            Says::FallsBehind | Says::ClientLimited if self.may_go_on() => self.probe(rate, seconds),
             says => Ok(says),
         }
     }
@@ -185,13 +185,17 @@ mod tests {
 
     #[test]
     fn one_pause_is_no_capacity() {
-        let mut number = 0;
-        let found = found(|rate| {
-            number += 1;
-            let capacity = if number == 3 { 0.1 } else { 200.0 };
-            served(rate, capacity, f64::INFINITY)
-        });
-        assert!((found.unwrap().rate / 200.0 - 1.0).abs() < 0.04);
+        for (capacity, client) in [(0.1, f64::INFINITY), (200.0, 0.1)] {
+            let mut number = 0;
+            let found = found(|rate| {
+                number += 1;
+                match number {
+                    3 => served(rate, capacity, client),
+                    _ => served(rate, 200.0, f64::INFINITY),
+                }
+            });
+            assert!((found.unwrap().rate / 200.0 - 1.0).abs() < 0.04);
+        }
     }
 
     #[test]

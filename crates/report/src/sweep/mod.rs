@@ -1,7 +1,7 @@
 //! The rate that a server just keeps up with, from the records of short probes.
 //!
 //! *Knee.* Probes at growing rates bracket the capacity: a probe keeps up if as many requests are answered in its
-//! second half as come in it, but for a few, and the queue does not grow through it. Falling behind counts when it
+//! second half as come in it, but for a few, and the queue does not grow through it. Anything else counts when it
 //! happens twice: a pause of this machine happens once. The rate doubles until the server falls behind; what it answers
 //! while it is overloaded is an estimate of its capacity from above, and the bracket is narrowed by probes between its ends
 //! until they are 4 % apart. Two probes past it give the estimate, kept inside the bracket, and the reported spread; if
