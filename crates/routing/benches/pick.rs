@@ -13,10 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mimalloc::MiMalloc;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use routing::{Lease, PolicyName, Query, ReplicaSpec, Router, prefix_key};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// As in the product.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Bytes of prompt text in a block.
 const BLOCK: usize = 64;

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use crate::{
     PickReason, Replica,
-    candidates::{Candidate, Candidates, Choice, requests_per_weight},
+    candidates::{Candidate, Candidates, Choice},
     ring::{Ring, best_suited},
 };
 
@@ -38,7 +38,7 @@ pub(crate) struct Bound {
 
 impl Bound {
     /// The most requests a candidate may have after a pick.
-    fn of(self, candidate: &Candidate<'_>, requests: u64, total_weight: f64) -> u64 {
+    fn of(self, candidate: &Candidate, requests: u64, total_weight: f64) -> u64 {
         let share = candidate.weight / total_weight;
         // The small part taken off keeps 1.25 x 8 x 0.1 from being rounded up to 2.
         let fair = f64::from(self.load_factor_percent) / 100.0 * (requests + 1) as f64 * share - 1e-9;
@@ -48,14 +48,15 @@ impl Bound {
 
 /// The home of `key`, or its overflow.
 pub(crate) fn choose(ring: &Ring, bound: Bound, key: u64, candidates: &Candidates<'_>) -> Choice {
-    let requests = candidates.list.iter().map(|candidate| candidate.replica.load.requests()).sum();
-    let total_weight = candidates.total_weight();
-    let has_room = |candidate: &Candidate<'_>| {
-        candidate.replica.load.requests() < bound.of(candidate, requests, total_weight)
+    let requests = candidates.list.iter().map(|candidate| candidates.load(candidate).requests()).sum();
+    let total_weight = candidates.total_weight;
+    let has_room = |candidate: &Candidate| {
+        candidates.load(candidate).requests() < bound.of(candidate, requests, total_weight)
     };
     let home = ring.walk(key).next().and_then(|place| candidates.at(place));
-    let choice =
-        |index: usize, reason| Choice::new(index, reason, requests_per_weight(&candidates.list[index]));
+    let choice = |index: usize, reason| {
+        Choice::new(index, reason, candidates.requests_per_weight(&candidates.list[index]))
+    };
     if let Some(home) = home
         && has_room(&candidates.list[home])
     {
@@ -64,7 +65,10 @@ pub(crate) fn choose(ring: &Ring, bound: Bound, key: u64, candidates: &Candidate
     let best = |only_with_room: bool| {
         let all = candidates.list.iter().enumerate();
         let fitting = all.filter(|(_, candidate)| !only_with_room || has_room(candidate));
-        best_suited(key, fitting.map(|(index, candidate)| (index, &**candidate.replica, candidate.weight)))
+        best_suited(
+            key,
+            fitting.map(|(index, candidate)| (index, candidates.standing(candidate), candidate.weight)),
+        )
     };
     // Loads may have grown since they were summed; then nobody has room, and any order will do.
     let index = best(true).or_else(|| best(false)).unwrap_or_default();
@@ -85,13 +89,13 @@ pub(crate) fn walk_as_kubeai(
     let threshold = mean * f64::from(load_factor_percent) / 100.0;
     let mut first = None;
     for index in ring.walk(key).filter_map(|place| candidates.at(place)) {
-        let load = candidates.list[index].replica.load.requests();
+        let load = candidates.load(&candidates.list[index]).requests();
         let home = *first.get_or_insert(index);
         if total == 0 || load as f64 <= threshold {
             let reason = if index == home { PickReason::Home } else { PickReason::Overflow };
-            return Choice::new(index, reason, requests_per_weight(&candidates.list[index]));
+            return Choice::new(index, reason, candidates.requests_per_weight(&candidates.list[index]));
         }
     }
     let index = first.unwrap_or_default();
-    Choice::new(index, PickReason::Default, requests_per_weight(&candidates.list[index]))
+    Choice::new(index, PickReason::Default, candidates.requests_per_weight(&candidates.list[index]))
 }

@@ -4,22 +4,18 @@
 //! only where there are no others. Ties go to one of the best at random, in proportion to weights, never to the
 //! first in the list.
 
-use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{borrow::Cow, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use rand::Rng;
 
 use crate::{
-    HealthSettings, LeastQueueSettings, NoReplica, PickReason, Query, Replica, health::Availability,
-    ring::unit,
+    HealthSettings, LeastQueueSettings, Load, NoReplica, PickReason, Query, Replica, health::Availability,
+    ring::unit, snapshot::Standing,
 };
 
 /// One replica that may serve the request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Candidate<'a> {
-    pub(crate) replica: &'a Arc<Replica>,
+pub(crate) struct Candidate {
     /// Its place in the pool.
     pub(crate) place: u32,
     /// Slow start included.
@@ -31,7 +27,10 @@ pub(crate) struct Candidate<'a> {
 /// All of them, in the order of the pool; at least one.
 #[derive(Debug)]
 pub(crate) struct Candidates<'a> {
-    pub(crate) list: Vec<Candidate<'a>>,
+    /// The whole pool.
+    standings: &'a [Standing],
+    pub(crate) list: Cow<'a, [Candidate]>,
+    pub(crate) total_weight: f64,
     /// They are ejected or busy; there are no others.
     pub(crate) fallback: bool,
 }
@@ -53,39 +52,80 @@ impl Choice {
     }
 }
 
+/// Where candidates come from.
+struct Select<'a, 'q> {
+    standings: &'a [Standing],
+    query: &'q Query<'q>,
+    settings: &'q HealthSettings,
+    now: Duration,
+}
+
+impl<'a> Select<'a, '_> {
+    /// Those of a wanted availability; `None` if there are none.
+    fn those(&self, wanted: impl Fn(Availability) -> bool) -> Option<Candidates<'a>> {
+        let mut list = Vec::with_capacity(self.standings.len());
+        let mut total_weight = 0.0;
+        for (place, standing) in (0..).zip(self.standings) {
+            if !self.query.admits(&standing.replica) {
+                continue;
+            }
+            let availability = standing.health.availability(self.now, self.settings);
+            if wanted(availability) {
+                let weight = standing.weight * standing.health.ramp(self.now, self.settings.slow_start);
+                total_weight += weight;
+                let probe = availability == Availability::Probe;
+                list.push(Candidate { place, weight, probe });
+            }
+        }
+        let standings = self.standings;
+        (!list.is_empty()).then_some(Candidates {
+            standings,
+            list: list.into(),
+            total_weight,
+            fallback: false,
+        })
+    }
+}
+
 impl<'a> Candidates<'a> {
     pub(crate) fn collect(
-        replicas: &'a [Arc<Replica>],
+        standings: &'a [Standing],
         query: &Query<'_>,
         settings: &HealthSettings,
         now: Duration,
     ) -> Result<Self, NoReplica> {
-        let select = |wanted: fn(Availability) -> bool| -> Vec<Candidate<'a>> {
-            let mut list = Vec::with_capacity(replicas.len());
-            for (place, replica) in (0..).zip(replicas) {
-                if !query.admits(replica) {
-                    continue;
-                }
-                let availability = replica.health.availability(now, settings);
-                if wanted(availability) {
-                    let ramp = replica.health.ramp(now, settings.slow_start);
-                    let weight = f64::from(replica.spec.weight.max(1)) * ramp;
-                    list.push(Candidate {
-                        replica,
-                        place,
-                        weight,
-                        probe: availability == Availability::Probe,
-                    });
-                }
-            }
-            list
-        };
-        let list = select(|availability| matches!(availability, Availability::Ready | Availability::Probe));
-        if !list.is_empty() {
-            return Ok(Self { list, fallback: false });
+        let ready = |availability| matches!(availability, Availability::Ready | Availability::Probe);
+        let select = Select { standings, query, settings, now };
+        if let Some(ready) = select.those(ready) {
+            return Ok(ready);
         }
-        let list = select(|availability| availability == Availability::Avoid);
-        if list.is_empty() { Err(why_none(replicas, query)) } else { Ok(Self { list, fallback: true }) }
+        let avoided = select.those(|availability| availability == Availability::Avoid);
+        avoided.map(|avoided| Self { fallback: true, ..avoided }).ok_or_else(|| why_none(standings, query))
+    }
+
+    /// Leaves out one whose probe another pick has taken. `None` when it was the last.
+    pub(crate) fn without(mut self, index: usize) -> Option<Self> {
+        self.total_weight -= self.list.to_mut().remove(index).weight;
+        (!self.list.is_empty()).then_some(self)
+    }
+
+    /// All of a pool in which every replica is ready with its full weight.
+    pub(crate) fn everyone(standings: &'a [Standing], list: &'a [Candidate], total_weight: f64) -> Self {
+        Self { standings, list: list.into(), total_weight, fallback: false }
+    }
+
+    /// What is read of a candidate.
+    pub(crate) fn standing(&self, candidate: &Candidate) -> &'a Standing {
+        &self.standings[candidate.place as usize]
+    }
+
+    pub(crate) fn load(&self, candidate: &Candidate) -> &'a Load {
+        &self.standing(candidate).load
+    }
+
+    /// Open requests per weight.
+    pub(crate) fn requests_per_weight(&self, candidate: &Candidate) -> f64 {
+        self.load(candidate).requests() as f64 / candidate.weight
     }
 
     /// The candidate at a place in the pool.
@@ -93,18 +133,14 @@ impl<'a> Candidates<'a> {
         self.list.binary_search_by_key(&place, |candidate| candidate.place).ok()
     }
 
-    pub(crate) fn total_weight(&self) -> f64 {
-        self.list.iter().map(|candidate| candidate.weight).sum()
-    }
-
     pub(crate) fn least_requests(&self, random: &mut dyn Rng) -> Choice {
-        self.least(random, |candidate| (requests_per_weight(candidate), 0.0))
+        self.least(random, |candidate| (self.requests_per_weight(candidate), 0.0))
     }
 
     pub(crate) fn least_tokens(&self, random: &mut dyn Rng) -> Choice {
         self.least(random, |candidate| {
-            let tokens = candidate.replica.load.pending_tokens() as f64 / candidate.weight;
-            (tokens, requests_per_weight(candidate))
+            let tokens = self.load(candidate).pending_tokens() as f64 / candidate.weight;
+            (tokens, self.requests_per_weight(candidate))
         })
     }
 
@@ -115,21 +151,21 @@ impl<'a> Candidates<'a> {
         now: Duration,
         random: &mut dyn Rng,
     ) -> Choice {
-        let queue = |candidate: &Candidate<'_>| {
-            let own = candidate.replica.load.requests();
-            candidate.replica.reported.waiting(own, now, settings.stale_after)
+        let queue = |candidate: &Candidate| {
+            let own = self.load(candidate).requests();
+            self.standing(candidate).replica.reported.waiting(own, now, settings.stale_after)
         };
         if self.list.iter().any(|candidate| queue(candidate).is_none()) {
             return self.least_requests(random);
         }
         self.least(random, |candidate| {
             let waiting = queue(candidate).unwrap_or_default() as f64;
-            (waiting / candidate.weight, requests_per_weight(candidate))
+            (waiting / candidate.weight, self.requests_per_weight(candidate))
         })
     }
 
     /// The smallest key; the first part of it is the score.
-    fn least(&self, random: &mut dyn Rng, key: impl Fn(&Candidate<'_>) -> (f64, f64)) -> Choice {
+    fn least(&self, random: &mut dyn Rng, key: impl Fn(&Candidate) -> (f64, f64)) -> Choice {
         let mut best = (f64::INFINITY, f64::INFINITY);
         let (mut index, mut tied_weight) = (0, 0.0);
         for (at, candidate) in self.list.iter().enumerate() {
@@ -147,7 +183,7 @@ impl<'a> Candidates<'a> {
     }
 
     pub(crate) fn random(&self, random: &mut dyn Rng) -> Choice {
-        let mut left = unit(random.next_u64()) * self.total_weight();
+        let mut left = unit(random.next_u64()) * self.total_weight;
         let index = self.list.iter().position(|candidate| {
             left -= candidate.weight;
             left < 0.0
@@ -164,32 +200,28 @@ impl<'a> Candidates<'a> {
             // Slow starts need parts of a weight.
             let earned = (candidate.weight * 1024.0) as i64;
             total += earned;
-            let turn = &candidate.replica.load.turn;
+            let turn = &self.load(candidate).turn;
             let credit = if take { turn.fetch_add(earned, Relaxed) } else { turn.load(Relaxed) } + earned;
             if credit > best.0 {
                 best = (credit, at);
             }
         }
         if take {
-            self.list[best.1].replica.load.turn.fetch_sub(total, Relaxed);
+            self.load(&self.list[best.1]).turn.fetch_sub(total, Relaxed);
         }
         Choice::new(best.1, PickReason::Turn, 0.0)
     }
 }
 
-/// Open requests per weight.
-pub(crate) fn requests_per_weight(candidate: &Candidate<'_>) -> f64 {
-    candidate.replica.load.requests() as f64 / candidate.weight
-}
-
-fn why_none(replicas: &[Arc<Replica>], query: &Query<'_>) -> NoReplica {
+fn why_none(standings: &[Standing], query: &Query<'_>) -> NoReplica {
+    let replicas = || standings.iter().map(|standing| &*standing.replica);
     let has_adapter =
-        |replica: &Arc<Replica>| query.adapter.is_none_or(|adapter| replica.spec.has_adapter(adapter));
-    if replicas.is_empty() {
+        |replica: &Replica| query.adapter.is_none_or(|adapter| replica.spec.has_adapter(adapter));
+    if standings.is_empty() {
         NoReplica::Empty
-    } else if !replicas.iter().any(has_adapter) {
+    } else if !replicas().any(has_adapter) {
         NoReplica::NoAdapter
-    } else if !replicas.iter().any(|replica| query.admits(replica)) {
+    } else if !replicas().any(|replica| query.admits(replica)) {
         NoReplica::AllTried
     } else {
         NoReplica::NoneHealthy

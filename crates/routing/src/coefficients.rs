@@ -287,9 +287,15 @@ impl Slowness {
         (self.0.get(), share)
     }
 
-    /// Where the replicas' logarithms are `common` on average.
-    pub(crate) fn beside(&self, common: f64) -> f64 {
-        let logarithm = self.0.get() - (common - common.clamp(-COMMON_NOISE, COMMON_NOISE));
+    /// What is nobody's own, where the replicas' logarithms are `mean` on average.
+    pub(crate) fn shared(mean: f64) -> f64 {
+        mean - mean.clamp(-COMMON_NOISE, COMMON_NOISE)
+    }
+
+    /// Where the replicas' logarithms have `shared` in common.
+    #[inline]
+    pub(crate) fn beside(&self, shared: f64) -> f64 {
+        let logarithm = self.0.get() - shared;
         if logarithm.abs() <= 0.1 {
             return 1.0;
         }
@@ -375,7 +381,7 @@ mod tests {
         }
         (0..400).for_each(|_| _ = slow.observe(2.0, 50.0));
         assert!((slow.beside(0.0) - 2.0).abs() < 0.01);
-        let beside = slow.beside(0.3);
+        let beside = slow.beside(Slowness::shared(0.3));
         assert!(
             (beside - 2.0 / 0.15_f64.exp()).abs() < 0.01,
             "what all have in common is nobody's: {beside}"

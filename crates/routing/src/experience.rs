@@ -75,9 +75,14 @@ impl Experience {
         self.learner.apply(&self.basis.load().engine)
     }
 
+    /// What the replicas' slowness has in common, as a logarithm.
+    pub(crate) fn shared_slowness(&self) -> f64 {
+        Slowness::shared(self.common_slowness.get())
+    }
+
     /// How long a replica's tokens take compared with the pool's.
     pub(crate) fn slowness(&self, own: &Slowness) -> f64 {
-        own.beside(self.common_slowness.get())
+        own.beside(self.shared_slowness())
     }
 
     /// Learns a step's costs from an observation of a replica. Returns observed over predicted.

@@ -5,17 +5,19 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use rand::Rng;
 
 use crate::{
-    Considered, Cost, Exclusion, Explanation, HealthSettings, Query, Replica, Router, candidates::Candidates,
-    health::Availability, snapshot::Call,
+    Considered, Cost, Exclusion, Explanation, HealthSettings, Query, Replica, Router, health::Availability,
+    snapshot::Call,
 };
 
 impl Router {
     /// Lays a decision open without taking it.
     pub fn explain(&self, query: &Query<'_>, now: Duration, random: &mut dyn Rng) -> Explanation {
         let snapshot = self.snapshot.load();
-        let settings = self.health.load();
-        let found = Candidates::collect(&snapshot.replicas, query, &settings, now);
-        let call = Call { query, settings: &settings, now };
+        let settings = self.rules.settings.load();
+        let found = snapshot.candidates(query, &settings, now);
+        let engine = self.engine();
+        let expected = snapshot.expected(query);
+        let call = Call { query, settings: &settings, engine: &engine, expected, now };
         let mut costs: HashMap<usize, Cost> = HashMap::new();
         let choice = found.as_ref().map(|found| {
             let see = |index, cost| {
@@ -25,7 +27,7 @@ impl Router {
         });
         let (chosen, reason) = match &choice {
             Ok((found, choice)) => {
-                let name = &found.list[choice.index].replica.spec.name;
+                let name = &found.standing(&found.list[choice.index]).replica.spec.name;
                 (Some(Arc::clone(name)), choice.reason.label())
             }
             Err(none) => (None, none.label()),

@@ -18,7 +18,10 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU8, AtomicU64,
+            Ordering::{Relaxed, Release},
+        },
     },
     time::Duration,
 };
@@ -87,6 +90,26 @@ pub(crate) enum Availability {
     Never,
 }
 
+/// What the replicas of a router share.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    pub(crate) settings: ArcSwap<HealthSettings>,
+    /// How often a replica stopped being [`ordinary`](Health::is_ordinary), or may have.
+    pub(crate) disturbances: AtomicU64,
+}
+
+impl Rules {
+    pub(crate) fn change(&self, settings: HealthSettings) {
+        self.settings.store(Arc::new(settings));
+        self.disturb();
+    }
+
+    /// After the change that it announces.
+    fn disturb(&self) {
+        self.disturbances.fetch_add(1, Release);
+    }
+}
+
 /// The health of one replica. Picks read it without locks.
 #[derive(Debug)]
 #[repr(C, align(64))] // What a pick reads is in one cache line.
@@ -100,7 +123,7 @@ pub struct Health {
     /// Start of the slow start in nanoseconds, or [`FULL`] or [`AT_FIRST_USE`].
     ramp_from: AtomicU64,
     id: u64,
-    settings: Arc<ArcSwap<HealthSettings>>,
+    rules: Arc<Rules>,
     history: Mutex<History>,
 }
 
@@ -159,10 +182,10 @@ fn nanoseconds(time: Duration) -> u64 {
 }
 
 impl Health {
-    pub(crate) fn new(id: u64, settings: Arc<ArcSwap<HealthSettings>>, joins_late: bool) -> Self {
+    pub(crate) fn new(id: u64, rules: Arc<Rules>, joins_late: bool) -> Self {
         Self {
             id,
-            settings,
+            rules,
             checked: AtomicU8::new(UNCHECKED),
             draining: AtomicBool::new(false),
             probing: AtomicBool::new(false),
@@ -175,7 +198,7 @@ impl Health {
 
     /// Records the result of an active check.
     pub fn record_check(&self, passed: bool, now: Duration) {
-        let settings = self.settings.load();
+        let settings = self.rules.settings.load();
         let mut history = self.history.lock();
         if passed {
             history.failed_in_row = 0;
@@ -185,6 +208,7 @@ impl Health {
             if before != PASSING && history.passed_in_row >= needed {
                 if before == FAILING {
                     self.ramp_from.store(nanoseconds(now), Relaxed);
+                    self.rules.disturb();
                 }
                 history.passed_ever = true;
                 self.checked.store(PASSING, Relaxed);
@@ -194,6 +218,7 @@ impl Health {
             history.failed_in_row = history.failed_in_row.saturating_add(1);
             if history.failed_in_row >= settings.fall {
                 self.checked.store(FAILING, Relaxed);
+                self.rules.disturb();
             }
         }
     }
@@ -210,10 +235,11 @@ impl Health {
 
     /// Records how a request ended. `probe` says that it was let through to probe an ejected replica.
     pub(crate) fn record_outcome(&self, outcome: Outcome, probe: bool, now: Duration) {
-        let settings = self.settings.load();
+        let settings = self.rules.settings.load();
         if let Outcome::Busy { retry_after } = outcome {
             let wait = retry_after.unwrap_or(Duration::from_secs(1)).min(settings.busy_cap);
             self.busy_until.fetch_max(nanoseconds(now.saturating_add(wait)), Relaxed);
+            self.rules.disturb();
         }
         let Some(good) = outcome.good() else { return };
         let mut history = self.history.lock();
@@ -256,17 +282,20 @@ impl Health {
         history.failures_in_row = 0;
         history.window = Window::default();
         self.ejected_until.store(nanoseconds(now.saturating_add(length)).max(1), Relaxed);
+        self.rules.disturb();
     }
 
     fn readmit(&self, history: &mut History, now: Duration) {
         history.readmitted_at = now;
         self.ramp_from.store(nanoseconds(now), Relaxed);
         self.ejected_until.store(0, Relaxed);
+        self.rules.disturb();
     }
 
     /// Stops or resumes new requests. What is open goes on.
     pub fn set_draining(&self, draining: bool) {
         self.draining.store(draining, Relaxed);
+        self.rules.disturb();
     }
 
     /// The state for people and metrics.
@@ -286,7 +315,15 @@ impl Health {
 
     /// Whether the replica gets requests while others do too.
     pub fn eligible(&self, now: Duration) -> bool {
-        matches!(self.availability(now, &self.settings.load()), Availability::Ready | Availability::Probe)
+        matches!(
+            self.availability(now, &self.rules.settings.load()),
+            Availability::Ready | Availability::Probe
+        )
+    }
+
+    /// It is ready, with its full weight, and no time that passes will change that: only a disturbance can.
+    pub(crate) fn is_ordinary(&self, now: Duration, settings: &HealthSettings) -> bool {
+        self.availability(now, settings) == Availability::Ready && self.ramp_from.load(Relaxed) == FULL
     }
 
     pub(crate) fn availability(&self, now: Duration, settings: &HealthSettings) -> Availability {

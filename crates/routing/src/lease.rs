@@ -71,6 +71,7 @@ pub(crate) struct Opening<'a> {
     pub(crate) query: &'a Query<'a>,
     /// The engine's numbers, for this replica's speed.
     pub(crate) engine: &'a Coefficients,
+    pub(crate) expected: Expected,
     pub(crate) cached_tokens: Option<u32>,
     pub(crate) probe: bool,
     pub(crate) now: Duration,
@@ -141,12 +142,11 @@ fn nanoseconds(seconds: f64) -> u64 {
 
 impl Lease {
     pub(crate) fn open(replica: Arc<Replica>, opening: Opening<'_>) -> Self {
-        let Opening { query, engine, cached_tokens, probe, now } = opening;
+        let Opening { query, engine, expected, cached_tokens, probe, now } = opening;
         let experience = &replica.experience;
         let load = &replica.load;
         let prompt_tokens = query.prompt_tokens.min(MOST_TOKENS);
         let uncached_tokens = prompt_tokens.saturating_sub(cached_tokens.unwrap_or_default());
-        let expected = query.expected(&experience.outputs);
         let output = experience.outputs.left(expected, 0);
         let together = experience.together(engine, replica.cache_tokens().unwrap_or(engine.cache_tokens));
         let output_s = engine.output_token_s(prompt_tokens.into(), together);

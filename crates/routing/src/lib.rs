@@ -32,6 +32,7 @@ mod router;
 mod seconds;
 mod settings;
 mod snapshot;
+mod views;
 
 pub use coefficients::Coefficients;
 pub use health::{Health, HealthState};

@@ -42,16 +42,21 @@
 //! mean requests' work` and `n <= 3 share (n_all + 1) + 16`, `share` being its part of the pool's speed. If none
 //! is allowed the least `S` wins. A tight bound was seen to destroy affinity.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use rand::Rng;
 use serde::Serialize;
 
 use crate::{
     Coefficients, PickReason, PrefixAwareSettings, Query,
-    candidates::{Candidate, Candidates, Choice},
+    candidates::{Candidates, Choice},
     experience::Experience,
+    outputs::Expected,
     ring::{best_suited, unit},
+    views::{Totals, View, Views},
 };
 
 /// What a request would cost on one replica, in seconds unless it says otherwise.
@@ -82,7 +87,9 @@ pub struct Cost {
 pub(crate) struct Weighing<'a> {
     pub(crate) settings: &'a PrefixAwareSettings,
     pub(crate) experience: &'a Experience,
+    pub(crate) engine: &'a Coefficients,
     pub(crate) query: &'a Query<'a>,
+    pub(crate) expected: Expected,
     /// Replicas in the pool.
     pub(crate) replicas: usize,
     /// One more than the highest slot in use.
@@ -90,72 +97,107 @@ pub(crate) struct Weighing<'a> {
     pub(crate) now: Duration,
 }
 
-/// One candidate's loads, read once.
-#[derive(Clone, Copy, Debug)]
-struct View {
-    requests: f64,
-    /// `q / n`.
-    waiting_share: f64,
-    waiting_tokens: f64,
-    context_tokens: f64,
-    outstanding_s: f64,
-    cached: u32,
-    /// How much longer it takes than the mean, by speed and weight.
-    burden: f64,
-    /// That part of it which outstanding work does not contain.
-    by_weight: f64,
-    /// `1 / burden`.
-    speed: f64,
-    /// Within the bounds.
-    allowed: bool,
-}
-
 /// How uneven loads are, as a share of the mean, where that is no chance.
 const UNEVEN: f64 = 0.8;
-
-/// Sums over the views, and their speeds.
-#[derive(Clone, Copy, Debug)]
-struct Totals {
-    speed: f64,
-    requests: f64,
-    waiting_share: f64,
-    waiting_tokens: f64,
-    context_tokens: f64,
-    outstanding_s: f64,
-}
-
-impl Totals {
-    fn of(views: &[View]) -> Self {
-        let sum = |value: fn(&View) -> f64| views.iter().map(value).sum::<f64>();
-        let requests = sum(|view| view.requests);
-        Self {
-            speed: sum(|view| view.speed),
-            requests,
-            waiting_share: sum(|view| view.waiting_share * view.requests) / requests.max(1.0),
-            waiting_tokens: sum(|view| view.waiting_tokens),
-            context_tokens: sum(|view| view.context_tokens),
-            outstanding_s: sum(|view| view.outstanding_s),
-        }
-    }
-}
-
-impl View {
-    /// Keeps the share `trust` of its differences from an even load.
-    fn approach(&mut self, all: &Totals, trust: f64) {
-        let share = self.speed / all.speed;
-        let draw = |value: &mut f64, even: f64| *value = even + (*value - even) * trust;
-        draw(&mut self.requests, all.requests * share);
-        draw(&mut self.waiting_share, all.waiting_share);
-        draw(&mut self.waiting_tokens, all.waiting_tokens * share);
-        draw(&mut self.context_tokens, all.context_tokens * share);
-        draw(&mut self.outstanding_s, all.outstanding_s * share);
-    }
-}
 
 /// Work of a request in seconds, on a replica of the pool's speed.
 pub(crate) fn work(engine: &Coefficients, prompt: u32, uncached: u32, output: u32, together: f64) -> f64 {
     engine.prefill_token_s * f64::from(uncached)
         + f64::from(output) * engine.output_token_s(prompt.into(), together)
+}
+
+/// What a request pays for, in seconds: the coefficients times the weights.
+#[derive(Clone, Copy, Debug)]
+struct Prices {
+    prompt: f64,
+    /// Requests that each replica is about to have beyond those it has.
+    coming: f64,
+    /// Of a prompt token, computed or waiting.
+    prefill: f64,
+    queue: f64,
+    /// Requests beside it are delayed so much by its prefill.
+    interference: f64,
+    /// Of a sequence and of a token of context, for one token of the answer; and how often that is paid.
+    sequence: f64,
+    context: f64,
+    decode: f64,
+    wait: f64,
+}
+
+/// The safety net.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    work: f64,
+    work_slack: f64,
+    requests: f64,
+    request_slack: f64,
+}
+
+impl Prices {
+    fn of(engine: &Coefficients, settings: &PrefixAwareSettings, query: [u32; 2], coming: f64) -> Self {
+        let [prompt, output] = query.map(f64::from);
+        Self {
+            prompt,
+            coming,
+            prefill: engine.prefill_token_s,
+            queue: engine.prefill_token_s * settings.queue_weight,
+            interference: settings.interference,
+            sequence: engine.sequence_s,
+            context: engine.context_token_s,
+            decode: settings.decode_weight * output,
+            wait: settings.wait_weight,
+        }
+    }
+
+    /// What a candidate costs; a home is worth `home_price`, others nothing.
+    #[inline]
+    fn cost(self, view: View, home_price: f64, allowed: bool) -> Cost {
+        let delayed = 1.0 + self.interference * (view.requests + self.coming);
+        let beside = self.sequence * view.requests + self.context * view.context_tokens;
+        let mut cost = Cost {
+            cached_tokens: view.cached as u32,
+            prefill_s: self.prefill * (self.prompt - view.cached) * delayed,
+            queue_s: self.queue * view.waiting_tokens,
+            decode_s: self.decode * beside * (1.0 - view.waiting_share),
+            wait_s: self.wait * view.outstanding_s * view.by_weight * view.waiting_share,
+            home_s: home_price * delayed,
+            total_s: 0.0,
+            outstanding_s: view.outstanding_s,
+            allowed,
+        };
+        let paid = cost.prefill_s + cost.queue_s + cost.decode_s - cost.home_s;
+        cost.total_s = paid * view.burden + cost.wait_s;
+        cost
+    }
+}
+
+impl Bounds {
+    #[inline]
+    fn allow(self, view: View) -> bool {
+        (view.outstanding_s <= self.work * view.speed + self.work_slack)
+            & (view.requests <= self.requests * view.speed + self.request_slack)
+    }
+}
+
+/// A counter that is no more than 2^63, which takes one instruction where any number takes six.
+fn number(counter: &AtomicU64) -> f64 {
+    counter.load(Relaxed).cast_signed() as f64
+}
+
+/// The smallest of `keys`, and where it is. Of equal ones that with the smaller `second` is taken, then any.
+fn least(keys: &[f64], second: impl Fn(usize) -> f64, random: &mut dyn Rng) -> (f64, usize) {
+    let (mut lowest, mut index, mut ties) = (f64::INFINITY, 0, 0.0);
+    for (at, &key) in keys.iter().enumerate() {
+        if key < lowest || key == lowest && second(at) < second(index) {
+            (lowest, index, ties) = (key, at, 1.0);
+        } else if key == lowest && second(at) == second(index) {
+            ties += 1.0;
+            if unit(random.next_u64()) * ties < 1.0 {
+                index = at;
+            }
+        }
+    }
+    (lowest, index)
 }
 
 impl Weighing<'_> {
@@ -167,137 +209,114 @@ impl Weighing<'_> {
         take: bool,
         mut see: impl FnMut(usize, Cost),
     ) -> Choice {
-        let Self { settings, experience, query, .. } = *self;
-        let engine = experience.engine();
-        let prompt = query.prompt_tokens;
-        let output = experience.outputs.left(query.expected(&experience.outputs), 0);
-        let mut views = self.views(candidates);
-        let (mut held_by_all, mut best) = (u32::MAX, 0);
-        let (mut speed, mut requests, mut outstanding_s) = (0.0, 0.0, 0.0);
-        for view in &views {
-            (held_by_all, best) = (held_by_all.min(view.cached), best.max(view.cached));
-            speed += view.speed;
-            requests += view.requests;
-            outstanding_s += view.outstanding_s;
-        }
-        let together = experience.together(&engine, engine.cache_tokens);
-        let all_work = outstanding_s + work(&engine, prompt, prompt - held_by_all, output, together);
-        let slack = settings.work_slack * experience.mean_work.get();
-        let most_work = settings.work_factor * all_work / speed;
-        let most_requests = settings.request_factor * (requests + 1.0) / speed;
-        let mut any_allowed = false;
-        for view in &mut views {
-            view.allowed = view.outstanding_s <= most_work * view.speed + slack
-                && view.requests <= most_requests * view.speed + settings.request_slack;
-            any_allowed |= view.allowed;
-        }
-
-        let unknown = f64::from(prompt - held_by_all);
-        let home = self.home(held_by_all, f64::from(best - held_by_all) / unknown.max(1.0)).and_then(|key| {
-            let all = candidates.list.iter().zip(&views).enumerate();
-            let fitting = all.filter(|(_, (_, view))| view.allowed);
-            best_suited(key, fitting.map(|(at, (candidate, _))| (at, &**candidate.replica, candidate.weight)))
-        });
-        let home_weight = settings.home_weight.unwrap_or(1.0 - 0.7 * self.unseen());
-
-        let mean_requests = requests / views.len() as f64;
+        let Self { settings, experience, engine, .. } = *self;
+        let prompt = self.query.prompt_tokens;
+        let output = experience.outputs.left(self.expected, 0);
+        let views = self.views(candidates);
+        let all = views.totals();
+        let mean_requests = all.requests / views.count() as f64;
         if take {
             experience.arrivals.arrived(mean_requests, self.now);
         }
-        let coming = experience.arrivals.coming(mean_requests, views.len(), self.now);
-        let mut lowest = (f64::INFINITY, f64::INFINITY);
-        let (mut index, mut ties) = (0, 0.0);
-        let decode = settings.decode_weight * f64::from(output);
-        let queue = engine.prefill_token_s * settings.queue_weight;
-        for (at, view) in views.iter().enumerate() {
-            let delayed = 1.0 + settings.interference * (view.requests + coming);
-            let beside = engine.sequence_s * view.requests + engine.context_token_s * view.context_tokens;
-            let mut cost = Cost {
-                cached_tokens: view.cached,
-                prefill_s: engine.prefill_token_s * f64::from(prompt - view.cached) * delayed,
-                queue_s: queue * view.waiting_tokens,
-                decode_s: decode * beside * (1.0 - view.waiting_share),
-                wait_s: settings.wait_weight * view.outstanding_s * view.by_weight * view.waiting_share,
-                home_s: 0.0,
-                total_s: 0.0,
-                outstanding_s: view.outstanding_s,
-                allowed: view.allowed,
-            };
-            if home == Some(at) {
-                cost.home_s = home_weight * engine.prefill_token_s * unknown * delayed;
-            }
-            let paid = cost.prefill_s + cost.queue_s + cost.decode_s - cost.home_s;
-            cost.total_s = paid * view.burden + cost.wait_s;
-            see(at, cost);
-            let key = match any_allowed {
-                true if !cost.allowed => continue,
-                true => (cost.total_s, cost.outstanding_s),
-                false => (cost.outstanding_s, 0.0),
-            };
-            if key < lowest {
-                (lowest, index, ties) = (key, at, 1.0);
-            } else if key == lowest {
-                ties += 1.0;
-                if unit(random.next_u64()) * ties < 1.0 {
-                    index = at;
-                }
-            }
+        let coming = experience.arrivals.coming(mean_requests, views.count(), self.now);
+        let prices = Prices::of(engine, settings, [prompt, output], coming);
+        let unknown = f64::from(prompt) - all.least_cached;
+        let bounds = self.bounds(&all, work(engine, prompt, unknown as u32, output, self.together()));
+        let known = (all.most_cached - all.least_cached) / unknown.max(1.0);
+        let home = self.home(all.least_cached as u32, known).and_then(|key| {
+            let all = candidates.list.iter().zip(views.iter()).enumerate();
+            let fitting = all.filter(|(_, (_, view))| bounds.allow(*view));
+            best_suited(
+                key,
+                fitting.map(|(at, (candidate, _))| (at, candidates.standing(candidate), candidate.weight)),
+            )
+        });
+        let home_weight = settings.home_weight.unwrap_or(1.0 - 0.7 * self.unseen());
+        let home_price = home_weight * engine.prefill_token_s * unknown;
+
+        let cost = |at: usize, view: View| {
+            let home_price = if home == Some(at) { home_price } else { 0.0 };
+            prices.cost(view, home_price, bounds.allow(view))
+        };
+        views.iter().enumerate().for_each(|(at, view)| see(at, cost(at, view)));
+
+        // What is not allowed costs more than anything.
+        let mut keys = views.map(move |view| {
+            let cost = prices.cost(view, 0.0, true).total_s;
+            if bounds.allow(view) { cost } else { f64::INFINITY }
+        });
+        if let Some(home) = home {
+            keys[home] = cost(home, views.at(home)).total_s;
         }
-        let cached = views[index].cached;
+        let outstanding_s = |at| views.at(at).outstanding_s;
+        let (mut lowest, mut index) = least(&keys, outstanding_s, random);
+        let any_allowed = lowest < f64::INFINITY;
+        if !any_allowed {
+            (lowest, index) = least(&views.map(|view| view.outstanding_s), |_| 0.0, random);
+        }
+        let cached = views.at(index).cached;
         let reason = match () {
             () if !any_allowed => PickReason::Overflow,
             () if home == Some(index) => PickReason::Home,
-            () if cached > held_by_all => PickReason::Prefix,
+            () if cached > all.least_cached => PickReason::Prefix,
             () => PickReason::LeastCost,
         };
-        Choice { index, reason, score: lowest.0, cached_tokens: Some(cached) }
+        Choice { index, reason, score: lowest, cached_tokens: Some(cached as u32) }
     }
 
-    fn views(&self, candidates: &Candidates<'_>) -> Vec<View> {
+    /// Requests of the usual length that an engine works on at a time.
+    fn together(&self) -> f64 {
+        self.experience.together(self.engine, self.engine.cache_tokens)
+    }
+
+    fn bounds(&self, all: &Totals, new_work: f64) -> Bounds {
+        let settings = self.settings;
+        Bounds {
+            work: settings.work_factor * (all.outstanding_s + new_work) / all.speed,
+            work_slack: settings.work_slack * self.experience.mean_work.get(),
+            requests: settings.request_factor * (all.requests + 1.0) / all.speed,
+            request_slack: settings.request_slack,
+        }
+    }
+
+    fn views(&self, candidates: &Candidates<'_>) -> Views {
         let Self { settings, experience, query, .. } = *self;
         let widely = settings.common_followers.unwrap_or_else(|| (self.replicas as u32).clamp(4, 64));
         let mut matches = experience.index.matches(query.blocks, self.slots, widely);
         experience.caches.correct(query.blocks, &mut matches.blocks);
-        let mean_weight = candidates.total_weight() / candidates.list.len() as f64;
-        let view = |candidate: &Candidate<'_>| {
-            let replica = candidate.replica;
-            let load = &replica.load;
-            let (requests, waiting) = (load.requests() as f64, load.waiting() as f64);
-            let blocks = matches.blocks[replica.slot as usize].max(matches.common);
+        let mean_weight = candidates.total_weight / candidates.list.len() as f64;
+        let shared_slowness = experience.shared_slowness();
+        let mut views = Views::new(&candidates.list, |candidate| {
+            let standing = candidates.standing(candidate);
+            let load = &standing.load;
+            let (requests, waiting) = (number(&load.requests), number(&load.waiting));
+            let blocks = matches.blocks[standing.slot as usize].max(matches.common);
             let by_weight =
                 if candidate.weight == mean_weight { 1.0 } else { mean_weight / candidate.weight };
-            let burden = replica.slowness() * by_weight;
+            let burden = load.slowness.beside(shared_slowness) * by_weight;
             View {
                 requests,
                 waiting_share: if waiting == 0.0 { 0.0 } else { (waiting / requests.max(1.0)).min(1.0) },
-                waiting_tokens: load.waiting_tokens() as f64,
-                context_tokens: load.context_tokens() as f64,
-                outstanding_s: load.outstanding_s(),
-                cached: blocks.saturating_mul(query.block_tokens).min(query.prompt_tokens),
+                waiting_tokens: number(&load.waiting_tokens),
+                context_tokens: number(&load.context_tokens),
+                outstanding_s: number(&load.outstanding) * 1e-9,
+                cached: blocks.saturating_mul(query.block_tokens).min(query.prompt_tokens).into(),
                 burden,
                 by_weight,
                 speed: if burden == 1.0 { 1.0 } else { 1.0 / burden },
-                allowed: true,
             }
-        };
-        let mut views: Vec<View> = candidates.list.iter().map(view).collect();
-        self.shrink(&mut views);
+        });
+        if settings.balancers > 1 {
+            views.approach(|mean| self.trust(mean));
+        }
         views
     }
 
-    /// Draws loads towards even ones, as far as their differences may be chance.
-    fn shrink(&self, views: &mut [View]) {
-        if self.settings.balancers == 1 {
-            return;
-        }
-        let even = Totals::of(views);
-        let mean = even.requests / views.len() as f64;
+    /// How far differences between loads are more than chance, with so many requests a replica on average.
+    fn trust(&self, mean: f64) -> Option<f64> {
         let chance = mean * (1.0 - 1.0 / f64::from(self.settings.balancers));
         let signal = (UNEVEN * mean).powi(2);
-        if chance > 0.0 {
-            let trust = signal / (signal + chance);
-            views.iter_mut().for_each(|view| view.approach(&even, trust));
-        }
+        (chance > 0.0).then(|| signal / (signal + chance))
     }
 
     /// What hashes to the home of a prompt of which so much is held by all, and such a share of the rest is

@@ -39,10 +39,15 @@ impl Query<'_> {
         outputs.expect(limit, prompt)
     }
 
+    /// Whether every replica may serve this request.
+    pub(crate) fn is_for_any(&self) -> bool {
+        self.tried.is_empty() && self.adapter.is_none()
+    }
+
     /// Whether `replica` may serve this request: it has the adapter and was not tried.
     #[inline]
     pub fn admits(&self, replica: &Replica) -> bool {
-        (self.tried.is_empty() || !self.tried.contains(&replica.id))
+        !self.tried.contains(&replica.id)
             && self.adapter.is_none_or(|adapter| replica.spec.has_adapter(adapter))
     }
 }

@@ -57,9 +57,6 @@ pub struct Replica {
     pub reported: Arc<Reported>,
     pub(crate) history: Arc<History>,
     pub(crate) experience: Arc<Experience>,
-    pub(crate) name_hash: u64,
-    /// That of the history, at hand.
-    pub(crate) slot: u32,
 }
 
 impl Replica {
@@ -73,8 +70,6 @@ impl Replica {
             reported: Arc::clone(&self.reported),
             history: Arc::clone(&self.history),
             experience: Arc::clone(&self.experience),
-            name_hash: self.name_hash,
-            slot: self.slot,
         }
     }
 
@@ -252,16 +247,6 @@ impl Load {
     /// Open leases without a first token yet.
     pub(crate) fn waiting(&self) -> u64 {
         self.waiting.load(Relaxed)
-    }
-
-    /// Prompt tokens of the waiting leases that no cache is expected to hold.
-    pub(crate) fn waiting_tokens(&self) -> u64 {
-        self.waiting_tokens.load(Relaxed)
-    }
-
-    /// Prompt and output tokens of open leases, in proportion to the output that is left.
-    pub(crate) fn context_tokens(&self) -> u64 {
-        self.context_tokens.load(Relaxed)
     }
 
     /// Seconds that the engine would take for all open leases.

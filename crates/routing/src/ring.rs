@@ -13,7 +13,7 @@ use xxhash_rust::{
     xxh64::{Xxh64, xxh64},
 };
 
-use crate::Replica;
+use crate::{Replica, snapshot::Standing};
 
 /// Points on all replicas together. Above it every replica gets fewer, in proportion.
 const MAXIMUM_POINTS: u64 = 1 << 20;
@@ -25,11 +25,6 @@ pub fn prefix_key(adapter: Option<&str>, prefix: &[u8]) -> u64 {
     hash.update(&[0]);
     hash.update(prefix);
     hash.digest()
-}
-
-/// The hash of a replica's name.
-pub(crate) fn name_hash(name: &str) -> u64 {
-    xxh3_64(name.as_bytes())
 }
 
 /// The key of a session, by its name, for `session`.
@@ -105,9 +100,9 @@ impl Ring {
 /// for each key, in which each replica comes first in proportion to its weight.
 pub(crate) fn best_suited<'a>(
     key: u64,
-    replicas: impl Iterator<Item = (usize, &'a Replica, f64)>,
+    replicas: impl Iterator<Item = (usize, &'a Standing, f64)>,
 ) -> Option<usize> {
-    let chance = |replica: &Replica| {
+    let chance = |replica: &Standing| {
         let mut hash = [0; 16];
         hash[..8].copy_from_slice(&key.to_le_bytes());
         hash[8..].copy_from_slice(&replica.name_hash.to_le_bytes());

@@ -20,11 +20,11 @@ use rand::Rng;
 use crate::{
     Coefficients, Health, HealthSettings, Lease, NoReplica, Pick, PolicySettings, PrefixAwareSettings, Query,
     Replica, ReplicaSpec, SettingsError,
-    candidates::{Candidate, Candidates, Choice},
+    candidates::Choice,
     experience::Experience,
+    health::Rules,
     lease::Opening,
     prefix_index::{History, Limits},
-    ring::name_hash,
     snapshot::{Call, Snapshot},
 };
 
@@ -32,7 +32,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Router {
     pub(crate) snapshot: ArcSwap<Snapshot>,
-    pub(crate) health: Arc<ArcSwap<HealthSettings>>,
+    pub(crate) rules: Arc<Rules>,
     experience: Arc<Experience>,
     /// Held by those who change something.
     changing: Mutex<()>,
@@ -42,7 +42,7 @@ impl Router {
     /// A router for these replicas. Of several with one name the first counts.
     pub fn new(policy: PolicySettings, specs: Vec<ReplicaSpec>) -> Result<Self, SettingsError> {
         policy.validate()?;
-        let health = Arc::new(ArcSwap::from_pointee(HealthSettings::default()));
+        let rules = Arc::new(Rules::default());
         let experience = Arc::new(Experience::new());
         experience.follow(&policy);
         let router = Self {
@@ -50,8 +50,9 @@ impl Router {
                 Arc::new([]),
                 Arc::new(policy),
                 Arc::clone(&experience),
+                Arc::clone(&rules),
             )),
-            health,
+            rules,
             experience,
             changing: Mutex::new(()),
         };
@@ -72,7 +73,7 @@ impl Router {
     /// Changes what counts as healthy, for all replicas.
     pub fn set_health(&self, settings: HealthSettings) -> Result<(), SettingsError> {
         settings.validate()?;
-        self.health.store(Arc::new(settings));
+        self.rules.change(settings);
         Ok(())
     }
 
@@ -96,7 +97,12 @@ impl Router {
     }
 
     fn store(&self, replicas: Arc<[Arc<Replica>]>, policy: Arc<PolicySettings>) {
-        self.snapshot.store(Arc::new(Snapshot::new(replicas, policy, Arc::clone(&self.experience))));
+        self.snapshot.store(Arc::new(Snapshot::new(
+            replicas,
+            policy,
+            Arc::clone(&self.experience),
+            Arc::clone(&self.rules),
+        )));
     }
 
     /// The replicas for `specs`: those of `old` that are named again, and new ones.
@@ -120,11 +126,9 @@ impl Router {
                     let slot = free.next().unwrap_or_default();
                     Arc::new(Replica {
                         id,
-                        slot,
-                        name_hash: name_hash(&spec.name),
                         spec,
                         load: Arc::default(),
-                        health: Arc::new(Health::new(id, Arc::clone(&self.health), joins_late)),
+                        health: Arc::new(Health::new(id, Arc::clone(&self.rules), joins_late)),
                         reported: Arc::default(),
                         history: Arc::new(History::new(slot)),
                         experience: Arc::clone(&self.experience),
@@ -162,7 +166,7 @@ impl Router {
 
     /// What counts as healthy.
     pub fn health(&self) -> Arc<HealthSettings> {
-        self.health.load_full()
+        self.rules.settings.load_full()
     }
 
     /// The replicas, in the order of their specs.
@@ -173,43 +177,30 @@ impl Router {
     /// Chooses a replica and opens a lease on it.
     pub fn pick(&self, query: &Query<'_>, now: Duration, random: &mut dyn Rng) -> Result<Pick, NoReplica> {
         let snapshot = self.snapshot.load();
-        let settings = self.health.load();
-        let mut candidates = Candidates::collect(&snapshot.replicas, query, &settings, now)?;
-        let call = Call { query, settings: &settings, now };
+        let settings = self.rules.settings.load();
+        let mut candidates = snapshot.candidates(query, &settings, now)?;
+        let engine = self.experience.engine();
+        let expected = snapshot.expected(query);
+        let call = Call { query, settings: &settings, engine: &engine, expected, now };
         loop {
             let choice = snapshot.choose(&candidates, call, random, true, |_, _| {});
             let candidate = candidates.list[choice.index];
-            if candidate.probe && !candidate.replica.health.claim() {
-                // Another pick took the probe in the meantime.
-                candidates.list.remove(choice.index);
-                if candidates.list.is_empty() {
-                    candidates = Candidates::collect(&snapshot.replicas, query, &settings, now)?;
-                }
+            let standing = candidates.standing(&candidate);
+            if candidate.probe && !standing.health.claim() {
+                candidates = match candidates.without(choice.index) {
+                    Some(others) => others,
+                    None => snapshot.candidates(query, &settings, now)?,
+                };
                 continue;
             }
-            let mut lease = self.open(candidate, &choice, query, now);
+            let mut lease = open(&standing.replica, candidate.probe, &choice, call);
             if let PolicySettings::PrefixAware(settings) = &*snapshot.policy {
                 lease.known_since =
-                    self.remember(settings, candidate.replica, snapshot.replicas.len(), query, now);
+                    self.remember(settings, &standing.replica, snapshot.replicas.len(), query, now);
             }
             let Choice { reason, score, cached_tokens, .. } = choice;
             return Ok(Pick { lease, reason, score, cached_tokens });
         }
-    }
-
-    fn open(&self, candidate: Candidate<'_>, choice: &Choice, query: &Query<'_>, now: Duration) -> Lease {
-        let replica = Arc::clone(candidate.replica);
-        let engine = self.experience.engine().slowed(replica.slowness());
-        Lease::open(
-            replica,
-            Opening {
-                query,
-                engine: &engine,
-                cached_tokens: choice.cached_tokens,
-                probe: candidate.probe,
-                now,
-            },
-        )
     }
 
     /// Keeps in the history that the replica gets this prompt.
@@ -230,4 +221,17 @@ impl Router {
         self.experience.caches.sent(replica.history.slot, query.blocks);
         self.experience.index.insert(&replica.history, query.blocks, limits, now)
     }
+}
+
+fn open(replica: &Arc<Replica>, probe: bool, choice: &Choice, call: Call<'_>) -> Lease {
+    let engine = call.engine.slowed(replica.slowness());
+    let opening = Opening {
+        query: call.query,
+        engine: &engine,
+        expected: call.expected,
+        cached_tokens: choice.cached_tokens,
+        probe,
+        now: call.now,
+    };
+    Lease::open(Arc::clone(replica), opening)
 }

@@ -1,15 +1,27 @@
 //! The replicas and the policy that a pick works with, and the policy's choice.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed},
+        },
+    },
+    time::Duration,
+};
 
 use rand::Rng;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    Cost, HealthSettings, PickReason, PolicySettings, PrefixAwareSettings, Query, Replica,
+    Coefficients, Cost, Health, HealthSettings, Load, NoReplica, PickReason, PolicySettings,
+    PrefixAwareSettings, Query, Replica,
     bounded_hash::{self, Bound},
-    candidates::{Candidates, Choice},
+    candidates::{Candidate, Candidates, Choice},
     experience::Experience,
-    health::Availability,
+    health::{Availability, Rules},
+    outputs::Expected,
     prefix_aware::Weighing,
     ring::Ring,
 };
@@ -17,12 +29,46 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(crate) replicas: Arc<[Arc<Replica>]>,
+    /// The same, as picks go through them.
+    pub(crate) standings: Vec<Standing>,
     pub(crate) policy: Arc<PolicySettings>,
     experience: Arc<Experience>,
+    rules: Arc<Rules>,
+    /// All replicas as candidates, and their weight: who may serve a request that any replica may serve, as long
+    /// as all are ordinary.
+    everyone: (Vec<Candidate>, f64),
+    /// They were when this many disturbances had been counted.
+    ordinary_at: AtomicU64,
     /// Empty unless the policy hashes.
     ring: Ring,
     /// One more than the highest slot of a replica's history.
     slots: usize,
+}
+
+/// What picks read of a replica, beside that of the next.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pub(crate) load: Arc<Load>,
+    pub(crate) health: Arc<Health>,
+    /// As the operator says.
+    pub(crate) weight: f64,
+    pub(crate) name_hash: u64,
+    /// Of its history.
+    pub(crate) slot: u32,
+    pub(crate) replica: Arc<Replica>,
+}
+
+impl Standing {
+    fn of(replica: &Arc<Replica>) -> Self {
+        Self {
+            load: Arc::clone(&replica.load),
+            health: Arc::clone(&replica.health),
+            weight: replica.spec.weight.max(1).into(),
+            name_hash: xxh3_64(replica.spec.name.as_bytes()),
+            slot: replica.history.slot,
+            replica: Arc::clone(replica),
+        }
+    }
 }
 
 impl Snapshot {
@@ -30,6 +76,7 @@ impl Snapshot {
         replicas: Arc<[Arc<Replica>]>,
         policy: Arc<PolicySettings>,
         experience: Arc<Experience>,
+        rules: Arc<Rules>,
     ) -> Self {
         let ring = match &*policy {
             PolicySettings::PrefixHash(settings) if settings.exact_kubeai => {
@@ -39,8 +86,58 @@ impl Snapshot {
             PolicySettings::Session(settings) => Ring::new(&replicas, settings.virtual_nodes),
             _ => Ring::default(),
         };
-        let slots = replicas.iter().map(|replica| replica.history.slot as usize + 1).max();
-        Self { replicas, policy, experience, ring, slots: slots.unwrap_or_default() }
+        let standings: Vec<Standing> = replicas.iter().map(Standing::of).collect();
+        let slots = standings.iter().map(|standing| standing.slot as usize + 1).max();
+        let candidate =
+            |(place, standing): (u32, &Standing)| Candidate { place, weight: standing.weight, probe: false };
+        let everyone: Vec<Candidate> = (0..).zip(&standings).map(candidate).collect();
+        let total_weight = everyone.iter().map(|candidate| candidate.weight).sum();
+        Self {
+            replicas,
+            policy,
+            experience,
+            rules,
+            everyone: (everyone, total_weight),
+            ordinary_at: AtomicU64::new(u64::MAX),
+            ring,
+            slots: slots.unwrap_or_default(),
+            standings,
+        }
+    }
+
+    /// Who may serve a request.
+    pub(crate) fn candidates(
+        &self,
+        query: &Query<'_>,
+        settings: &HealthSettings,
+        now: Duration,
+    ) -> Result<Candidates<'_>, NoReplica> {
+        if query.is_for_any() && self.all_are_ordinary(now) {
+            let (everyone, total_weight) = &self.everyone;
+            return Ok(Candidates::everyone(&self.standings, everyone, *total_weight));
+        }
+        Candidates::collect(&self.standings, query, settings, now)
+    }
+
+    /// Looks at them again only after a disturbance.
+    fn all_are_ordinary(&self, now: Duration) -> bool {
+        let disturbances = self.rules.disturbances.load(Acquire);
+        if self.ordinary_at.load(Relaxed) == disturbances {
+            return true;
+        }
+        // Younger than the count, so that what the count stands for is in them.
+        let settings = self.rules.settings.load();
+        let all = !self.standings.is_empty()
+            && self.standings.iter().all(|standing| standing.health.is_ordinary(now, &settings));
+        if all {
+            self.ordinary_at.store(disturbances, Relaxed);
+        }
+        all
+    }
+
+    /// What to expect of the answer to a query.
+    pub(crate) fn expected(&self, query: &Query<'_>) -> Expected {
+        query.expected(&self.experience.outputs)
     }
 
     /// The policy's choice; `take` says that it will be followed. `see` gets the costs that were weighed.
@@ -97,7 +194,9 @@ impl Snapshot {
         Weighing {
             settings,
             experience: &self.experience,
+            engine: call.engine,
             query: call.query,
+            expected: call.expected,
             replicas: self.replicas.len(),
             slots: self.slots,
             now: call.now,
@@ -127,6 +226,8 @@ fn no_key(candidates: &Candidates<'_>, random: &mut dyn Rng) -> Choice {
 pub(crate) struct Call<'a> {
     pub(crate) query: &'a Query<'a>,
     pub(crate) settings: &'a HealthSettings,
+    pub(crate) engine: &'a Coefficients,
+    pub(crate) expected: Expected,
     pub(crate) now: Duration,
 }
 
