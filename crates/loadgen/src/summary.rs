@@ -142,6 +142,11 @@ impl RunSummary {
 // === impl ClientSummary ===
 
 impl ClientSummary {
+    /// How busy the busiest thread was, its waiting for a core included, from 0 to 1.
+    pub fn busiest(&self) -> f64 {
+        self.threads.iter().map(|thread| thread.cpu_share + thread.wait_share).fold(0.0, f64::max)
+    }
+
     pub(crate) fn new(
         measures: ThreadMeasures,
         peak_in_flight: u64,

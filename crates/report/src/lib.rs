@@ -30,6 +30,7 @@ mod sample;
 mod search;
 mod series;
 mod summary;
+pub mod sweep;
 mod threshold;
 mod verdict;
 mod vllm_bench;
@@ -45,8 +46,8 @@ pub use comparison::{Compared, comparison_table};
 pub use convergence::{Agreement, interval_width, same_distribution, students_t, variation};
 pub use distribution::{Distribution, EXACT_SAMPLES, LARGEST, Spread};
 pub use engines::{
-    COLUMNS, EngineFigures, EngineSeries, FamilyFigures, Fetches, Figures, Gauge, Growth, Observed, READINGS,
-    Rates, engine_table,
+    COLUMNS, EngineFigures, EnginePages, EngineSeries, FamilyFigures, Fetches, Figures, Gauge, Growth,
+    Observed, READINGS, Rates, engine_table,
 };
 pub use figures::PolicyFigures;
 pub use html::{Page, TextTable};

@@ -242,4 +242,16 @@ impl Record {
     pub fn gaps(&self) -> impl Iterator<Item = Duration> + '_ {
         self.chunks.windows(2).map(|pair| pair[1].at.saturating_sub(pair[0].at))
     }
+
+    /// Moves all times by `by`, to a clock that began earlier.
+    pub fn shift(&mut self, by: Duration) {
+        for time in [&mut self.scheduled, &mut self.admitted, &mut self.done] {
+            *time += by;
+        }
+        let reached = [&mut self.sent, &mut self.written, &mut self.headers, &mut self.first_answer];
+        for time in reached.into_iter().flatten() {
+            *time += by;
+        }
+        self.chunks.iter_mut().for_each(|chunk| chunk.at += by);
+    }
 }

@@ -9,22 +9,15 @@ use std::{
 use anyhow::{Context, anyhow};
 use loadgen::{Control, RunEnd, RunSummary};
 use report::{
-    Assessment, ClientHealth, EngineFigures, Flags, Report,
+    Assessment, ClientHealth, Distribution, EngineFigures, EnginePages, Flags, Report,
     aiperf::{Run, RunKind},
     judge,
 };
 use workload::{PhaseKind, TokenSource, Tokenizer};
 
 use super::{
-    Arguments,
-    configuration::input_config,
-    data::Data,
-    engines::{Engines, Pages},
-    files::Files,
-    live::Live,
-    plan::Made,
-    recording::Recording,
-    targets::Servers,
+    Arguments, configuration::input_config, data::Data, engines::Engines, files::Files, live::Live,
+    plan::Made, recording::Recording, targets::Servers,
 };
 
 /// Time between two looks at the run.
@@ -39,7 +32,7 @@ pub(super) struct Finished {
     pub(super) health: ClientHealth,
     pub(super) assessment: Assessment,
     /// The metrics pages, and their figures over the measured window.
-    pub(super) pages: Pages,
+    pub(super) pages: EnginePages,
     pub(super) figures: Vec<EngineFigures>,
     pub(super) notes: Vec<String>,
     /// What was sent, and from which seed.
@@ -98,7 +91,7 @@ pub(super) fn carry_out(
     let measured = |phase: usize| shapes.get(phase).is_some_and(|shape| shape.measured);
     run.started_at = SystemTime::now();
     let summary = thread::scope(|scope| {
-        engines.watch(scope, arguments, &servers);
+        engines.watch(scope, arguments);
         let sender = scope.spawn(|| {
             let taken = &mut recording;
             loadgen::run(plan, &servers.targets, &options, control, |record, text| {
@@ -120,8 +113,8 @@ pub(super) fn carry_out(
         tracing::warn!("{problem:#}");
     }
     recording.finish();
-    let pages = engines.into_pages();
-    if let Some(time) = round_trip(arguments, &pages) {
+    let (pages, round_trips) = engines.finish();
+    if let Some(time) = round_trip(arguments, &round_trips) {
         recording.measured.set_round_trip(time);
     }
     run.kind = match summary.end {
@@ -169,8 +162,8 @@ fn tokenizer(arguments: &Arguments, notes: &mut Vec<String>) -> anyhow::Result<T
 }
 
 /// The round trip to take off: as given, or the mean of those measured.
-fn round_trip(arguments: &Arguments, pages: &Pages) -> Option<Duration> {
-    let measured = || Some(Duration::from_nanos(pages.round_trips.mean()? as u64));
+fn round_trip(arguments: &Arguments, round_trips: &Distribution) -> Option<Duration> {
+    let measured = || Some(Duration::from_nanos(round_trips.mean()? as u64));
     arguments.output.network_latency_mean.or_else(measured)
 }
 

@@ -2,21 +2,19 @@
 //! named, read off the servers' metrics pages during it.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
-use loadgen::{Ask, Stop, Targets};
-use protocol::prometheus::scan;
+use loadgen::{Ask, Pages, Stop, Targets};
 use report::{
-    Object,
-    inference_perf::{MetricFamily, Query, Reading, Scrapes, prometheus_report, queries},
+    EnginePages, Object,
+    inference_perf::{MetricFamily, Query, prometheus_report, queries, scraped_report},
 };
 use serde_json::Value;
 use workload::inference_perf::{Config, PrometheusConfig, ServerType};
 
-use super::{driver::Outcome, files::Folder, lines::Lines, output::in_stages, server::Server};
+use super::{driver::Outcome, files::Folder, lines::Lines, server::Server};
 
 /// Time limit for one query.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,89 +22,40 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const MARGIN: Duration = Duration::from_secs(2);
 
 const SUMMARY: &str = "summary_prometheus_metrics.json";
-/// Time limit for a metrics page.
-const PAGE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time between two readings of the metrics pages, where the configuration does not say.
 const INTERVAL: Duration = Duration::from_secs(1);
-
-/// Pages may be a step behind the last answer.
-const SETTLE: Duration = Duration::from_millis(100);
 
 /// Reads the servers' metrics pages during a run.
 #[derive(Debug)]
 pub(super) struct Scraper<'a> {
-    targets: &'a Targets,
-    models: Vec<&'a str>,
+    pages: Pages<'a>,
     interval: Duration,
-    scrapes: Mutex<Scrapes>,
 }
 
 impl<'a> Scraper<'a> {
     /// Where the configuration wants the servers' figures and names no Prometheus server.
     pub(super) fn new(config: &Config, server: &'a Server) -> Option<Self> {
-        let metrics = config.metrics.as_ref()?;
-        if metrics.prometheus.as_ref().is_some_and(|prometheus| prometheus.url.is_some()) {
+        let prometheus = config.metrics.as_ref()?.prometheus.as_ref();
+        if prometheus.is_some_and(|prometheus| prometheus.url.is_some()) {
             return None;
         }
-        let given =
-            metrics.prometheus.as_ref().map(|given| Duration::from_secs(given.scrape_interval.max(1)));
-        Some(Self {
-            targets: &server.targets,
-            models: std::iter::once(server.model())
-                .chain(server.adapters.iter().map(String::as_str))
-                .collect(),
-            interval: given.unwrap_or(INTERVAL),
-            scrapes: Mutex::new(Scrapes::new(family(config))),
-        })
+        let given = prometheus.map(|given| Duration::from_secs(given.scrape_interval.max(1)));
+        Some(Self { pages: Pages::new(Some(&server.targets), None), interval: given.unwrap_or(INTERVAL) })
     }
 
-    /// Reads all pages before and after `work`, and now and then during it. Times count from `origin`.
-    pub(super) fn during<T>(&self, origin: Instant, work: impl FnOnce() -> T) -> T {
-        self.edge(origin);
+    /// Reads all pages before and after `work`, and now and then during it.
+    pub(super) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         let stop = Stop::default();
-        let done = thread::scope(|scope| {
-            scope.spawn(|| {
-                stop.every(self.interval, || {
-                    let reading = self.read();
-                    self.lock().sample(origin.elapsed(), reading);
-                    true
-                });
-            });
+        thread::scope(|scope| {
+            self.pages.watch(scope, &stop, self.interval, |_, _| {});
             let done = work();
             stop.stop();
             done
-        });
-        thread::sleep(SETTLE);
-        self.edge(origin);
-        done
+        })
     }
 
-    fn edge(&self, origin: Instant) {
-        let reading = self.read();
-        self.lock().edge(origin.elapsed(), reading);
-    }
-
-    pub(super) fn finish(self) -> Scrapes {
-        self.scrapes.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Scrapes> {
-        self.scrapes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read(&self) -> Reading {
-        let mut reading = Reading::default();
-        for target in 0..self.targets.count() {
-            let Ok(reply) = Ask::get("/metrics", PAGE_TIMEOUT).send(self.targets, target) else { continue };
-            let scrapes = self.lock();
-            scan(&reply.body, |sample| {
-                let model = sample.labels.get("model_name");
-                if model.is_none_or(|model| self.models.contains(&&*model)) {
-                    scrapes.add(&mut reading, sample.name, sample.labels.get("le").as_deref(), sample.value);
-                }
-            });
-        }
-        reading
+    pub(super) fn finish(self) -> EnginePages {
+        self.pages.finish()
     }
 }
 
@@ -119,12 +68,21 @@ pub(super) fn write(
     outcome: &Outcome,
 ) -> anyhow::Result<()> {
     let wanted = &config.report.prometheus;
-    let (Some(first), Some(last)) = (outcome.stages.first(), outcome.stages.last()) else { return Ok(()) };
+    let (Some(first), Some(last)) = (outcome.run.stages.first(), outcome.run.stages.last()) else {
+        return Ok(());
+    };
     if !wanted.summary && !wanted.per_stage {
         return Ok(());
     }
-    if let Some(scrapes) = &outcome.scrapes {
-        let write = |name: &str, start, end| match scrapes.report(start, end) {
+    if let Some(pages) = &outcome.pages {
+        let started = UNIX_EPOCH + Duration::from_nanos(outcome.run.started_at_ns);
+        let models: Vec<&str> = models(server).collect();
+        let write = |name: &str, start, end| match scraped_report(
+            pages,
+            family(config),
+            &models,
+            pages.window(started, (start, end)),
+        ) {
             Some(object) => folder.write_json(name, &object),
             None => {
                 lines.warn(&format!("{name} is not written: no metrics page of the servers could be read"));
@@ -134,7 +92,7 @@ pub(super) fn write(
         if wanted.summary {
             write(SUMMARY, first.start, last.end)?;
         }
-        for (stage, _) in in_stages(outcome).filter(|_| wanted.per_stage) {
+        for stage in outcome.run.stages.iter().filter(|_| wanted.per_stage) {
             write(&format!("stage_{}_prometheus_metrics.json", stage.number), stage.start, stage.end)?;
         }
         return Ok(());
@@ -152,7 +110,7 @@ pub(super) fn write(
     }
     let asked = Asked { targets, filter: filter(prometheus, server), family: family(config) };
     let write = |name: String, start: Duration, end: Duration| -> anyhow::Result<()> {
-        let at = Duration::from_nanos(outcome.started_at_ns) + end + margin;
+        let at = Duration::from_nanos(outcome.run.started_at_ns) + end + margin;
         let (object, problem) = asked.report(end.saturating_sub(start) + margin, at);
         if let Some(problem) = problem {
             lines.warn(&format!("{name}: {problem}"));
@@ -162,7 +120,7 @@ pub(super) fn write(
     if wanted.summary {
         write(SUMMARY.to_owned(), first.start, last.end)?;
     }
-    for (stage, _) in in_stages(outcome).filter(|_| wanted.per_stage) {
+    for stage in outcome.run.stages.iter().filter(|_| wanted.per_stage) {
         write(format!("stage_{}_prometheus_metrics.json", stage.number), stage.start, stage.end)?;
     }
     Ok(())
@@ -225,12 +183,14 @@ fn family(config: &Config) -> MetricFamily {
     }
 }
 
+/// The names of the model and of its adapters.
+fn models(server: &Server) -> impl Iterator<Item = &str> {
+    std::iter::once(server.model()).chain(server.adapters.iter().map(String::as_str))
+}
+
 /// The matchers for all series: the model and its adapters, then the user's own.
 fn filter(prometheus: &PrometheusConfig, server: &Server) -> String {
-    let names: Vec<String> = std::iter::once(server.model())
-        .chain(server.adapters.iter().map(String::as_str))
-        .map(escaped)
-        .collect();
+    let names: Vec<String> = models(server).map(escaped).collect();
     let model = match names.as_slice() {
         [name] => format!("model_name='{name}'"),
         names => format!("model_name=~'{}'", names.join("|")),

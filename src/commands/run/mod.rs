@@ -3,15 +3,15 @@
 //! The file is read as it is; flags of the same paths go over it. Stages run one after the other; what was measured is
 //! on disk also when a stage fails, a circuit breaker opens or the user stops the run.
 
-mod books;
-mod breaker;
 mod driver;
 mod files;
+mod keeping;
 mod keys;
 mod lines;
 mod merge;
 mod metrics;
 mod output;
+mod sending;
 mod server;
 mod sweep;
 
@@ -55,7 +55,7 @@ pub(crate) struct Arguments {
     #[arg(long = "log-level", value_name = "LEVEL", default_value = "INFO", ignore_case = true)]
     log_level: lines::Level,
     /// Runs the I-th of N equal shares of the same schedule, I from 1: one on each of N machines.
-    #[arg(long, value_name = "I/N", value_parser = shard)]
+    #[arg(long, value_name = "I/N", value_parser = str::parse::<Shard>)]
     shard: Option<Shard>,
     /// Starts the first stage at this moment, and the others by their lengths: seconds since 1970, to line up several
     /// machines.
@@ -91,9 +91,11 @@ impl Arguments {
         let shard = self.shard.unwrap_or(Shard::WHOLE);
         let folder = files::Folder::create(&config)?;
         folder.write_text("config.yaml", &config.to_yaml())?;
-        let driver = driver::Driver::new(&config, &server, &lines, shard, self.start_at)?;
-        let outcome = driver.run(&mut workload, &folder)?;
-        output::conclude(&config, &server, &lines, &folder, &outcome)
+        let sending = sending::Sending::new(&config, &server, &lines, shard)?;
+        let outcome = driver::Driver::new(&sending, self.start_at).run(&mut workload, &folder)?;
+        let judged = output::write_reports(&config, &folder, &outcome)?;
+        metrics::write(&config, &server, &lines, &folder, &outcome)?;
+        output::conclude(&config, &lines, &folder, &outcome, &judged)
     }
 
     /// The effective configuration, or what is wrong with it.
@@ -126,15 +128,6 @@ impl Arguments {
 
 fn read(path: &Path) -> anyhow::Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-fn shard(text: &str) -> Result<Shard, String> {
-    let parts =
-        text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
-    match parts {
-        Some((index, count)) if (1..=count).contains(&index) => Ok(Shard { index: index - 1, count }),
-        _ => Err("a share is I/N, with I from 1 to N, as in 2/4".to_owned()),
-    }
 }
 
 fn moment(text: &str) -> Result<SystemTime, String> {

@@ -7,6 +7,7 @@
 
 mod families;
 mod gauge;
+mod pages;
 mod series;
 
 use std::time::Duration;
@@ -18,11 +19,13 @@ use self::series::growth;
 pub use self::{
     families::{FamilyFigures, Figures, Growth, Observed, Rates},
     gauge::Gauge,
+    pages::EnginePages,
     series::{COLUMNS, EngineSeries, Fetches, READINGS},
 };
 pub(crate) use self::{
     families::{PERCENTS, quantile},
     gauge::interpolated,
+    series::{Row, SeriesHead},
 };
 use crate::{Object, TextTable, format::human, summary::ratio};
 
@@ -224,5 +227,20 @@ mod tests {
         assert!((READINGS / 2 - 1..READINGS).contains(&kept.len()), "{}", kept.len());
         let steps: Vec<u64> = kept.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(steps.iter().all(|step| *step == steps[0]), "evenly");
+    }
+
+    #[test]
+    fn edges_stay_however_many_readings_there_are() {
+        let mut series = EngineSeries::default();
+        for second in 0..10_000_u32 {
+            let (at, page) = (seconds(second.into()), format!("vllm:generation_tokens_total {second}\n"));
+            match second {
+                3 | 9001 => series.push_edge(at, Duration::ZERO, page.as_bytes()),
+                _ => series.push(at, Duration::ZERO, page.as_bytes()),
+            };
+        }
+        assert!(series.readings().count() <= READINGS + 2);
+        let (before, after) = series.edges(seconds(5.0), seconds(9000.0)).unwrap();
+        assert_eq!((before.at, after.at), (seconds(3.0), seconds(9001.0)));
     }
 }

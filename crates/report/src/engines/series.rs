@@ -2,7 +2,7 @@
 //!
 //! A page is kept as a row of numbers, one column for each number of each series, so that a reading costs eight bytes a
 //! number. When [`READINGS`] are kept, or their numbers fill the room, every second one is dropped and every second
-//! further one is taken. Counters are differences from the window's start to its end, divided by its length, so that a
+//! further one is taken; those at the edges of what was watched stay. Counters are differences from the window's start to its end, divided by its length, so that a
 //! rate is that of the window and not of the time between two readings: the end is the first reading after it, when
 //! nothing is under way any more; the start lies on the line between two readings, or, in a window of only a few
 //! readings, is the last one before it.
@@ -26,8 +26,8 @@ const FINE: u32 = 4;
 #[derive(Clone, Debug)]
 pub struct EngineSeries {
     room: usize,
-    pub(super) families: Vec<FamilyHead>,
-    pub(super) series: Vec<SeriesHead>,
+    pub(crate) families: Vec<FamilyHead>,
+    pub(crate) series: Vec<SeriesHead>,
     places: HashMap<(String, Vec<(String, String)>), usize>,
     columns: usize,
     pub(super) rows: Vec<Row>,
@@ -61,25 +61,27 @@ pub struct Fetches {
 
 /// A family, without its numbers.
 #[derive(Clone, Debug)]
-pub(super) struct FamilyHead {
-    pub(super) name: String,
-    pub(super) kind: FamilyKind,
+pub(crate) struct FamilyHead {
+    pub(crate) name: String,
+    pub(crate) kind: FamilyKind,
     pub(super) help: String,
 }
 
 /// A series, and where its numbers stand in a row: one, or sum, count and buckets.
 #[derive(Clone, Debug)]
-pub(super) struct SeriesHead {
-    pub(super) family: usize,
-    pub(super) labels: Vec<(String, String)>,
-    pub(super) column: usize,
-    pub(super) bounds: Vec<String>,
+pub(crate) struct SeriesHead {
+    pub(crate) family: usize,
+    pub(crate) labels: Vec<(String, String)>,
+    pub(crate) column: usize,
+    pub(crate) bounds: Vec<String>,
 }
 
 /// One reading.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
-    pub(super) at: Duration,
+pub(crate) struct Row {
+    pub(crate) at: Duration,
+    /// It stands at an edge of what was watched.
+    edge: bool,
     latency: Duration,
     pub(super) engine: EngineMetrics,
     values: Vec<f64>,
@@ -114,6 +116,15 @@ impl EngineSeries {
     /// Keeps a page that was asked for `latency` before `at`. Returns what an engine says on it; nothing if it holds
     /// no metrics at all.
     pub fn push(&mut self, at: Duration, latency: Duration, page: &[u8]) -> Option<EngineMetrics> {
+        self.keep(at, latency, page, false)
+    }
+
+    /// Keeps a page from before or after what is watched; it stays, however many are kept.
+    pub fn push_edge(&mut self, at: Duration, latency: Duration, page: &[u8]) -> Option<EngineMetrics> {
+        self.keep(at, latency, page, true)
+    }
+
+    fn keep(&mut self, at: Duration, latency: Duration, page: &[u8], edge: bool) -> Option<EngineMetrics> {
         let families = protocol::families(page);
         if families.is_empty() {
             self.fail("no metrics are on it");
@@ -126,8 +137,8 @@ impl EngineSeries {
         let changed = !same(&values, &self.last);
         self.fetches.note(at, latency, changed);
         let engine = EngineMetrics::read(page);
-        if (self.fetches.count - 1) & ((1 << self.stride_bits) - 1) == 0 {
-            self.rows.push(Row { at, latency, engine, values: values.clone() });
+        if edge || (self.fetches.count - 1) & ((1 << self.stride_bits) - 1) == 0 {
+            self.rows.push(Row { at, edge, latency, engine, values: values.clone() });
             self.thin_out();
         }
         self.last = values;
@@ -206,14 +217,14 @@ impl EngineSeries {
     }
 
     fn thin_out(&mut self) {
-        let numbers = self.rows.len() * self.columns.max(1);
-        if self.rows.len() < READINGS && (numbers <= self.room || self.rows.len() < 4) {
+        let rows = self.rows.iter().filter(|row| !row.edge).count();
+        if rows < READINGS && (rows * self.columns.max(1) <= self.room || rows < 4) {
             return;
         }
         let mut kept = false;
-        self.rows.retain(|_| {
-            kept = !kept;
-            kept
+        self.rows.retain(|row| {
+            kept ^= !row.edge;
+            kept || row.edge
         });
         self.stride_bits += 1;
     }
@@ -245,8 +256,16 @@ impl EngineSeries {
         families
     }
 
+    /// The readings at the edges of what was watched around a window: the last before it and the first after it.
+    pub(crate) fn edges(&self, start: Duration, end: Duration) -> Option<(&Row, &Row)> {
+        let mut edges = self.rows.iter().filter(|row| row.edge);
+        let before = edges.clone().rfind(|row| row.at <= start).or_else(|| edges.clone().next())?;
+        let after = edges.clone().find(|row| row.at >= end).or_else(|| edges.next_back())?;
+        Some((before, after))
+    }
+
     /// The times and values at which something is known.
-    pub(super) fn known(&self, value: impl Fn(&Row) -> Option<f64>) -> Vec<(Duration, f64)> {
+    pub(crate) fn known(&self, value: impl Fn(&Row) -> Option<f64>) -> Vec<(Duration, f64)> {
         self.rows.iter().filter_map(|row| Some((row.at, value(row)?))).collect()
     }
 }
@@ -271,7 +290,7 @@ impl Fetches {
 // === impl Row ===
 
 impl Row {
-    pub(super) fn value(&self, column: usize) -> Option<f64> {
+    pub(crate) fn value(&self, column: usize) -> Option<f64> {
         self.values.get(column).copied().filter(|value| value.is_finite())
     }
 }

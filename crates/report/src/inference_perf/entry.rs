@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+use protocol::SseSplitter;
+use serde_json::Value;
+
 use super::{
     Settings,
     collector::{Latencies, start},
@@ -21,6 +24,8 @@ pub struct EntryFields {
     pub response: bool,
     /// Lengths and times.
     pub info: bool,
+    /// The data of the events, within the lengths and times.
+    pub response_chunks: bool,
     /// Latencies.
     pub computed_metrics: bool,
 }
@@ -32,8 +37,6 @@ pub struct EntryBodies<'a> {
     pub request: &'a str,
     /// The answer's body, as it came.
     pub response: &'a str,
-    /// The data of the events, if they are wanted.
-    pub chunks: Option<&'a [String]>,
     /// The server.
     pub url: &'a str,
     /// The model is an adapter.
@@ -65,13 +68,13 @@ pub fn entry(
         object.set("response", bodies.response);
     }
     if fields.info {
-        object.nest("info", info(record, bodies, settings));
+        object.nest("info", info(record, bodies, fields, settings));
     }
     if fields.computed_metrics {
         object.nest("computed_metrics", computed(record, &latencies, settings));
     }
     if record.outcome.is_success() {
-        object.set("error", serde_json::Value::Null);
+        object.set("error", Value::Null);
     } else {
         let mut error = Object::default();
         error.set("error_type", error_type(&record.outcome));
@@ -81,11 +84,11 @@ pub fn entry(
     Some(object)
 }
 
-fn info(record: &Record, bodies: EntryBodies<'_>, settings: &Settings) -> Object {
+fn info(record: &Record, bodies: EntryBodies<'_>, fields: EntryFields, settings: &Settings) -> Object {
     let input = record.input_tokens.tokens;
     let mut request = Object::default();
     request.set("text", serde_json::json!({ "input_tokens": input }));
-    ["image", "video", "audio"].into_iter().for_each(|media| request.set(media, serde_json::Value::Null));
+    ["image", "video", "audio"].into_iter().for_each(|media| request.set(media, Value::Null));
     let times: Vec<f64> = match settings.streaming {
         true => record.chunks.iter().map(|chunk| chunk.at.as_secs_f64()).collect(),
         false => Vec::new(),
@@ -96,7 +99,8 @@ fn info(record: &Record, bodies: EntryBodies<'_>, settings: &Settings) -> Object
     let mut response = Object::default();
     response.set("output_tokens", record.output_tokens.tokens);
     response.set("server_usage", usage(record));
-    response.set("response_chunks", bodies.chunks.unwrap_or_default());
+    let chunks = if fields.response_chunks { events(bodies.response.as_bytes()) } else { Vec::new() };
+    response.set("response_chunks", chunks);
     response.set("chunk_times", times);
     response.set("output_token_times", token_times);
     let mut info = Object::default();
@@ -105,14 +109,14 @@ fn info(record: &Record, bodies: EntryBodies<'_>, settings: &Settings) -> Object
     let user = serde_json::json!({ "user_session": record.session.to_string(), "chat_round": record.turn });
     info.set("extra_info", user);
     info.set("lora_adapter", bodies.is_adapter.then_some(&*record.model));
-    info.set("graph_event_id", serde_json::Value::Null);
-    info.set("labels", serde_json::Value::Null);
+    info.set("graph_event_id", Value::Null);
+    info.set("labels", Value::Null);
     info.set("input_tokens", input);
     info
 }
 
 /// What the server counted; nothing if it did not.
-fn usage(record: &Record) -> Option<serde_json::Value> {
+fn usage(record: &Record) -> Option<Value> {
     let counted = |count: Count| (count.source == CountSource::Usage).then_some(count.tokens);
     let (prompt, completion) = (counted(record.input_tokens)?, counted(record.output_tokens)?);
     let mut usage = serde_json::json!({
@@ -142,4 +146,78 @@ fn computed(record: &Record, latencies: &Latencies, settings: &Settings) -> Obje
     object.set("ttft_slo_sec", ttft);
     object.set("tpot_slo_sec", tpot);
     object
+}
+
+/// The data of the events of a stream; a body that is none has none.
+fn events(body: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    if !body.trim_ascii_start().starts_with(b"{") {
+        let mut splitter = SseSplitter::new();
+        let mut keep = |data: &[u8]| found.push(String::from_utf8_lossy(data).into_owned());
+        splitter.feed(body, |event| keep(event.data));
+        splitter.finish(|event| keep(event.data));
+    }
+    found
+}
+
+/// Moves all times of an entry, as it was read, by seconds.
+pub fn shift_entry(entry: &mut Value, by: f64) {
+    for path in [
+        "/start_time",
+        "/end_time",
+        "/scheduled_time",
+        "/info/response_metrics/chunk_times",
+        "/info/response_metrics/output_token_times",
+    ] {
+        let times = match entry.pointer_mut(path) {
+            Some(Value::Array(times)) => times.iter_mut().collect(),
+            Some(time) => vec![time],
+            None => Vec::new(),
+        };
+        for time in times {
+            if let Some(seconds) = time.as_f64() {
+                *time = (seconds + by).into();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::sample::request;
+
+    const ALL: EntryFields = EntryFields {
+        request: true,
+        response: true,
+        info: true,
+        response_chunks: true,
+        computed_metrics: true,
+    };
+
+    fn of(response: &str) -> Value {
+        let bodies = EntryBodies { response, ..EntryBodies::default() };
+        let settings = Settings { streaming: true, ..Settings::default() };
+        json!(entry(&request(1000, 50, 10, 2), bodies, ALL, &settings).unwrap())
+    }
+
+    #[test]
+    fn chunks_are_the_events_of_a_stream() {
+        let chunks = |response: &str| of(response)["info"]["response_metrics"]["response_chunks"].clone();
+        assert_eq!(chunks("data: {\"a\": 1}\n\ndata: [DONE]\n\n"), json!(["{\"a\": 1}", "[DONE]"]));
+        assert_eq!(chunks("{\"choices\": []}"), json!([]));
+    }
+
+    #[test]
+    fn all_times_of_an_entry_move() {
+        let mut entry = of("");
+        shift_entry(&mut entry, 100.0);
+        let info = &entry["info"]["response_metrics"];
+        assert_eq!((&entry["start_time"], &entry["scheduled_time"]), (&json!(101.0), &json!(101.0)));
+        assert_eq!((&entry["end_time"], &info["chunk_times"]), (&json!(101.06), &json!([101.05, 101.06])));
+        assert_eq!(info["output_token_times"], info["chunk_times"]);
+        assert_eq!(entry["computed_metrics"]["request_latency"], 0.06, "a length is no time");
+    }
 }

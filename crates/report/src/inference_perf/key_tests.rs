@@ -8,7 +8,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    partial::{PartialTimes, partial},
+    *,
+};
 use crate::{
     Outcome,
     sample::{failure, ms, request},
@@ -120,8 +123,14 @@ fn a_stage() {
 
 #[test]
 fn an_entry_of_a_request() {
-    let bodies = EntryBodies { chunks: Some(&[]), ..EntryBodies::default() };
-    let fields = EntryFields { request: true, response: true, info: true, computed_metrics: true };
+    let bodies = EntryBodies::default();
+    let fields = EntryFields {
+        request: true,
+        response: true,
+        info: true,
+        response_chunks: true,
+        computed_metrics: true,
+    };
     let mut record = request(0, 50, 10, 5);
     record.cached_tokens = Some(3);
     let entry = entry(&record, bodies, fields, &settings()).unwrap();
@@ -150,18 +159,20 @@ fn sessions() {
         (record.session, record.cached_tokens) = (session, Some(3));
         sessions.push(&record);
     }
-    let stage = StageStatus {
-        stage: 0,
-        status: "COMPLETED",
+    let stage = StageResult {
+        number: 0,
+        requested_rate: None,
+        concurrency: None,
+        sessions: Some((2, None)),
         timeout: None,
-        duration: ms(100),
+        start: ms(0),
+        end: ms(100),
+        started_at_ns: 0,
+        status: StageStatus::Completed,
         teardown: ms(0),
-        dropped: 0,
-        concurrent_sessions: 2,
-        session_rate: None,
     };
     assert_keys(
-        &sessions.report(Some(&stage)),
+        &sessions.stage(&stage, &collected()),
         ":stage_metadata num_sessions num_sessions_succeeded num_sessions_failed failures total_events
         :total_events_completed total_events_cancelled sessions_with_recorded_substitution
         :total_recorded_substitutions sessions_per_second session_duration_sec* num_events* num_events_cancelled*

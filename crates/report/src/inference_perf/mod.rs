@@ -14,6 +14,7 @@
 //! Requests that fell due and were not sent are counted under `evenload.not_sent` and are in no other figure.
 
 mod analysis;
+mod books;
 mod collector;
 mod entry;
 mod failures;
@@ -22,25 +23,30 @@ mod goodput;
 #[cfg(test)]
 mod key_tests;
 mod lifecycle;
+mod merge;
 mod partial;
 mod prometheus;
+mod run;
 mod scrape;
 mod sessions;
+mod stage;
 mod table;
 #[cfg(test)]
 mod tests;
 mod validation;
 
 pub use analysis::{Analysed, analysis_page, six_charts};
+pub use books::{AdapterBooks, Books};
 pub use collector::Collector;
-pub use entry::{EntryBodies, EntryFields, entry};
+pub use entry::{EntryBodies, EntryFields, entry, shift_entry};
 pub use figures::distribution;
 pub use lifecycle::{Kind, lifecycle};
-pub use partial::{PartialTimes, partial};
+pub use merge::{Manifest, MergeError, Shares};
 pub use prometheus::{MetricFamily, Place, Query, prometheus_report, queries};
-pub use scrape::{Reading, Scrapes};
-pub use sessions::{SessionCollector, StageStatus};
-pub use table::tables;
+pub use run::Run;
+pub use scrape::scraped_report;
+pub use sessions::SessionCollector;
+pub use stage::{StageResult, StageStatus};
 pub use validation::{Finding, validation};
 
 use std::collections::BTreeMap;

@@ -7,21 +7,21 @@ use crate::{Distribution, Object, SECOND};
 
 /// Names and times of a run, as the report wants them.
 #[derive(Clone, Debug)]
-pub struct PartialTimes {
+pub(super) struct PartialTimes {
     /// Name of this stage's run.
-    pub uid: String,
+    pub(super) uid: String,
     /// Name of the whole run.
-    pub eid: String,
+    pub(super) eid: String,
     /// Start and end of the stage, in ISO 8601.
-    pub start: String,
+    pub(super) start: String,
     /// The same.
-    pub end: String,
+    pub(super) end: String,
     /// Its length.
-    pub duration: Duration,
+    pub(super) duration: Duration,
 }
 
 /// The content of the file.
-pub fn partial(collected: &Collector, times: &PartialTimes) -> Object {
+pub(super) fn partial(collected: &Collector, times: &PartialTimes) -> Object {
     let percentiles = &collected.settings.percentiles;
     let spread = |values: &Distribution, units: &str, unit: f64| statistics(values, percentiles, units, unit);
     let mut time = Object::default();

@@ -3,33 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Settings,
+    Collector, Settings, StageResult,
     collector::start,
     failures::{error_type, message},
     figures::distribution,
 };
 use crate::{Distribution, Object, Record, SECOND};
-
-/// A stage's fate, as `stage_metadata` tells it.
-#[derive(Clone, Debug)]
-pub struct StageStatus {
-    /// Its number.
-    pub stage: u16,
-    /// `COMPLETED`, `FAILED` or `TIMED_OUT`.
-    pub status: &'static str,
-    /// Longest time asked for.
-    pub timeout: Option<Duration>,
-    /// From its start to its end.
-    pub duration: Duration,
-    /// From when it was told to stop to its end.
-    pub teardown: Duration,
-    /// Requests that were due and not sent, or cut off.
-    pub dropped: u64,
-    /// Sessions at a time asked for; 0 for all.
-    pub concurrent_sessions: u32,
-    /// Sessions started a second, at most.
-    pub session_rate: Option<f64>,
-}
 
 /// Collects sessions. Memory grows with their number, as it does with that of the lines of the files.
 #[derive(Clone, Debug)]
@@ -99,9 +78,21 @@ impl SessionCollector {
         }
     }
 
-    /// The file of a stage, or of all.
-    pub fn report(&self, stage: Option<&StageStatus>) -> Object {
-        let mine = |session: &&Session| stage.is_none_or(|stage| stage.stage == session.stage);
+    /// `summary_session_lifecycle_metrics.json`.
+    pub fn summary(&self) -> Object {
+        self.report(None)
+    }
+
+    /// `stage_N_session_lifecycle_metrics.json`.
+    pub fn stage(&self, stage: &StageResult, collected: &Collector) -> Object {
+        let mut object = Object::default();
+        object.nest("stage_metadata", stage_metadata(stage, collected.not_sent()));
+        object.extend(self.report(Some(stage.number)));
+        object
+    }
+
+    fn report(&self, stage: Option<u16>) -> Object {
+        let mine = |session: &&Session| stage.is_none_or(|stage| stage == session.stage);
         let sessions: Vec<&Session> = self.sessions.values().filter(mine).collect();
         let sum = |value: fn(&Session) -> u64| sessions.iter().map(|session| value(session)).sum::<u64>();
         let spread = |value: &dyn Fn(&Session) -> Option<u64>, unit| {
@@ -115,9 +106,6 @@ impl SessionCollector {
         let hits = |cached: u64, input: u64| (input > 0).then(|| 100.0 * cached as f64 / input as f64);
 
         let mut object = Object::default();
-        if let Some(stage) = stage {
-            object.nest("stage_metadata", stage.object());
-        }
         object.set("num_sessions", sessions.len());
         object.set("num_sessions_succeeded", sessions.len() - failed);
         object.set("num_sessions_failed", failed);
@@ -163,9 +151,9 @@ impl SessionCollector {
     }
 
     /// Sessions that failed, by the kind of what went wrong first.
-    fn failures(&self, stage: Option<&StageStatus>) -> Object {
+    fn failures(&self, stage: Option<u16>) -> Object {
         let mut kinds: BTreeMap<&str, BTreeMap<&str, Vec<String>>> = BTreeMap::new();
-        let mine = |session: &Session| stage.is_none_or(|stage| stage.stage == session.stage);
+        let mine = |session: &Session| stage.is_none_or(|stage| stage == session.stage);
         let mut count = 0;
         for (id, session) in self.sessions.iter().filter(|(_, session)| mine(session)) {
             if let Some((kind, message)) = &session.error {
@@ -231,17 +219,17 @@ impl SessionCollector {
     }
 }
 
-impl StageStatus {
-    fn object(&self) -> Object {
-        let mut object = Object::default();
-        object.set("stage_id", self.stage);
-        object.set("status", self.status);
-        object.set("timeout_configured", self.timeout.map(|timeout| timeout.as_secs_f64()));
-        object.set("actual_duration", self.duration.as_secs_f64());
-        object.set("teardown_duration", self.teardown.as_secs_f64());
-        object.set("dropped_requests", self.dropped);
-        object.set("concurrent_sessions", self.concurrent_sessions);
-        object.set("session_rate", self.session_rate);
-        object
-    }
+/// A stage's fate. `dropped`: requests that were due and not sent.
+fn stage_metadata(stage: &StageResult, dropped: u64) -> Object {
+    let (concurrent_sessions, session_rate) = stage.sessions.unwrap_or_default();
+    let mut object = Object::default();
+    object.set("stage_id", stage.number);
+    object.set("status", stage.status);
+    object.set("timeout_configured", stage.timeout.map(|timeout| timeout.as_secs_f64()));
+    object.set("actual_duration", stage.duration().as_secs_f64());
+    object.set("teardown_duration", stage.teardown.as_secs_f64());
+    object.set("dropped_requests", dropped);
+    object.set("concurrent_sessions", concurrent_sessions);
+    object.set("session_rate", session_rate);
+    object
 }

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// The tables, one row a stage and one for all of them.
-pub fn tables(stages: &[(String, Option<f64>, &Collector)], total: &Collector) -> String {
+pub(super) fn tables(stages: &[(String, Option<f64>, &Collector)], total: &Collector) -> String {
     let all = ("all".to_owned(), None, total);
     let rows: Vec<_> = stages.iter().chain(std::iter::once(&all)).collect();
     let figure = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), human);

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    partial::{PartialTimes, partial},
+    *,
+};
 use crate::{
     Chunk, Outcome, Record,
     sample::{failure, ms, request},
@@ -173,7 +176,7 @@ fn sessions_are_put_together_from_their_requests() {
         (record.session, record.cached_tokens) = (session, Some(50));
         sessions.push(&record);
     }
-    let report = serde_json::to_value(sessions.report(None)).unwrap();
+    let report = serde_json::to_value(sessions.summary()).unwrap();
     assert_eq!(
         (&report["num_sessions"], &report["num_sessions_failed"], &report["total_events"]),
         (&json!(2), &json!(1), &json!(3))

@@ -4,13 +4,17 @@
 //! function of the seed and of a request's place in the run alone: neither the number of threads nor that of the
 //! machines that share a run changes any of them. Nothing is fetched from a hub.
 
+mod breaker;
 mod config;
 mod files;
 mod lengths;
+mod plan;
 mod prompts;
 mod recorded;
+mod shard;
 mod source;
 mod stage;
+mod sweep;
 mod talks;
 #[cfg(test)]
 mod tests;
@@ -18,5 +22,9 @@ mod times;
 mod trace;
 mod weka;
 
+pub use breaker::Breaker;
 pub use config::*;
-pub use stage::{Law, Shard, StageLoad, StagePlan, Workload};
+pub use plan::{Law, StagePlan};
+pub use shard::{Shard, ShardError};
+pub use stage::{StageLoad, Workload};
+pub use sweep::sweep_stages;

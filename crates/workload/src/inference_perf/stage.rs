@@ -3,13 +3,14 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    ArrivalMode, Config, LoadType, Stage,
+    ArrivalMode, Config, Law, LoadType, Shard, Stage, StagePlan,
+    config::Load,
     source::{Source, Traffic, tokenizer},
     talks::Talks,
     times::{Times, count, times},
     trace::Rows,
 };
-use crate::{Arrival, Error, Pattern, RequestTemplate, Session};
+use crate::{Arrival, Error, RequestTemplate, Session};
 
 /// Bits of a session's id below the number of its stage.
 const STAGE_SHIFT: u32 = 48;
@@ -34,43 +35,6 @@ pub struct Workload {
     notes: Vec<String>,
 }
 
-/// A share of the whole: the `index`th of `count`, from 0.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Shard {
-    /// From 0.
-    pub index: u32,
-    /// At least 1.
-    pub count: u32,
-}
-
-/// A stage, as it will be run.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StagePlan {
-    /// Place among the stages; names the files.
-    pub number: u16,
-    /// What starts its requests.
-    pub law: Law,
-    /// Requests a second that are asked for.
-    pub requested_rate: Option<f64>,
-    /// Its length as asked for.
-    pub duration: Option<Duration>,
-    /// Requests; for sessions, sessions; all shards together.
-    pub count: Option<u64>,
-}
-
-/// What starts the requests of a stage.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Law {
-    /// A rate.
-    Rate(Pattern, f64, u64),
-    /// A trace.
-    Trace,
-    /// The end of an earlier one: so many at a time.
-    Closed(u32),
-    /// The same for sessions: so many at a time (`None`: all at once), and no more than so many started a second.
-    Sessions(Option<u32>, Option<f64>),
-}
-
 /// What a stage starts, in order.
 pub struct StageLoad {
     /// Sessions with their times.
@@ -79,27 +43,6 @@ pub struct StageLoad {
     pub requests: Option<u64>,
     /// Sessions of several turns are among them.
     pub has_sessions: bool,
-}
-
-impl Shard {
-    /// The whole.
-    pub const WHOLE: Self = Self { index: 0, count: 1 };
-
-    /// This shard's share of `number` things that are dealt out in turn.
-    pub fn share(self, number: u64) -> u64 {
-        let (index, count) = (u64::from(self.index), u64::from(self.count));
-        number / count + u64::from(number % count > index)
-    }
-
-    /// Whether thing `number` is this shard's.
-    fn has(self, number: u64) -> bool {
-        number % u64::from(self.count) == u64::from(self.index)
-    }
-}
-
-impl StagePlan {
-    /// The number of a sweep's probes.
-    pub const PROBE: u16 = u16::MAX;
 }
 
 impl Workload {
@@ -155,7 +98,7 @@ impl Workload {
         };
         let mut sessions = 0;
         let plan = |(number, stage): (usize, &Stage)| {
-            self.stage(config.load.r#type, number as u16, stage, &mut sessions, &mut notes)
+            self.stage(&config.load, number as u16, stage, &mut sessions, &mut notes)
         };
         (given.iter().enumerate().map(plan).collect(), notes)
     }
@@ -163,30 +106,21 @@ impl Workload {
     /// `sessions` counts the recorded sessions that stages have taken.
     fn stage(
         &self,
-        kind: LoadType,
+        load: &Load,
         number: u16,
         stage: &Stage,
         sessions: &mut u64,
         notes: &mut Vec<String>,
     ) -> StagePlan {
         let (rate, duration) = (stage.rate.unwrap_or(1.0), stage.duration.unwrap_or(1));
-        let mut plan = StagePlan {
-            number,
-            law: Law::Rate(Pattern::Constant, rate, duration),
-            requested_rate: Some(rate),
-            duration: Some(Duration::from_secs(duration)),
-            count: Some(count(rate, duration)),
-        };
-        match kind {
+        let mut plan = StagePlan::at_rate(number, load.pattern(), rate, duration);
+        match load.r#type {
             LoadType::Constant | LoadType::Poisson => {
-                let pattern = if kind == LoadType::Poisson { Pattern::Poisson } else { Pattern::Constant };
                 // Only lengths come from the trace then: as many requests as it has.
-                let duration = match self.rows {
-                    Some(rows) => (rows as f64 / rate).ceil() as u64,
-                    None => duration,
-                };
-                plan.law = Law::Rate(pattern, rate, duration);
-                plan.count = Some(self.rows.unwrap_or(count(rate, duration)));
+                if let Some(rows) = self.rows {
+                    plan.law = Law::Rate(load.pattern(), rate, (rows as f64 / rate).ceil() as u64);
+                    plan.count = Some(rows);
+                }
             }
             LoadType::TraceReplay => {
                 let trace = self.trace.as_deref().unwrap_or_default();

@@ -4,6 +4,7 @@ use super::{
     ApiType, CircuitBreaker, Config, ConfigError, DataType, Distribution, LengthOr, Load, LoadType,
     ServerType, Stage, TriggerType,
 };
+use crate::inference_perf::Breaker;
 
 type Checked = Result<(), ConfigError>;
 
@@ -275,7 +276,7 @@ fn breakers(config: &Config) -> Checked {
             })?;
         }
     }
-    Ok(())
+    Breaker::enabled(config).map(drop)
 }
 
 fn metrics(config: &Config) -> Checked {

@@ -1,6 +1,7 @@
 //! `load`: when requests are sent.
 
 use super::schema::{section, words};
+use crate::Pattern;
 
 words! {
     /// The law of the load.
@@ -136,5 +137,23 @@ section! {
         name: String = String::new();
         /// Of the requests, from 0 to 1. All shares add up to 1.
         split: f64 = 0.0;
+    }
+}
+
+impl Load {
+    /// How the requests of a stage with a rate come.
+    pub fn pattern(&self) -> Pattern {
+        if self.r#type == LoadType::Poisson { Pattern::Poisson } else { Pattern::Constant }
+    }
+
+    /// The bound on what may be in flight, where the load has one beside its own law.
+    pub fn bound(&self) -> Option<u32> {
+        let connections =
+            Some(self.worker_max_tcp_connections).filter(|limit| *limit > 0).unwrap_or(u32::MAX);
+        match self.num_workers.unwrap_or(1) {
+            // In one process nothing but its connections bounds it.
+            0 => Some(connections).filter(|limit| *limit < u32::MAX),
+            workers => Some(workers.saturating_mul(self.worker_max_concurrency.min(connections))),
+        }
     }
 }

@@ -6,14 +6,14 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use anyhow::{Context, anyhow};
 use jmespath::{Expression, Variable};
 use serde_json::Value;
-use workload::inference_perf::{CircuitBreaker, Config, Trigger, TriggerType};
+
+use super::{CircuitBreaker, Config, ConfigError, Trigger, TriggerType};
 
 /// A circuit breaker with what it has seen.
 #[derive(Debug)]
-pub(super) struct Breaker {
+pub struct Breaker {
     name: String,
     matches: Vec<Expression<'static>>,
     rules: Vec<Expression<'static>>,
@@ -25,41 +25,43 @@ pub(super) struct Breaker {
 struct State {
     trigger: Trigger,
     consecutive: u64,
+    /// Samples within the time, and how many of them are hits.
     window: VecDeque<(Duration, bool)>,
+    hits: usize,
 }
 
 impl Breaker {
     /// The breakers that the load names.
-    pub(super) fn enabled(config: &Config) -> anyhow::Result<Vec<Self>> {
-        let declared = config.circuit_breakers.iter().flatten();
-        let enabled = declared.filter(|breaker| config.load.circuit_breakers.contains(&breaker.name));
-        enabled.map(Self::new).collect()
+    pub fn enabled(config: &Config) -> Result<Vec<Self>, ConfigError> {
+        let declared = (0..).zip(config.circuit_breakers.iter().flatten());
+        let enabled = declared.filter(|(_, breaker)| config.load.circuit_breakers.contains(&breaker.name));
+        enabled.map(|(number, breaker)| Self::new(number, breaker)).collect()
     }
 
-    fn new(given: &CircuitBreaker) -> anyhow::Result<Self> {
-        let compile = |texts: &[String]| {
+    fn new(number: usize, given: &CircuitBreaker) -> Result<Self, ConfigError> {
+        let compile = |key: &str, texts: &[String]| {
             let compiled = texts.iter().map(|text| {
-                let compiled = jmespath::compile(text).map_err(|error| anyhow!("{error}"));
-                compiled.with_context(|| format!("circuit breaker {}: {text:?} is not JMESPath", given.name))
+                jmespath::compile(text).map_err(|error| {
+                    let key = format!("circuit_breakers[{number}].metrics.{key}");
+                    ConfigError::key(key, format!("{text:?} is not JMESPath: {}", error.reason))
+                })
             });
-            compiled.collect::<anyhow::Result<Vec<_>>>()
+            compiled.collect::<Result<Vec<_>, _>>()
         };
-        let state =
-            |trigger: &Trigger| State { trigger: trigger.clone(), consecutive: 0, window: VecDeque::new() };
         let only_failures = given.metrics.rules.is_empty()
             && given.metrics.matches.iter().all(|text| text.contains("error"))
             && given.triggers.iter().any(|trigger| trigger.r#type == TriggerType::RateOverWindow);
         Ok(Self {
             name: given.name.clone(),
-            matches: compile(&given.metrics.matches)?,
-            rules: compile(&given.metrics.rules)?,
-            triggers: given.triggers.iter().map(state).collect(),
+            matches: compile("matches", &given.metrics.matches)?,
+            rules: compile("rules", &given.metrics.rules)?,
+            triggers: given.triggers.iter().map(State::new).collect(),
             only_failures,
         })
     }
 
     /// A trap that the user should know of.
-    pub(super) fn note(&self) -> Option<String> {
+    pub fn note(&self) -> Option<String> {
         self.only_failures.then(|| {
             format!(
                 "circuit breaker {}: it looks at failures only and has no rules, so its rate is always 1; put the \
@@ -70,7 +72,7 @@ impl Breaker {
     }
 
     /// Looks at a request that ended at `now`; says why the breaker opens.
-    pub(super) fn look(&mut self, entry: &Value, now: Duration) -> Option<String> {
+    pub fn look(&mut self, entry: &Value, now: Duration) -> Option<String> {
         let entry = Variable::try_from(without_nulls(entry)).ok()?;
         let holds = |expressions: &[Expression<'static>]| {
             expressions
@@ -87,6 +89,10 @@ impl Breaker {
 }
 
 impl State {
+    fn new(trigger: &Trigger) -> Self {
+        Self { trigger: trigger.clone(), consecutive: 0, window: VecDeque::new(), hits: 0 }
+    }
+
     fn take(&mut self, hit: bool, now: Duration) -> Option<String> {
         let Trigger { r#type, threshold, window_sec, min_samples } = self.trigger;
         match r#type {
@@ -98,11 +104,12 @@ impl State {
             TriggerType::RateOverWindow => {
                 let seconds = window_sec.unwrap_or_default();
                 self.window.push_back((now, hit));
+                self.hits += usize::from(hit);
                 let start = now.saturating_sub(Duration::from_secs_f64(seconds));
-                while self.window.front().is_some_and(|(at, _)| *at < start) {
-                    self.window.pop_front();
+                while let Some((_, hit)) = self.window.pop_front_if(|(at, _)| *at < start) {
+                    self.hits -= usize::from(hit);
                 }
-                let (samples, hits) = (self.window.len(), self.window.iter().filter(|(_, hit)| *hit).count());
+                let (samples, hits) = (self.window.len(), self.hits);
                 let fires = samples as u64 >= min_samples && hits as f64 >= threshold * samples as f64;
                 fires.then(|| format!("{hits} hits among {samples} requests within {seconds} s"))
             }
@@ -129,7 +136,7 @@ mod tests {
     fn breaker(metrics: &str, trigger: &str) -> Breaker {
         let text = format!(r#"{{"name": "b", "metrics": {metrics}, "triggers": [{trigger}]}}"#);
         let given: CircuitBreaker = serde_json::from_str(&text).unwrap();
-        Breaker::new(&given).unwrap()
+        Breaker::new(0, &given).unwrap()
     }
 
     fn failed() -> Value {
@@ -168,6 +175,17 @@ mod tests {
             [look(true, 15), look(true, 16), look(true, 17)],
             [false, false, true],
             "3 of 6 in ten seconds"
+        );
+    }
+
+    #[test]
+    fn an_expression_that_is_none_is_named_with_its_place() {
+        let text =
+            r#"{"name": "b", "metrics": {"matches": ["`true`"], "rules": ["error ="]}, "triggers": []}"#;
+        let error = Breaker::new(3, &serde_json::from_str(text).unwrap()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("circuit_breakers[3].metrics.rules: \"error =\" is not JMESPath"),
+            "{error}"
         );
     }
 

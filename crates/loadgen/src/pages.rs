@@ -1,0 +1,205 @@
+//! The metrics pages of servers, read now and then beside a run.
+//!
+//! A thread a page reads it at an interval, and at both edges of what is watched, so that counters are known before the
+//! first request and after the last. A page that does not exist is asked for once only; one that fails is asked for again.
+//! Times are those of a monotonic clock; the wall-clock time of its zero goes with them.
+
+use std::{
+    sync::mpsc::channel,
+    thread::{self, Scope},
+    time::{Duration, Instant, SystemTime},
+};
+
+use parking_lot::Mutex;
+use protocol::EngineMetrics;
+use report::{EnginePages, EngineSeries};
+
+use crate::{Ask, Stop, Targets};
+
+/// Time for a page; the run waits for the first one.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// Pages may be a step behind the last answer.
+const SETTLE: Duration = Duration::from_millis(100);
+const PATH: &str = "/metrics";
+/// More pages than this are not watched: a thread each would be too many.
+const MOST_PAGES: usize = 256;
+/// Numbers kept of all pages together, and of one at most: eight bytes each.
+const ROOM: usize = 1 << 23;
+const PAGE_ROOM: usize = 1 << 21;
+
+/// The pages of a run's servers.
+#[derive(Debug)]
+pub struct Pages<'a> {
+    begun: Instant,
+    begun_at: SystemTime,
+    pages: Vec<Page<'a>>,
+}
+
+#[derive(Debug)]
+struct Page<'a> {
+    name: String,
+    targets: &'a Targets,
+    target: u16,
+    /// It is no target of the run.
+    other: bool,
+    series: Mutex<EngineSeries>,
+}
+
+impl<'a> Pages<'a> {
+    /// The pages of the targets, and others by their own URLs. Nothing is read yet. Times count from now.
+    pub fn new(targets: Option<&'a Targets>, others: Option<&'a Targets>) -> Self {
+        let of = |targets: Option<&'a Targets>, other: bool| {
+            let named = targets.into_iter().flat_map(|targets| {
+                (0..).zip(targets.names()).map(move |(target, name)| (targets, target, name.to_string()))
+            });
+            named.map(move |(targets, target, name)| Page {
+                name,
+                targets,
+                target,
+                other,
+                series: Mutex::default(),
+            })
+        };
+        let mut pages: Vec<Page<'a>> = of(targets, false).chain(of(others, true)).take(MOST_PAGES).collect();
+        let room = (ROOM / pages.len().max(1)).min(PAGE_ROOM);
+        pages.iter_mut().for_each(|page| page.series = Mutex::new(EngineSeries::with_room(room)));
+        Self { begun: Instant::now(), begun_at: SystemTime::now(), pages }
+    }
+
+    /// Reads until it is stopped, and once more then. Returns when every page has been read once, or has not answered in a
+    /// moment. `seen` is told the index of a target and what its engine says.
+    pub fn watch<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        stop: &'scope Stop,
+        interval: Duration,
+        seen: impl Fn(u16, &EngineMetrics) + Copy + Send + 'scope,
+    ) {
+        let (read, all_read) = channel::<()>();
+        for page in &self.pages {
+            let read = read.clone();
+            scope.spawn(move || {
+                let mut useful = self.read(page, seen, true);
+                drop(read);
+                if useful && !stop.wait(interval) {
+                    stop.every(interval, || {
+                        useful = self.read(page, seen, false);
+                        useful
+                    });
+                }
+                if useful {
+                    thread::sleep(SETTLE);
+                    self.read(page, seen, true);
+                }
+            });
+        }
+        drop(read);
+        // Nothing is ever sent: it ends when the last thread has let go.
+        let _: Result<(), _> = all_read.recv();
+    }
+
+    /// Reads a page once. False if there is no sense in doing so again.
+    fn read(&self, page: &Page<'_>, seen: impl Fn(u16, &EngineMetrics), edge: bool) -> bool {
+        // A page's own URL may hold its path; scheme and host bring two slashes.
+        let named = page.other && page.name.matches('/').count() > 2;
+        let ask = Ask { path: (!named).then_some(PATH), ..Ask::get(PATH, TIMEOUT) };
+        let asked = Instant::now();
+        let reply = ask.send(page.targets, page.target);
+        let (at, latency) = (self.begun.elapsed(), asked.elapsed());
+        let mut series = page.series.lock();
+        match reply {
+            Ok(reply) if reply.status == 200 => {
+                let metrics = match edge {
+                    true => series.push_edge(at, latency, &reply.body),
+                    false => series.push(at, latency, &reply.body),
+                };
+                let Some(metrics) = metrics else { return false };
+                if !page.other {
+                    seen(page.target, &metrics);
+                }
+                true
+            }
+            Ok(reply) => {
+                series.fail(format!("status {}", reply.status));
+                false
+            }
+            Err(problem) => {
+                series.fail(problem);
+                true
+            }
+        }
+    }
+
+    /// What was read, when nothing reads any more.
+    pub fn finish(self) -> EnginePages {
+        let (names, series) =
+            self.pages.into_iter().map(|page| (page.name, page.series.into_inner())).unzip();
+        EnginePages { names, series, begun: self.begun_at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader, Write},
+        net::TcpListener,
+        sync::atomic::{AtomicU64, Ordering::Relaxed},
+    };
+
+    use super::*;
+
+    /// A server whose counter is one more with each reading; other paths than `/metrics` are not found.
+    fn server() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            let mut count = 0;
+            for socket in listener.incoming() {
+                let mut reader = BufReader::new(socket.unwrap());
+                let (mut first, mut line) = (String::new(), String::new());
+                reader.read_line(&mut first).unwrap();
+                while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                    line.clear();
+                }
+                let is_page = first.contains(" /metrics ");
+                count += u64::from(is_page);
+                let (status, body) = match is_page {
+                    true => ("200 OK", format!("# TYPE n counter\nn_total {count}\n")),
+                    false => ("404 Not Found", String::new()),
+                };
+                let length = body.len();
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}");
+                reader.into_inner().write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        url
+    }
+
+    #[test]
+    fn pages_are_read_before_and_during_until_they_are_stopped() {
+        let targets = Targets::resolve([server()]).unwrap();
+        let others = Targets::resolve([server() + "/elsewhere"]).unwrap();
+        let pages = Pages::new(Some(&targets), Some(&others));
+        let (readings, stop) = (AtomicU64::new(0), Stop::default());
+        let seen = |target, _: &EngineMetrics| {
+            readings.fetch_add(u64::from(target == 0), Relaxed);
+        };
+        thread::scope(|scope| {
+            pages.watch(scope, &stop, Duration::from_millis(1), &seen);
+            let until = Instant::now() + Duration::from_secs(60);
+            while readings.load(Relaxed) < 3 && Instant::now() < until {
+                thread::sleep(Duration::from_millis(5));
+            }
+            stop.stop();
+        });
+        let read = pages.finish();
+        let [page, other] = read.series.as_slice() else { panic!("{:?}", read.names) };
+        assert!(
+            page.fetches.count >= 3 && page.fetches.count == readings.load(Relaxed),
+            "{:?}",
+            page.fetches
+        );
+        assert_eq!(page.fetches.updates, page.fetches.count, "each with another number");
+        assert!(other.fetches.count == 0 && other.failed >= 1);
+    }
+}

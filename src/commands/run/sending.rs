@@ -1,0 +1,99 @@
+//! Sends one stage, or one probe of a sweep, and watches it.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::anyhow;
+use indicatif::{ProgressBar, ProgressStyle};
+use loadgen::{AnswerText, Control, RunSummary};
+use report::Record;
+use workload::{
+    Plan,
+    inference_perf::{Config, Shard, StageLoad, StagePlan},
+};
+
+use super::{lines::Lines, server::Server};
+use crate::commands::interrupt::Interrupts;
+
+/// Time between two looks at the run.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Sends stages to a server, a shard of each, until the user stops it.
+#[derive(Debug)]
+pub(super) struct Sending<'a> {
+    pub(super) config: &'a Config,
+    pub(super) server: &'a Server,
+    pub(super) lines: &'a Lines,
+    pub(super) shard: Shard,
+    interrupts: Interrupts,
+}
+
+impl<'a> Sending<'a> {
+    pub(super) fn new(
+        config: &'a Config,
+        server: &'a Server,
+        lines: &'a Lines,
+        shard: Shard,
+    ) -> anyhow::Result<Self> {
+        Ok(Self { config, server, lines, shard, interrupts: Interrupts::listen()? })
+    }
+
+    /// The control of the next stage.
+    pub(super) fn next_control(&self) -> Arc<Control> {
+        self.interrupts.next_run()
+    }
+
+    /// Sends one stage and hands its records to `take`. Returns the summary, and how long it took to end after it was
+    /// told to stop: after `load.stage_teardown_grace_seconds`, what is under way is cut off.
+    pub(super) fn send(
+        &self,
+        plan: &StagePlan,
+        load: StageLoad,
+        not_before: Option<Instant>,
+        control: &Control,
+        take: impl FnMut(Record, Option<AnswerText>) + Send,
+    ) -> anyhow::Result<(RunSummary, Duration)> {
+        let mut options = self.server.options(self.config);
+        options.not_before = not_before;
+        options.run_name = format!("run{}-{}", self.config.seed(), plan.number);
+        let plan = Plan { phases: vec![plan.phase(&self.config.load, self.shard, load)] };
+        let progress = self.progress_bar(&plan);
+        let grace = Duration::from_secs_f64(self.config.load.stage_teardown_grace_seconds);
+        let take = Mutex::new(take);
+        let mut stopped: Option<Instant> = None;
+        let summary = thread::scope(|scope| {
+            let run = scope.spawn(|| {
+                loadgen::run(plan, &self.server.targets, &options, control, |record, text| {
+                    (take.lock().unwrap_or_else(PoisonError::into_inner))(record, text);
+                })
+            });
+            while !run.is_finished() {
+                thread::sleep(LOOK);
+                let seen = control.progress();
+                progress.set_position(seen.succeeded + seen.failed);
+                progress.set_message(format!("{} in flight, {} failed", seen.in_flight, seen.failed));
+                if control.stops() > 0 && stopped.get_or_insert_with(Instant::now).elapsed() >= grace {
+                    control.stop();
+                }
+            }
+            run.join().map_err(|_| anyhow!("the load generator broke down"))?.map_err(anyhow::Error::from)
+        })?;
+        progress.finish_and_clear();
+        Ok((summary, stopped.map_or(Duration::ZERO, |stopped| stopped.elapsed())))
+    }
+
+    fn progress_bar(&self, plan: &Plan) -> ProgressBar {
+        let expected = plan.phases.first().and_then(|phase| phase.expected_requests);
+        if !self.lines.shows_progress() {
+            return ProgressBar::hidden();
+        }
+        let bar = expected.map_or_else(ProgressBar::no_length, ProgressBar::new);
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed_precise} {msg}") {
+            bar.set_style(style);
+        }
+        bar
+    }
+}
