@@ -185,7 +185,7 @@ mod tests {
             readings.fetch_add(u64::from(target == 0), Relaxed);
         };
         thread::scope(|scope| {
-            pages.watch(scope, &stop, Duration::from_millis(1), &seen);
+            pages.watch(scope, &stop, Duration::from_millis(1), seen);
             let until = Instant::now() + Duration::from_secs(60);
             while readings.load(Relaxed) < 3 && Instant::now() < until {
                 thread::sleep(Duration::from_millis(5));

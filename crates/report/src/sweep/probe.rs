@@ -8,8 +8,9 @@ use crate::Record;
 /// A server keeps up if no more than this share of a probe's second half is left over, or this many requests.
 const LEFT_OVER: f64 = 0.03;
 const LEFT_OVER_REQUESTS: f64 = 3.0;
-/// A side that sends less than this share of what it should, or this late, is the bottleneck.
-const SENT_SHARE: f64 = 0.98;
+/// A side that sends less than it should by this share, and by this many requests, or this late, is the bottleneck.
+const UNSENT: f64 = 0.02;
+const UNSENT_REQUESTS: f64 = 3.0;
 const LATE: Duration = Duration::from_millis(20);
 /// A thread that runs, or waits to run, for more than this share of a probe (its end included, in which nothing is
 /// sent) cannot tell its own queue from the server's.
@@ -72,7 +73,9 @@ impl Probe {
         }
         let bounded = records.iter().filter(|record| record.admitted > record.scheduled + LATE).count();
         let is_bounded = bounded * 50 > records.len();
-        if !is_bounded && (self.sent < SENT_SHARE * shape.rate || late_share(records) > 0.5) {
+        let unsent = (1.0 - self.sent / shape.rate) * records.len() as f64;
+        let is_short = unsent > (records.len() as f64 * UNSENT).max(UNSENT_REQUESTS);
+        if !is_bounded && (is_short || late_share(records) > 0.5) {
             return Says::ClientLimited;
         }
         if is_bounded || leaves_over(records, shape.by_chance) || grows(records, shape.sent_for) {
@@ -159,6 +162,12 @@ mod tests {
         assert_eq!(Probe::judged(SHAPE, &overloaded, 0.9).says, Some(Says::ClientLimited));
         let half: Vec<Record> = (0..200).map(|n| record(n * 20, n * 20 + 50)).collect();
         assert_eq!(Probe::judged(SHAPE, &half, 0.1).says, Some(Says::ClientLimited));
+        // 64 requests in two seconds, the last one 60 ms late: 97 % of the rate, but a pause and no limit.
+        let shape = ProbeShape { rate: 32.0, sent_for: Duration::from_secs(2), by_chance: false };
+        let mut paused: Vec<Record> = (0..64).map(|n| record(n * 1000 / 32, n * 1000 / 32 + 50)).collect();
+        let last = &mut paused[63];
+        (last.sent, last.done) = (last.sent.map(|sent| sent + ms(60)), last.done + ms(60));
+        assert_eq!(Probe::judged(shape, &paused, 0.1).says, Some(Says::KeepsUp));
     }
 
     #[test]
