@@ -34,11 +34,17 @@ fn a_sweep_finds_a_capacity_that_is_known() {
     // 32 sequences, 30 tokens each, 20 ms a token: 53.3 requests/s. Steps are long, so that a late one is little beside
     // them, and both sides have next to nothing to do.
     let stage = limited(32, 0.02);
-    let output = stage.run(
-        GUIDE,
-        &["--load.sweep.stage_duration", "1", "--load.sweep.num_stages", "2", "--load.interval", "0"],
-    );
-    let found = stage.report("summary_lifecycle_metrics.json")["sweep"].clone();
+    let flags = ["--load.sweep.stage_duration", "1", "--load.sweep.num_stages", "2", "--load.interval", "0"];
+    let mut output = stage.run(GUIDE, &flags);
+    let sweep = || stage.report("summary_lifecycle_metrics.json")["sweep"].clone();
+    let mut found = sweep();
+    // A machine that gives this side no time to send a hundred requests a second may do so later.
+    for _ in 0..2 {
+        if found["client_limited"] == true {
+            output = stage.run(GUIDE, &flags);
+            found = sweep();
+        }
+    }
     let rate = found["requests_per_sec"].as_f64().unwrap();
     let capacity = 32.0 / (30.0 * 0.02);
     assert!((rate / capacity - 1.0).abs() < 0.05, "{rate} of {capacity}: {found}\n{}", said(&output.stderr));

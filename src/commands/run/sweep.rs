@@ -40,7 +40,8 @@ fn knee(sending: &Sending<'_>, sweep: &Sweep, workload: &mut Workload) -> anyhow
         count += 1;
         let (records, summary) = probe(sending, workload, rate, seconds)?;
         let shape = ProbeShape { rate, sent_for: Duration::from_secs(seconds), by_chance };
-        let probe = Probe::judged(shape, &records, summary.client.busiest());
+        let stolen = summary.client.stolen_share.unwrap_or_default();
+        let probe = Probe::judged(shape, &records, summary.client.busiest(), stolen);
         sending.lines.info(&probe.to_string());
         Ok(probe)
     };

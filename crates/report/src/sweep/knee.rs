@@ -16,8 +16,9 @@ const LONGEST_PROBE_S: u64 = 20;
 const PAST: f64 = 1.25;
 /// Width of the bracket at which the search ends.
 const NARROW: f64 = 1.04;
-/// Probes at most.
-const PROBES: usize = 40;
+/// Probes at most; and of one rate, as long as they are disturbed or contradict each other.
+const PROBES: usize = 60;
+const TRIES: usize = 4;
 
 struct Search<P, T> {
     probe: P,
@@ -66,7 +67,7 @@ impl<E, P: FnMut(f64, u64) -> Result<Probe, E>, T: Fn() -> bool> Search<P, T> {
             match self.probe_surely(rate, SHORT_PROBE_S)? {
                 Says::KeepsUp => self.low = rate,
                 Says::FallsBehind => return Ok(Some(rate)),
-                Says::ClientLimited => return Ok(None),
+                Says::ClientLimited | Says::Disturbed => return Ok(None),
             }
             rate = (rate * 2.0).min(LARGEST_RATE);
         }
@@ -84,7 +85,7 @@ impl<E, P: FnMut(f64, u64) -> Result<Probe, E>, T: Fn() -> bool> Search<P, T> {
             match self.probe_surely(rate, PROBE_S)? {
                 Says::KeepsUp => self.low = rate,
                 Says::FallsBehind => high = rate,
-                Says::ClientLimited => return Ok(None),
+                Says::ClientLimited | Says::Disturbed => return Ok(None),
             }
         }
         Ok(Some(high))
@@ -94,7 +95,7 @@ impl<E, P: FnMut(f64, u64) -> Result<Probe, E>, T: Fn() -> bool> Search<P, T> {
     fn look_past(&mut self, high: f64) -> Result<Option<[f64; 2]>, E> {
         let mut answered = [0.0; 2];
         for answered in &mut answered {
-            if self.probe(high * PAST, PROBE_S)? == Says::KeepsUp && self.may_go_on() {
+            if self.probe_quietly(high * PAST, PROBE_S)? == Says::KeepsUp && self.may_go_on() {
                 self.low = high * PAST;
                 return Ok(None);
             }
@@ -105,10 +106,32 @@ impl<E, P: FnMut(f64, u64) -> Result<Probe, E>, T: Fn() -> bool> Search<P, T> {
 
     /// A pause of this machine can look like a server that falls behind, or like a side that is too slow, once.
     fn probe_surely(&mut self, rate: f64, seconds: u64) -> Result<Says, E> {
-        match self.probe(rate, seconds)? {
-            Says::FallsBehind | Says::ClientLimited if self.may_go_on() => self.probe(rate, seconds),
-            says => Ok(says),
+        let mut last = self.probe_quietly(rate, seconds)?;
+        for _ in 0..TRIES {
+            if last == Says::KeepsUp || !self.may_go_on() {
+                break;
+            }
+            let says = self.probe_quietly(rate, seconds)?;
+            if says == last {
+                break;
+            }
+            last = says;
         }
+        Ok(last)
+    }
+
+    /// Repeats a probe that was disturbed. If all are, this side cannot tell.
+    fn probe_quietly(&mut self, rate: f64, seconds: u64) -> Result<Says, E> {
+        for _ in 0..TRIES {
+            let says = self.probe(rate, seconds)?;
+            if says != Says::Disturbed {
+                return Ok(says);
+            }
+            if !self.may_go_on() {
+                break;
+            }
+        }
+        Ok(Says::ClientLimited)
     }
 
     fn may_go_on(&self) -> bool {
@@ -181,6 +204,26 @@ mod tests {
     fn no_capacity_is_claimed_where_this_side_ends_first() {
         let found = found(|rate| served(rate, 50_000.0, 3000.0)).unwrap();
         assert_eq!((found.rate, found.spread, found.client_limited), (2048.0, None, true));
+    }
+
+    #[test]
+    fn disturbed_probes_are_repeated() {
+        for often in [2, 3] {
+            let mut number = 0;
+            let found = found(|rate| {
+                number += 1;
+                let probe = served(rate, 200.0, f64::INFINITY);
+                let answered = if number % often == 0 { 9.0 * rate } else { probe.answered };
+                let says = if number % often == 0 { Some(Says::Disturbed) } else { probe.says };
+                Probe { says, answered, ..probe }
+            });
+            assert!((found.unwrap().rate / 200.0 - 1.0).abs() < 0.04);
+        }
+        assert!(
+            found(|rate| Probe { says: Some(Says::Disturbed), ..served(rate, 9.0, 9.0) })
+                .unwrap()
+                .client_limited
+        );
     }
 
     #[test]

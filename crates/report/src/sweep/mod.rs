@@ -2,7 +2,8 @@
 //!
 //! *Knee.* Probes at growing rates bracket the capacity: a probe keeps up if as many requests are answered in its
 //! second half as come in it, but for a few, and the queue does not grow through it. Anything else counts when it
-//! happens twice: a pause of this machine happens once. The rate doubles until the server falls behind; what it answers
+//! happens twice: a pause of this machine happens once. A probe in which a pause shows (more answers than requests in its
+//! second half, or a side that was slow while the host took its processors) says nothing and is repeated, a few times. The rate doubles until the server falls behind; what it answers
 //! while it is overloaded is an estimate of its capacity from above, and the bracket is narrowed by probes between its ends
 //! until they are 4 % apart. Two probes past it give the estimate, kept inside the bracket, and the reported spread; if
 //! the server keeps up there, the bracket was wrong, and the search goes on above. If this side cannot send a probe's
@@ -45,6 +46,8 @@ pub enum Says {
     FallsBehind,
     /// Nothing: this side was the bottleneck.
     ClientLimited,
+    /// Nothing: there was a pause.
+    Disturbed,
 }
 
 /// What a sweep has found.
@@ -78,6 +81,7 @@ impl Probe {
             Some(Says::KeepsUp) => "keeps up",
             Some(Says::FallsBehind) => "falls behind",
             Some(Says::ClientLimited) => "client-limited",
+            Some(Says::Disturbed) => "disturbed",
             None => "drain rates",
         }
     }

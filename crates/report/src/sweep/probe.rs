@@ -15,6 +15,8 @@ const LATE: Duration = Duration::from_millis(20);
 /// A thread that runs, or waits to run, for more than this share of a probe (its end included, in which nothing is
 /// sent) cannot tell its own queue from the server's.
 const BUSY: f64 = 0.5;
+/// Where the host took more than this share of the processors' time, what looks like a limit of this side is none.
+const STOLEN: f64 = 0.1;
 
 /// What was asked of a probe.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,10 +57,11 @@ impl Probe {
     }
 
     /// The figures of a probe, and what they say. `busiest`: how busy this side's busiest thread was, its waiting for a
-    /// core included, from 0 to 1.
-    pub fn judged(shape: ProbeShape, records: &[Record], busiest: f64) -> Self {
+    /// core included, from 0 to 1; `stolen`: the share of the processors' time that the host took.
+    pub fn judged(shape: ProbeShape, records: &[Record], busiest: f64, stolen: f64) -> Self {
         let measured = Self::measured(shape.rate, records);
         let says = match measured.judge(shape, records) {
+            Says::ClientLimited if stolen > STOLEN => Says::Disturbed,
             // Whose queue it is cannot be told where this side has no time left to read.
             Says::FallsBehind if busiest > BUSY => Says::ClientLimited,
             says => says,
@@ -78,10 +81,12 @@ impl Probe {
         if !is_bounded && (is_short || late_share(records) > 0.5) {
             return Says::ClientLimited;
         }
-        if is_bounded || leaves_over(records, shape.by_chance) || grows(records, shape.sent_for) {
+        let (left_over, chance) = left_over(records, shape.by_chance);
+        if is_bounded || left_over > chance || grows(records, shape.sent_for) {
             return Says::FallsBehind;
         }
-        Says::KeepsUp
+        // Answers to what came before a pause.
+        if left_over < -chance { Says::Disturbed } else { Says::KeepsUp }
     }
 }
 
@@ -94,9 +99,9 @@ fn late_share(records: &[Record]) -> f64 {
     late.count() as f64 / records.len().max(1) as f64
 }
 
-/// Whether fewer were answered in the second half of the time of sending than came in it. `by_chance`: they come at random
-/// times, so that as many more or fewer are in flight at its end as chance makes it.
-fn leaves_over(records: &[Record], by_chance: bool) -> bool {
+/// How many fewer were answered in the second half of the time of sending than came in it, and how many mean nothing.
+/// `by_chance`: they come at random times, so that as many more or fewer are in flight at its end as chance makes it.
+fn left_over(records: &[Record], by_chance: bool) -> (f64, f64) {
     let second_half = second_half(records);
     let half = *second_half.start();
     let count = |is_counted: &dyn Fn(&Record) -> bool| {
@@ -106,7 +111,7 @@ fn leaves_over(records: &[Record], by_chance: bool) -> bool {
     let answered = count(&|record| record.outcome.is_success() && second_half.contains(&record.done));
     let in_flight = count(&|record| record.scheduled < half && record.done >= half);
     let chance = if by_chance { 2.0 * (2.0 * in_flight).sqrt() } else { 0.0 };
-    came - answered > (came * LEFT_OVER).max(LEFT_OVER_REQUESTS) + chance
+    (came - answered, (came * LEFT_OVER).max(LEFT_OVER_REQUESTS) + chance)
 }
 
 /// Whether requests sent late in the probe took much longer than those sent early: a queue that grows. An unanswered one
@@ -151,7 +156,7 @@ mod tests {
     #[test]
     fn a_server_that_keeps_up_answers_at_the_rate_of_the_sends() {
         let records: Vec<Record> = (0..400).map(|n| record(n * 10, n * 10 + 50)).collect();
-        let probe = Probe::judged(SHAPE, &records, 0.1);
+        let probe = Probe::judged(SHAPE, &records, 0.1, 0.0);
         assert!((probe.sent - 100.0).abs() < 0.1 && (probe.answered - 100.0).abs() < 1.0, "{probe:?}");
         assert_eq!(probe.says, Some(Says::KeepsUp));
     }
@@ -159,35 +164,47 @@ mod tests {
     #[test]
     fn a_side_that_is_busy_or_does_not_send_is_the_bottleneck() {
         let overloaded: Vec<Record> = (0..400).map(|n| record(n * 10, n * 20 + 50)).collect();
-        assert_eq!(Probe::judged(SHAPE, &overloaded, 0.9).says, Some(Says::ClientLimited));
+        assert_eq!(Probe::judged(SHAPE, &overloaded, 0.9, 0.0).says, Some(Says::ClientLimited));
         let half: Vec<Record> = (0..200).map(|n| record(n * 20, n * 20 + 50)).collect();
-        assert_eq!(Probe::judged(SHAPE, &half, 0.1).says, Some(Says::ClientLimited));
+        assert_eq!(Probe::judged(SHAPE, &half, 0.1, 0.0).says, Some(Says::ClientLimited));
         // 64 requests in two seconds, the last one 60 ms late: 97 % of the rate, but a pause and no limit.
         let shape = ProbeShape { rate: 32.0, sent_for: Duration::from_secs(2), by_chance: false };
         let mut paused: Vec<Record> = (0..64).map(|n| record(n * 1000 / 32, n * 1000 / 32 + 50)).collect();
         let last = &mut paused[63];
         (last.sent, last.done) = (last.sent.map(|sent| sent + ms(60)), last.done + ms(60));
-        assert_eq!(Probe::judged(shape, &paused, 0.1).says, Some(Says::KeepsUp));
+        assert_eq!(Probe::judged(shape, &paused, 0.1, 0.0).says, Some(Says::KeepsUp));
     }
 
     #[test]
     fn failures_and_a_full_bound_are_the_servers() {
         let mut failed: Vec<Record> = (0..400).map(|n| record(n * 10, n * 10 + 50)).collect();
         failed.iter_mut().step_by(10).for_each(|record| *record = failure(0, 50, Outcome::Timeout));
-        assert_eq!(Probe::judged(SHAPE, &failed, 0.1).says, Some(Says::FallsBehind));
+        assert_eq!(Probe::judged(SHAPE, &failed, 0.1, 0.0).says, Some(Says::FallsBehind));
         let mut bounded: Vec<Record> = (0..400).map(|n| record(n * 10, n * 10 + 150)).collect();
         bounded.iter_mut().for_each(|record| record.admitted += ms(100));
-        assert_eq!(Probe::judged(SHAPE, &bounded, 0.1).says, Some(Says::FallsBehind));
+        assert_eq!(Probe::judged(SHAPE, &bounded, 0.1, 0.0).says, Some(Says::FallsBehind));
     }
 
     #[test]
     fn an_overloaded_server_shows_its_capacity_and_its_queue_grows() {
         // 100 a second, answered one every 20 ms.
         let records: Vec<Record> = (0..400).map(|n| record(n * 10, n * 20 + 50)).collect();
-        let probe = Probe::judged(SHAPE, &records, 0.1);
+        let probe = Probe::judged(SHAPE, &records, 0.1, 0.0);
         assert!((probe.answered - 50.0).abs() < 1.0, "{probe:?}");
         assert!(grows(&records, SHAPE.sent_for));
         assert_eq!(probe.says, Some(Says::FallsBehind));
+    }
+
+    #[test]
+    fn a_pause_says_nothing() {
+        // Nothing is answered for half a second around the middle of four.
+        let paused = |n: u64| if (170..220).contains(&n) { 2250.max(n * 10 + 50) } else { n * 10 + 50 };
+        let records: Vec<Record> = (0..400).map(|n| record(n * 10, paused(n))).collect();
+        assert_eq!(Probe::judged(SHAPE, &records, 0.1, 0.0).says, Some(Says::Disturbed));
+        let half: Vec<Record> = (0..200).map(|n| record(n * 20, n * 20 + 50)).collect();
+        assert_eq!(Probe::judged(SHAPE, &half, 0.1, 0.2).says, Some(Says::Disturbed));
+        let overloaded: Vec<Record> = (0..400).map(|n| record(n * 10, n * 20 + 50)).collect();
+        assert_eq!(Probe::judged(SHAPE, &overloaded, 0.1, 0.2).says, Some(Says::FallsBehind));
     }
 
     #[test]
@@ -195,6 +212,10 @@ mod tests {
         // 16 requests, two answered late; then a server that answers two of three.
         let late = |n: u64| if n >= 14 { 900 } else { 150 };
         let records: Vec<Record> = (0..16).map(|n| record(n * 125, n * 125 + late(n))).collect();
+        let leaves_over = |records: &[Record], by_chance| {
+            let (left_over, chance) = left_over(records, by_chance);
+            left_over > chance
+        };
         assert!(!leaves_over(&records, false));
         let behind: Vec<Record> = (0..160).map(|n| record(n * 10, n * 15 + 50)).collect();
         assert!(leaves_over(&behind, false));
