@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""The same fleet twice: `evenload demo`, over real HTTP and in real time, and `evenload simulate`, in virtual time.
+
+    cargo build --release
+    python3 scripts/demo_beside_simulator.py [--speedup 2] > raw.jsonl
+
+Both send the published workload to 8 cold replicas under each policy. The first line says where and when, and how much of
+the processors' time the host of a virtual machine took; each further line is a policy: the demo's figures, the
+simulator's, and the first divided by the second. Times are simulated ones. Real time has this machine's pauses in it,
+multiplied by the speed-up: a low one on an idle machine shows what the two differ in.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import time
+
+FIGURES = ["total_tokens_per_s", "mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "prefix_hit_ratio"]
+
+
+def by_name(figures):
+    """The demo's figures as the simulator names them."""
+    return {"total_tokens_per_s": figures["total_tokens_per_s"], "mean_ttft_ms": figures["ttft_ms"]["mean"],
+            "p99_ttft_ms": figures["ttft_ms"]["p99"], "mean_tpot_ms": figures["tpot_ms"]["mean"],
+            "prefix_hit_ratio": figures["prefix_hit_ratio"]}
+
+
+def stolen_ticks():
+    """Of all processors together, and all that passed."""
+    with open("/proc/stat") as file:
+        ticks = [int(word) for word in file.readline().split()[1:9]]
+    return ticks[7], sum(ticks)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--evenload", default="target/release/evenload")
+    parser.add_argument("--policies", nargs="+", default=["random", "least_requests", "prefix_hash", "prefix_aware"])
+    parser.add_argument("--speedup", type=float, default=2)
+    parser.add_argument("--concurrency", type=int, default=800)
+    parser.add_argument("--requests", type=int, default=8000)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    binary = os.path.abspath(arguments.evenload)
+    policies = [word for policy in arguments.policies for word in ("--policy", policy)]
+    common = ["--concurrency", str(arguments.concurrency), "--seed", str(arguments.seed)]
+
+    before = stolen_ticks()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [binary, "demo", *policies, *common, "--requests", str(arguments.requests),
+                   "--speedup", str(arguments.speedup), "--output", folder]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=3600)
+        with open(os.path.join(folder, "demo.json")) as file:
+            demo = json.load(file)
+    stolen, passed = (now - then for now, then in zip(stolen_ticks(), before))
+    command = [binary, "simulate", "run", "--workload", "kubeai", *policies, *common, "--no-bound", "--json",
+               "--network-ms", "0", "--rate", str(arguments.concurrency), "--sessions", str(arguments.requests)]
+    simulated = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
+    simulated = {row["policy"]: row["figures"] for row in map(json.loads, simulated.splitlines()) if "policy" in row}
+
+    print(json.dumps({"time": time.strftime("%FT%TZ", time.gmtime()), "cores": os.cpu_count(), "kernel": os.uname().release,
+                      "stolen": round(stolen / max(passed, 1), 4), "speedup": demo["speedup"],
+                      "requests": demo["requests"], "concurrency": demo["concurrency"], "notes": demo["notes"]}))
+    for figures in demo["policies"]:
+        policy = figures["policy"]
+        real, virtual = by_name(figures), {key: simulated[policy][key] for key in FIGURES}
+        ratio = {key: round(real[key] / virtual[key], 3) for key in FIGURES if real[key] and virtual[key]}
+        print(json.dumps({"policy": policy, "demo": real, "simulated": virtual, "ratio": ratio}))
+
+
+if __name__ == "__main__":
+    main()
