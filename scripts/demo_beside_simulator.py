@@ -17,6 +17,8 @@ import subprocess
 import tempfile
 import time
 
+from machine import stolen_share, stolen_ticks
+
 FIGURES = ["total_tokens_per_s", "mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "prefix_hit_ratio"]
 
 
@@ -25,13 +27,6 @@ def by_name(figures):
     return {"total_tokens_per_s": figures["total_tokens_per_s"], "mean_ttft_ms": figures["ttft_ms"]["mean"],
             "p99_ttft_ms": figures["ttft_ms"]["p99"], "mean_tpot_ms": figures["tpot_ms"]["mean"],
             "prefix_hit_ratio": figures["prefix_hit_ratio"]}
-
-
-def stolen_ticks():
-    """Of all processors together, and all that passed."""
-    with open("/proc/stat") as file:
-        ticks = [int(word) for word in file.readline().split()[1:9]]
-    return ticks[7], sum(ticks)
 
 
 def main():
@@ -54,14 +49,14 @@ def main():
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=3600)
         with open(os.path.join(folder, "demo.json")) as file:
             demo = json.load(file)
-    stolen, passed = (now - then for now, then in zip(stolen_ticks(), before))
+    stolen = stolen_share(before)
     command = [binary, "simulate", "run", "--workload", "kubeai", *policies, *common, "--no-bound", "--json",
                "--network-ms", "0", "--rate", str(arguments.concurrency), "--sessions", str(arguments.requests)]
     simulated = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
     simulated = {row["policy"]: row["figures"] for row in map(json.loads, simulated.splitlines()) if "policy" in row}
 
     print(json.dumps({"time": time.strftime("%FT%TZ", time.gmtime()), "cores": os.cpu_count(), "kernel": os.uname().release,
-                      "stolen": round(stolen / max(passed, 1), 4), "speedup": demo["speedup"],
+                      "stolen": stolen, "speedup": demo["speedup"],
                       "requests": demo["requests"], "concurrency": demo["concurrency"], "notes": demo["notes"]}))
     for figures in demo["policies"]:
         policy = figures["policy"]

@@ -21,6 +21,8 @@ import sys
 import tempfile
 import time
 
+from machine import stolen_share, stolen_ticks
+
 # More than this can be all of a P99.
 STOLEN = 0.005
 MODEL = "llama-3.1-8b-instruct"
@@ -36,13 +38,6 @@ def parse():
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--tries", type=int, default=5, help="until so little is stolen that a P99 can be believed")
     return parser.parse_args()
-
-
-def stolen_ticks():
-    """Of all processors together, and all that passed."""
-    with open("/proc/stat") as file:
-        ticks = [int(word) for word in file.readline().split()[1:9]]
-    return ticks[7], sum(ticks)
 
 
 def start_engine(binary):
@@ -76,9 +71,8 @@ def run(name, command, url, rate, seconds, own):
         done = subprocess.run(command + ["--config_file", path], capture_output=True, text=True, cwd=folder, timeout=600)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        taken, passed = (now - then for now, then in zip(stolen_ticks(), stolen))
         line = {"tool": name, "asked": rate, "seconds": seconds, "cpu_s": round(cpu, 2),
-                "stolen": round(taken / max(passed, 1), 4),
+                "stolen": stolen_share(stolen),
                 "wall_s": round(time.time() - began, 1), "loadavg": [round(load, 1), round(os.getloadavg()[0], 1)]}
         report = os.path.join(folder, "out", "stage_0_lifecycle_metrics.json")
         if not os.path.exists(report):
