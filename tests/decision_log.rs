@@ -36,7 +36,7 @@ fn profile() -> Profile {
     }
 }
 
-fn balance(replicas: &[SocketAddr], policy: Value, log: &Path, salt: Option<&str>) -> Handle {
+fn balance(replicas: &[SocketAddr], policy: &Value, log: &Path, salt: Option<&str>) -> Handle {
     let urls: Vec<String> = replicas.iter().map(|address| format!("http://{address}")).collect();
     let file = json!({
         "listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", "threads": 1, "policy": policy,
@@ -100,7 +100,7 @@ fn the_same_policy_comes_to_the_same() {
     .unwrap();
     // It goes by the prompt alone, with room to spare: what another one does depends on how quick the machine is.
     let policy = json!({"prefix_hash": {"load_factor_percent": 10_000}});
-    let handle = balance(fleet.addresses(), policy.clone(), &log, None);
+    let handle = balance(fleet.addresses(), &policy, &log, None);
     converse(&handle);
     handle.shutdown();
 
@@ -146,7 +146,7 @@ fn the_log_says_what_was_decided_and_what_came_of_it() {
     let mut hashes = Vec::new();
     for (name, salt) in [("a", Some("x")), ("b", Some("x")), ("c", Some("y")), ("d", None), ("e", None)] {
         let log = folder.path().join(name);
-        let handle = balance(fleet.addresses(), "prefix_aware".into(), &log, salt);
+        let handle = balance(fleet.addresses(), &"prefix_aware".into(), &log, salt);
         complete(handle.address(), &prompt);
         handle.shutdown();
         let [decision] = &decisions(&log)[..] else { panic!("one request, one line") };

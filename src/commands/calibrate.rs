@@ -3,6 +3,11 @@
 //! The load generator is run against engines of known latencies, in this process, over loopback: what it reports
 //! beyond these latencies is error. It grows with the rate, and above some rate the machine cannot follow at all.
 //! Part of it is the engine's own lateness, which the engine knows and which is shown beside it.
+//!
+//! Each rate is sent for a moment before it counts, because the first use of memory, code and a resting processor is
+//! slow; and engines and load generator have cores of their own where there are two, as they have in earnest.
+
+mod cores;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -17,10 +22,14 @@ use workload::{
     Synthetic, write_body,
 };
 
+use self::cores::Cores;
 use super::interrupt::Interrupts;
 
 /// Prompts of the calibration.
 const PROMPT_TOKENS: u32 = 64;
+/// Seconds of each rate that do not count.
+const WARM_UP: f64 = 1.0;
+const PATIENCE: Duration = Duration::from_secs(5);
 /// A rate is measured until so many requests were sent at least: a P99 of fewer is the slowest of them.
 const FEWEST_REQUESTS: f64 = 100.0;
 
@@ -119,7 +128,8 @@ impl Arguments {
     }
 
     fn measure(&self, rate: f64, nominal: &Nominal, control: &Control) -> anyhow::Result<Point> {
-        let fleet = self.fleet()?;
+        let cores = Cores::share(self.engine_threads.into());
+        let fleet = cores.for_engines(|| self.fleet())?;
         let urls: Vec<String> = fleet.addresses().iter().map(ToString::to_string).collect();
         let targets = Targets::resolve(&urls)?;
         let body = BodyOptions { include_usage: true, ignore_eos: true, ..BodyOptions::default() };
@@ -128,13 +138,19 @@ impl Arguments {
         options.threads = self.threads.into();
         options.precise = self.precise_pacing;
         options.kernel_stamps = true;
+        let send = |seconds, recorder: &mut Recorder| {
+            let plan = self.plan(rate, seconds)?;
+            let run = || loadgen::run(plan, &targets, &options, control, |record, _| recorder.push(&record));
+            anyhow::Ok(cores.for_senders(run)?)
+        };
         let shape = RunShape {
             phases: vec![PhaseShape { measured: true, target_rate: Some(rate), ..PhaseShape::default() }],
             targets: urls,
         };
+        send(WARM_UP, &mut Recorder::new(shape.clone(), Vec::new()))?;
+        forget_lateness(&targets)?;
         let mut recorder = Recorder::new(shape, Vec::new());
-        let summary =
-            loadgen::run(self.plan(rate)?, &targets, &options, control, |record, _| recorder.push(&record))?;
+        let summary = send(self.lasts(rate), &mut recorder)?;
         let report = recorder.report();
         Ok(Point::new(rate, nominal, &report, read_lag_ms(&summary), lateness(&targets), shares(&summary)))
     }
@@ -152,7 +168,7 @@ impl Arguments {
         Ok(engine::serve(config)?)
     }
 
-    fn plan(&self, rate: f64) -> anyhow::Result<Plan> {
+    fn plan(&self, rate: f64, seconds: f64) -> anyhow::Result<Plan> {
         let lengths = SequenceLengths::of(Length::exactly(PROMPT_TOKENS), Some(Length::exactly(self.tokens)));
         let model = Config::new(Profile::l4()).model_names.remove(0);
         let template = RequestTemplate::new(Endpoint::Completions, model);
@@ -162,7 +178,7 @@ impl Arguments {
             Arrivals::new(Pattern::Poisson, Rate::constant(rate)?, 1)?,
             sessions,
         );
-        phase.limits.duration = Some(Duration::try_from_secs_f64(self.lasts(rate)).context("--seconds")?);
+        phase.limits.duration = Some(Duration::try_from_secs_f64(seconds).context("--seconds")?);
         phase.limits.grace = Some(Duration::from_secs(30));
         Ok(Plan::new([phase]))
     }
@@ -180,10 +196,19 @@ fn read_lag_ms(summary: &RunSummary) -> f64 {
     summary.client.receive_lag.percentile(99.0).map_or(f64::NAN, |time| time / report::MILLISECOND)
 }
 
+/// Lets the engines count their lateness from now on.
+fn forget_lateness(targets: &Targets) -> anyhow::Result<()> {
+    for target in 0..targets.count() {
+        let ask = Ask { method: "POST", ..Ask::get("/sim/reset_lag", PATIENCE) };
+        ask.send(targets, target).map_err(anyhow::Error::msg)?;
+    }
+    Ok(())
+}
+
 /// How late the engine says it was: mean and worst, in milliseconds.
 fn lateness(targets: &Targets) -> [f64; 2] {
     let ask = |target| {
-        let reply = Ask::get("/sim/state", Duration::from_secs(5)).send(targets, target).ok()?;
+        let reply = Ask::get("/sim/state", PATIENCE).send(targets, target).ok()?;
         serde_json::from_slice::<serde_json::Value>(&reply.body).ok()
     };
     let states: Vec<serde_json::Value> = (0..targets.count()).filter_map(ask).collect();

@@ -79,6 +79,15 @@ fn streams_go_wrong_in_other_ways() {
 }
 
 #[test]
+fn the_lateness_of_steps_is_counted_anew_when_asked() {
+    let (_fleet, address) = start(quick());
+    answer(address, "end=2").expect("an answer");
+    assert!(state(address)["step_lag"]["max_ms"].as_f64() > Some(0.0));
+    assert_eq!(post(address, "/sim/reset_lag", &json!({})).status, 200);
+    assert_eq!(state(address)["step_lag"]["max_ms"], json!(0.0));
+}
+
+#[test]
 fn a_stalled_stream_and_a_hung_request_stay_open() {
     let (_fleet, address) = start(quick());
     for (fault, bytes) in [("stall=2", true), ("hang", false)] {

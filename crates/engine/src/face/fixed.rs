@@ -26,10 +26,12 @@ pub(super) struct Appointments {
 }
 
 impl Appointments {
-    /// The request `id` is to get a token.
-    pub(super) fn add(&mut self, at: Instant, id: u32) {
+    /// The request `id` is to get a token. Whether it is the first of all now.
+    pub(super) fn add(&mut self, at: Instant, id: u32) -> bool {
+        let is_first = self.next().is_none_or(|next| at < next);
         self.serial += 1;
         self.due.insert((at, self.serial), id);
+        is_first
     }
 
     /// When the first one is due.

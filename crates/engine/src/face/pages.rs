@@ -123,6 +123,7 @@ async fn route(
         | "/v1/messages/count_tokens"
         | "/v1/load_lora_adapter"
         | "/v1/unload_lora_adapter"
+        | "/sim/reset_lag"
         | "/sim/fault" => {
             require(&head.method, &Method::POST)?;
             let body = read_body(body, replica.config.max_body_bytes).await?;
@@ -154,6 +155,10 @@ fn get(replica: &Replica, path: &str) -> Result<Response<Payload>, Failure> {
 
 fn post(replica: &Replica, path: &str, body: &[u8]) -> Result<Response<Payload>, Failure> {
     match path {
+        "/sim/reset_lag" => {
+            replica.reset_lag();
+            Ok(Response::new(Payload::Whole(Full::default())))
+        }
         "/reset_prefix_cache" if replica.reset_prefix_cache() => {
             Ok(Response::new(Payload::Whole(Full::default())))
         }

@@ -131,18 +131,21 @@ impl Replica {
             output_tokens: job.script.answer.tokens,
             adapter: job.served.number(),
         };
-        match self.config.fixed_times {
+        let is_next = match self.config.fixed_times {
             Some(times) => state.appointments.add(Instant::now() + times.first_token, id),
             None => {
                 if let Err(rejected) = state.scheduler.submit(submission, now) {
                     state.vacant.push(id);
                     return Err(rejected);
                 }
+                true
             }
-        }
+        };
         let feed = Feed::new();
         state.active[id as usize] = Some(Active::new(job, feed.clone(), now));
-        self.work.notify_one();
+        if is_next {
+            self.work.notify_one();
+        }
         Ok(Ticket::new(self.clone(), id, feed))
     }
 
@@ -165,6 +168,11 @@ impl Replica {
         state.collect_cache_events();
         self.publish(state);
         reset
+    }
+
+    /// Counts the lateness of steps from now on.
+    pub(crate) fn reset_lag(&self) {
+        self.state.borrow_mut().lag = Default::default();
     }
 
     /// Lets something befall the replica.
