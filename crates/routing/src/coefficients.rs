@@ -293,10 +293,21 @@ impl Slowness {
     }
 
     /// Where the replicas' logarithms have `shared` in common.
-    #[inline]
     pub(crate) fn beside(&self, shared: f64) -> f64 {
-        let logarithm = self.0.get() - shared;
-        if logarithm.abs() <= 0.1 {
+        Self::factor(self.logarithm() - shared)
+    }
+
+    pub(crate) fn logarithm(&self) -> f64 {
+        self.0.get()
+    }
+
+    /// A difference that may be chance.
+    pub(crate) fn is_usual(logarithm: f64) -> bool {
+        logarithm.abs() <= 0.1
+    }
+
+    pub(crate) fn factor(logarithm: f64) -> f64 {
+        if Self::is_usual(logarithm) {
             return 1.0;
         }
         let certain = ((logarithm.abs() - 0.1) / 0.1).min(1.0);

@@ -20,10 +20,10 @@ impl Router {
         let call = Call { query, settings: &settings, engine: &engine, expected, now };
         let mut costs: HashMap<usize, Cost> = HashMap::new();
         let choice = found.as_ref().map(|found| {
-            let see = |index, cost| {
+            let mut see = |index, cost| {
                 costs.insert(index, cost);
             };
-            (found, snapshot.choose(found, call, random, false, see))
+            (found, snapshot.choose(found, call, random, false, Some(&mut see)))
         });
         let (chosen, reason) = match &choice {
             Ok((found, choice)) => {

@@ -42,10 +42,7 @@
 //! mean requests' work` and `n <= 3 share (n_all + 1) + 16`, `share` being its part of the pool's speed. If none
 //! is allowed the least `S` wins. A tight bound was seen to destroy affinity.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
 use rand::Rng;
 use serde::Serialize;
@@ -56,7 +53,7 @@ use crate::{
     experience::Experience,
     outputs::Expected,
     ring::{best_suited, unit},
-    views::{Totals, View, Views},
+    views::{self, Scale, Totals, View, Views},
 };
 
 /// What a request would cost on one replica, in seconds unless it says otherwise.
@@ -179,18 +176,15 @@ impl Bounds {
     }
 }
 
-/// A counter that is no more than 2^63, which takes one instruction where any number takes six.
-fn number(counter: &AtomicU64) -> f64 {
-    counter.load(Relaxed).cast_signed() as f64
-}
-
 /// The smallest of `keys`, and where it is. Of equal ones that with the smaller `second` is taken, then any.
 fn least(keys: &[f64], second: impl Fn(usize) -> f64, random: &mut dyn Rng) -> (f64, usize) {
-    let (mut lowest, mut index, mut ties) = (f64::INFINITY, 0, 0.0);
-    for (at, &key) in keys.iter().enumerate() {
-        if key < lowest || key == lowest && second(at) < second(index) {
-            (lowest, index, ties) = (key, at, 1.0);
-        } else if key == lowest && second(at) == second(index) {
+    let lowest = views::lowest(keys);
+    let (mut index, mut least, mut ties) = (0, f64::INFINITY, 0.0);
+    for (at, _) in keys.iter().enumerate().filter(|(_, key)| **key == lowest) {
+        let second = second(at);
+        if second < least {
+            (index, least, ties) = (at, second, 1.0);
+        } else if second == least {
             ties += 1.0;
             if unit(random.next_u64()) * ties < 1.0 {
                 index = at;
@@ -207,7 +201,7 @@ impl Weighing<'_> {
         candidates: &Candidates<'_>,
         random: &mut dyn Rng,
         take: bool,
-        mut see: impl FnMut(usize, Cost),
+        see: Option<&mut dyn FnMut(usize, Cost)>,
     ) -> Choice {
         let Self { settings, experience, engine, .. } = *self;
         let prompt = self.query.prompt_tokens;
@@ -223,30 +217,27 @@ impl Weighing<'_> {
         let unknown = f64::from(prompt) - all.least_cached;
         let bounds = self.bounds(&all, work(engine, prompt, unknown as u32, output, self.together()));
         let known = (all.most_cached - all.least_cached) / unknown.max(1.0);
-        let home = self.home(all.least_cached as u32, known).and_then(|key| {
-            let all = candidates.list.iter().zip(views.iter()).enumerate();
-            let fitting = all.filter(|(_, (_, view))| bounds.allow(*view));
-            best_suited(
-                key,
-                fitting.map(|(at, (candidate, _))| (at, candidates.standing(candidate), candidate.weight)),
-            )
-        });
-        let home_weight = settings.home_weight.unwrap_or(1.0 - 0.7 * self.unseen());
-        let home_price = home_weight * engine.prefill_token_s * unknown;
-
-        let cost = |at: usize, view: View| {
-            let home_price = if home == Some(at) { home_price } else { 0.0 };
-            prices.cost(view, home_price, bounds.allow(view))
-        };
-        views.iter().enumerate().for_each(|(at, view)| see(at, cost(at, view)));
-
         // What is not allowed costs more than anything.
-        let mut keys = views.map(move |view| {
+        let mut keys = views.map(|view| {
             let cost = prices.cost(view, 0.0, true).total_s;
             if bounds.allow(view) { cost } else { f64::INFINITY }
         });
+        let home = self.home(all.least_cached as u32, known).and_then(|key| {
+            let fitting =
+                candidates.list.iter().zip(&keys).enumerate().filter(|(_, (_, key))| **key < f64::INFINITY);
+            best_suited(key, fitting.map(|(at, (one, _))| (at, candidates.standing(one), one.weight)))
+        });
+        let home_weight = settings.home_weight.unwrap_or(1.0 - 0.7 * self.unseen());
+        let home_price = home_weight * engine.prefill_token_s * unknown;
+        let cost = |at: usize| {
+            let view = views.at(at);
+            prices.cost(view, if home == Some(at) { home_price } else { 0.0 }, bounds.allow(view))
+        };
         if let Some(home) = home {
-            keys[home] = cost(home, views.at(home)).total_s;
+            keys[home] = cost(home).total_s;
+        }
+        if let Some(see) = see {
+            (0..views.count()).for_each(|at| see(at, cost(at)));
         }
         let outstanding_s = |at| views.at(at).outstanding_s;
         let (mut lowest, mut index) = least(&keys, outstanding_s, random);
@@ -284,28 +275,14 @@ impl Weighing<'_> {
         let widely = settings.common_followers.unwrap_or_else(|| (self.replicas as u32).clamp(4, 64));
         let mut matches = experience.index.matches(query.blocks, self.slots, widely);
         experience.caches.correct(query.blocks, &mut matches.blocks);
-        let mean_weight = candidates.total_weight / candidates.list.len() as f64;
-        let shared_slowness = experience.shared_slowness();
-        let mut views = Views::new(&candidates.list, |candidate| {
-            let standing = candidates.standing(candidate);
-            let load = &standing.load;
-            let (requests, waiting) = (number(&load.requests), number(&load.waiting));
-            let blocks = matches.blocks[standing.slot as usize].max(matches.common);
-            let by_weight =
-                if candidate.weight == mean_weight { 1.0 } else { mean_weight / candidate.weight };
-            let burden = load.slowness.beside(shared_slowness) * by_weight;
-            View {
-                requests,
-                waiting_share: if waiting == 0.0 { 0.0 } else { (waiting / requests.max(1.0)).min(1.0) },
-                waiting_tokens: number(&load.waiting_tokens),
-                context_tokens: number(&load.context_tokens),
-                outstanding_s: number(&load.outstanding) * 1e-9,
-                cached: blocks.saturating_mul(query.block_tokens).min(query.prompt_tokens).into(),
-                burden,
-                by_weight,
-                speed: if burden == 1.0 { 1.0 } else { 1.0 / burden },
-            }
-        });
+        let scale = Scale {
+            mean_weight: candidates.total_weight / candidates.list.len() as f64,
+            shared_slowness: experience.shared_slowness(),
+            common_blocks: matches.common,
+            block_tokens: query.block_tokens,
+            prompt_tokens: query.prompt_tokens,
+        };
+        let mut views = Views::read(candidates, &matches, scale);
         if settings.balancers > 1 {
             views.approach(|mean| self.trust(mean));
         }

@@ -2,9 +2,9 @@
 //!
 //! Prompts come as chained block hashes, so a block's hash stands for everything before it. Runs of blocks that
 //! prompts share are kept as *segments*, found by the hash of their first block; a prompt that leaves a segment
-//! half-way continues in a segment of its own. Each segment knows which replicas hold how many of its blocks.
-//! One walk from segment to segment therefore finds the matched length on every replica at once, in time that
-//! grows with the turns of a conversation and not with its length.
+//! half-way continues in a segment of its own, and one that goes on where a segment ends makes it longer, as the turns
+//! of a conversation do. Each segment knows which replicas hold how many of its blocks. One walk from segment to
+//! segment therefore finds the matched length on every replica at once, in a few steps however long the prompt is.
 //!
 //! For each replica the history is a least-recently-used set of prompts, limited in blocks and in bytes. A prompt
 //! renews every segment it passes, so beginnings outlive endings, as in the engines. A segment's memory is
@@ -29,7 +29,7 @@ use parking_lot::RwLock;
 
 pub(crate) use history::{History, Limits};
 use history::{HistoryState, RECORD_BYTES, RECORD_TIME, Record};
-use segment::{Holder, Place, Segment, common_length};
+use segment::{Holder, Place, Segment, Visit, common_length};
 
 const SHARDS: usize = 64;
 
@@ -133,63 +133,88 @@ impl PrefixIndex {
             state.stamp = 0;
         }
         state.stamp += 1;
-        let stamp = state.stamp;
-        let mut renewed = None;
-        let mut parent: Option<Place> = None;
+        let time = u32::try_from(now.as_nanos() / RECORD_TIME.as_nanos()).unwrap_or(u32::MAX);
+        let visit = Visit { slot: history.slot, stamp: state.stamp, time };
+        let mut known_since = None;
+        let mut end: Option<Place> = None;
         let mut at = 0;
         while at < blocks.len() {
-            let key = blocks[at];
-            let touched = self.shard(key).read().get(&key).and_then(|segment| {
-                let common = common_length(&segment.blocks, &blocks[at..]) as u32;
-                segment.touch(history.slot, common, stamp).map(|before| (common, before))
+            let (key, rest) = (blocks[at], &blocks[at..]);
+            let touched = self.shard(key).read().get(&key).map(|segment| {
+                let common = common_length(&segment.blocks, rest) as u32;
+                segment.touch(visit, common).map(|before| (common, before))
             });
-            if let Some((common, before)) = touched {
-                renewed = Some(before);
-                parent = Some(Place { key, offset: common });
-                at += common as usize;
-                continue;
-            }
-            let mut shard = self.shard(key).write();
-            match shard.entry(key) {
-                Entry::Occupied(mut entry) => {
-                    let segment = entry.get_mut();
-                    let before = segment.bytes();
-                    let common = common_length(&segment.blocks, &blocks[at..]) as u32;
-                    renewed = segment.age(history.slot, common).or(renewed);
-                    let (rows, held) = (segment.holders.len(), segment.held(history.slot));
-                    segment.renew(history.slot, common, stamp);
-                    state.segments = state.segments + segment.holders.len() - rows;
-                    state.blocks += common.saturating_sub(held) as usize;
-                    self.resized(before, segment.bytes());
-                    parent = Some(Place { key, offset: common });
-                    at += common as usize;
+            let common = match (touched, end) {
+                (Some(Some((common, before))), _) => {
+                    known_since = Some(before);
+                    common
                 }
-                Entry::Vacant(entry) => {
-                    let own = &blocks[at..];
-                    let holder = Holder { slot: history.slot, blocks: own.len() as u32, stamp: stamp.into() };
-                    let segment =
-                        Segment { blocks: own.into(), holders: vec![holder], branches: Vec::new(), parent };
-                    state.segments += 1;
-                    state.blocks += own.len();
-                    self.resized(0, segment.bytes());
-                    entry.insert(segment);
-                    drop(shard);
-                    if let Some(place) = parent {
-                        self.branch(place, true);
-                    }
-                    parent = Some(Place { key, offset: own.len() as u32 });
-                    at = blocks.len();
+                (None, Some(place)) if self.extend(place, rest, visit, &mut state) => {
+                    end = Some(Place { offset: place.offset + rest.len() as u32, ..place });
+                    break;
                 }
-            }
+                _ => self.enter(end, rest, visit, &mut state, &mut known_since),
+            };
+            end = Some(Place { key, offset: common });
+            at += common as usize;
         }
-        if let Some(Place { key, .. }) = parent {
-            let at = u32::try_from(now.as_nanos() / RECORD_TIME.as_nanos()).unwrap_or(u32::MAX);
-            state.records.push_back(Record { key, stamp, at });
+        if let Some(Place { key, .. }) = end {
+            state.records.push_back(Record { key, stamp: visit.stamp, at: time });
             self.resized(0, RECORD_BYTES);
         }
-        let known_since = renewed.and_then(|stamp| state.time_of(stamp));
         self.make_room(history.slot, &mut state, limits);
-        known_since
+        known_since.map(|since| RECORD_TIME * since)
+    }
+
+    /// Goes on with a segment that ends at `place`, where nothing leaves it. Whether that was so.
+    fn extend(&self, place: Place, blocks: &[u64], visit: Visit, state: &mut HistoryState) -> bool {
+        let mut shard = self.shard(place.key).write();
+        let open = |segment: &&mut Segment| {
+            let end = segment.blocks.len();
+            end == place.offset as usize
+                && segment.branches.last().is_none_or(|last| (last.offset as usize) < end)
+        };
+        let Some(segment) = shard.get_mut(&place.key).filter(open) else { return false };
+        let before = segment.bytes();
+        segment.blocks.reserve_exact(blocks.len());
+        segment.blocks.extend_from_slice(blocks);
+        state.renew(segment, visit, segment.blocks.len() as u32);
+        self.resized(before, segment.bytes());
+        true
+    }
+
+    /// Enters a prompt in the segment that begins as it does, or in a new one that leaves another at `parent`. Returns
+    /// how many blocks of it are there.
+    fn enter(
+        &self,
+        parent: Option<Place>,
+        blocks: &[u64],
+        visit: Visit,
+        state: &mut HistoryState,
+        known_since: &mut Option<u32>,
+    ) -> u32 {
+        let mut shard = self.shard(blocks[0]).write();
+        match shard.entry(blocks[0]) {
+            Entry::Occupied(mut entry) => {
+                let segment = entry.get_mut();
+                let before = segment.bytes();
+                let common = common_length(&segment.blocks, blocks) as u32;
+                *known_since = segment.known_since(visit.slot, common).or(*known_since);
+                state.renew(segment, visit, common);
+                self.resized(before, segment.bytes());
+                common
+            }
+            Entry::Vacant(entry) => {
+                let segment = entry.insert(Segment::new(blocks, parent));
+                state.renew(segment, visit, blocks.len() as u32);
+                self.resized(0, segment.bytes());
+                drop(shard);
+                if let Some(place) = parent {
+                    self.branch(place, true);
+                }
+                blocks.len() as u32
+            }
+        }
     }
 
     /// Counts a segment that leaves another one at `place`, or one that is gone.

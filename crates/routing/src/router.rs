@@ -183,7 +183,7 @@ impl Router {
         let expected = snapshot.expected(query);
         let call = Call { query, settings: &settings, engine: &engine, expected, now };
         loop {
-            let choice = snapshot.choose(&candidates, call, random, true, |_, _| {});
+            let choice = snapshot.choose(&candidates, call, random, true, None);
             let candidate = candidates.list[choice.index];
             let standing = candidates.standing(&candidate);
             if candidate.probe && !standing.health.claim() {

@@ -147,7 +147,7 @@ impl Snapshot {
         call: Call<'_>,
         random: &mut dyn Rng,
         take: bool,
-        see: impl FnMut(usize, Cost),
+        see: Option<&mut dyn FnMut(usize, Cost)>,
     ) -> Choice {
         let only = candidates.list.len() == 1;
         let mut choice = match &*self.policy {

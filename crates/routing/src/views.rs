@@ -1,8 +1,12 @@
-//! The candidates as a pick of `prefix_aware` sees them: their loads, read once, eight replicas side by side, so that
+//! The candidates as a pick of `prefix_aware` sees them: their loads, read once, replicas side by side, so that
 //! the arithmetic on them runs by vectors. No replica's load is read twice in a pick, so that its parts agree.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::{candidates::Candidates, coefficients::Slowness, prefix_index::Matches};
+
 /// Replicas in a group.
-const LANES: usize = 8;
+const LANES: usize = 16;
 
 /// One candidate.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,7 +34,7 @@ pub(crate) struct Views {
     count: usize,
 }
 
-/// Eight of them, a column a quantity. Places without a candidate hold what changes no sum and no extreme.
+/// Some of them, a column a quantity. Places without a candidate hold what changes no sum and no extreme.
 #[derive(Clone, Copy, Debug)]
 struct Group {
     requests: [f64; LANES],
@@ -42,6 +46,18 @@ struct Group {
     burden: [f64; LANES],
     by_weight: [f64; LANES],
     speed: [f64; LANES],
+}
+
+/// What turns the counters of replicas into views.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    pub(crate) mean_weight: f64,
+    /// See [`Slowness::shared`].
+    pub(crate) shared_slowness: f64,
+    /// Blocks that all replicas count as holding, and tokens of a block.
+    pub(crate) common_blocks: u32,
+    pub(crate) block_tokens: u32,
+    pub(crate) prompt_tokens: u32,
 }
 
 /// Sums over the views, and the extremes of what is cached.
@@ -66,20 +82,27 @@ struct Even {
 }
 
 impl Views {
-    /// What `view` makes of each of `items`.
-    pub(crate) fn new<T>(items: &[T], view: impl Fn(&T) -> View) -> Self {
-        let mut groups = Vec::with_capacity(items.len().div_ceil(LANES));
-        for items in items.chunks(LANES) {
-            groups.push(Group::EMPTY);
-            let Some(group) = groups.last_mut() else { break };
-            for (lane, item) in items.iter().enumerate() {
-                group.set(lane, view(item));
+    /// Reads the loads of all candidates.
+    pub(crate) fn read(candidates: &Candidates<'_>, matches: &Matches, scale: Scale) -> Self {
+        let count = candidates.list.len();
+        let mut groups = vec![Group::EMPTY; count.div_ceil(LANES)];
+        for (group, candidates_of_group) in groups.iter_mut().zip(candidates.list.chunks(LANES)) {
+            for (lane, candidate) in candidates_of_group.iter().enumerate() {
+                let standing = candidates.standing(candidate);
+                let load = &*standing.load;
+                group.requests[lane] = number(&load.requests);
+                group.waiting_share[lane] = number(&load.waiting);
+                group.waiting_tokens[lane] = number(&load.waiting_tokens);
+                group.context_tokens[lane] = number(&load.context_tokens);
+                group.outstanding_s[lane] = number(&load.outstanding);
+                group.cached[lane] = matches.blocks[standing.slot as usize].into();
+                group.burden[lane] = load.slowness.logarithm();
+                group.by_weight[lane] = candidate.weight;
             }
-            // Least and most of what is cached are those of candidates.
-            let first = group.cached[0];
-            group.cached[items.len()..].fill(first);
+            group.scale(scale);
+            group.clear_from(candidates_of_group.len());
         }
-        Self { groups, count: items.len() }
+        Self { groups, count }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -100,8 +123,8 @@ impl Views {
             speed: sum(|group| &group.speed),
             requests: sum(|group| &group.requests),
             outstanding_s: sum(|group| &group.outstanding_s),
-            least_cached: self.column(|group| &group.cached, f64::INFINITY, |a, b| if b < a { b } else { a }),
-            most_cached: self.column(|group| &group.cached, 0.0, |a, b| if b > a { b } else { a }),
+            least_cached: self.column(|group| &group.cached, f64::INFINITY, least),
+            most_cached: self.column(|group| &group.cached, 0.0, most),
         }
     }
 
@@ -167,6 +190,40 @@ impl Group {
         speed: [0.0; LANES],
     };
 
+    /// Makes views of what was read: counters, matched blocks, logarithms of slowness and weights.
+    #[inline]
+    fn scale(&mut self, scale: Scale) {
+        let Self { requests, waiting_share, outstanding_s, cached, burden, by_weight, speed, .. } = self;
+        let [common, block, prompt] =
+            [scale.common_blocks, scale.block_tokens, scale.prompt_tokens].map(f64::from);
+        for lane in 0..LANES {
+            waiting_share[lane] = least(waiting_share[lane] / most(requests[lane], 1.0), 1.0);
+            outstanding_s[lane] *= 1e-9;
+            cached[lane] = least(most(cached[lane], common) * block, prompt);
+            by_weight[lane] = scale.mean_weight / by_weight[lane];
+        }
+        let slowest = burden.iter().map(|own| (own - scale.shared_slowness).abs()).fold(0.0, most);
+        if Slowness::is_usual(slowest) {
+            *burden = *by_weight;
+        } else {
+            for lane in 0..LANES {
+                burden[lane] = Slowness::factor(burden[lane] - scale.shared_slowness) * by_weight[lane];
+            }
+        }
+        for lane in 0..LANES {
+            speed[lane] = 1.0 / burden[lane];
+        }
+    }
+
+    /// There are no more candidates than `count`.
+    #[inline]
+    fn clear_from(&mut self, count: usize) {
+        for lane in count..LANES {
+            // Least and most of what is cached are those of candidates.
+            self.set(lane, View { cached: self.cached[0], ..View::default() });
+        }
+    }
+
     #[inline]
     fn set(&mut self, lane: usize, view: View) {
         self.requests[lane] = view.requests;
@@ -209,19 +266,78 @@ impl View {
     }
 }
 
+/// A counter that is no more than 2^63, which takes one instruction where any number takes six.
+fn number(counter: &AtomicU64) -> f64 {
+    counter.load(Relaxed).cast_signed() as f64
+}
+
+/// The lowest of any values; infinite if there are none.
+pub(crate) fn lowest(values: &[f64]) -> f64 {
+    let mut lanes = [f64::INFINITY; LANES];
+    let (whole, rest) = values.as_chunks::<LANES>();
+    for values in whole {
+        lanes.iter_mut().zip(values).for_each(|(lane, value)| *lane = least(*lane, *value));
+    }
+    rest.iter().chain(&lanes).copied().fold(f64::INFINITY, least)
+}
+
+/// `f64::min` without its care for what is not a number, in one instruction.
+fn least(left: f64, right: f64) -> f64 {
+    if right < left { right } else { left }
+}
+
+fn most(left: f64, right: f64) -> f64 {
+    if right > left { right } else { left }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn views(count: u32) -> Views {
-        let places: Vec<u32> = (0..count).collect();
-        Views::new(&places, |&place| View {
+        let view = |place: u32| View {
             requests: f64::from(place),
             outstanding_s: 2.0 * f64::from(place),
             cached: f64::from(100 + place * 7 % 5),
             speed: 1.0,
             ..View::default()
-        })
+        };
+        let places: Vec<u32> = (0..count).collect();
+        let group = |places: &[u32]| {
+            let mut group = Group::EMPTY;
+            places.iter().enumerate().for_each(|(lane, place)| group.set(lane, view(*place)));
+            group.clear_from(places.len());
+            group
+        };
+        Views { groups: places.chunks(LANES).map(group).collect(), count: count as usize }
+    }
+
+    #[test]
+    fn counters_become_seconds_shares_and_tokens() {
+        let scale = Scale {
+            mean_weight: 3.0,
+            shared_slowness: 0.5,
+            common_blocks: 2,
+            block_tokens: 16,
+            prompt_tokens: 100,
+        };
+        let read = |requests, waiting, blocks, logarithm, weight| {
+            let mut group = Group::EMPTY;
+            let counters = View { requests, waiting_share: waiting, outstanding_s: 2e9, ..View::default() };
+            group.set(3, View { cached: blocks, burden: logarithm, by_weight: weight, ..counters });
+            group.scale(scale);
+            group.view(3)
+        };
+        let usual = read(4.0, 3.0, 5.0, 0.55, 3.0);
+        assert_eq!((usual.waiting_share, usual.outstanding_s, usual.cached), (0.75, 2.0, 80.0));
+        assert_eq!((usual.burden, usual.by_weight, usual.speed), (1.0, 1.0, 1.0));
+        let slow = read(0.0, 0.0, 1.0, 1.5, 6.0);
+        assert_eq!((slow.waiting_share, slow.cached, slow.by_weight), (0.0, 32.0, 0.5));
+        assert!(
+            (slow.burden - 0.5 * 1_f64.exp()).abs() < 1e-9 && (slow.burden * slow.speed - 1.0).abs() < 1e-9
+        );
+        assert_eq!(read(2.0, 9.0, 9.0, 0.5, 3.0).waiting_share, 1.0, "read while a lease is opened");
+        assert_eq!(read(2.0, 9.0, 9.0, 0.5, 3.0).cached, 100.0);
     }
 
     #[test]
@@ -241,6 +357,18 @@ mod tests {
             assert_eq!(all.most_cached, cached().fold(0.0, f64::max), "{count}");
             assert_eq!((views.count(), views.iter().count()), (count as usize, count as usize));
         }
+    }
+
+    #[test]
+    fn the_lowest_is_found_wherever_it_is() {
+        for count in [1, 15, 16, 17, 40] {
+            for place in 0..count {
+                let values: Vec<f64> =
+                    (0..count).map(|at| if at == place { -1.0 } else { at as f64 }).collect();
+                assert_eq!(lowest(&values), -1.0, "{place} of {count}");
+            }
+        }
+        assert_eq!((lowest(&[]), lowest(&[f64::INFINITY])), (f64::INFINITY, f64::INFINITY));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::segment::HELD_BYTES;
+use super::segment::{HELD_BYTES, Segment, Visit};
 
 /// What one replica was sent.
 #[derive(Debug)]
@@ -52,11 +52,12 @@ impl HistoryState {
         self.segments * HELD_BYTES + self.blocks * size_of::<u64>() + self.records.len() * RECORD_BYTES
     }
 
-    /// When the replica got the prompt of this stamp. If its own record is gone, the next newer one errs on the safe
-    /// side.
-    pub(super) fn time_of(&self, stamp: u32) -> Option<Duration> {
-        let next = self.records.partition_point(|record| record.stamp < stamp);
-        self.records.get(next).map(|record| RECORD_TIME * record.at)
+    /// The replica gets the first `blocks` blocks of a segment.
+    pub(super) fn renew(&mut self, segment: &mut Segment, visit: Visit, blocks: u32) {
+        let (rows, held) = (segment.holders.len(), segment.held(visit.slot));
+        segment.renew(visit, blocks);
+        self.segments = self.segments + segment.holders.len() - rows;
+        self.blocks += blocks.saturating_sub(held) as usize;
     }
 }
 

@@ -31,8 +31,19 @@ pub(super) struct Holder {
     pub(super) slot: u32,
     /// How many of the segment's blocks, from the first.
     pub(super) blocks: u32,
-    /// The replica's count of prompts when one last went this far.
+    /// The replica's count of prompts when one last went this far, and when that was.
     pub(super) stamp: AtomicU32,
+    time: AtomicU32,
+}
+
+/// A prompt on its way to a replica.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Visit {
+    pub(super) slot: u32,
+    /// The replica's count of prompts.
+    pub(super) stamp: u32,
+    /// In units of [`RECORD_TIME`](super::RECORD_TIME).
+    pub(super) time: u32,
 }
 
 #[derive(Debug)]
@@ -42,6 +53,11 @@ pub(super) struct Branch {
 }
 
 impl Segment {
+    /// Held by nobody yet.
+    pub(super) fn new(blocks: &[u64], parent: Option<Place>) -> Self {
+        Self { blocks: blocks.into(), holders: Vec::new(), branches: Vec::new(), parent }
+    }
+
     pub(super) fn bytes(&self) -> usize {
         SEGMENT_BYTES
             + self.blocks.capacity() * size_of::<u64>()
@@ -56,25 +72,29 @@ impl Segment {
     }
 
     /// When a replica last got the first `blocks` blocks, or as many of them as it holds.
-    pub(super) fn age(&self, slot: u32, blocks: u32) -> Option<u32> {
+    pub(super) fn known_since(&self, slot: u32, blocks: u32) -> Option<u32> {
         let own = || self.holders.iter().filter(|holder| holder.slot == slot);
         let whole = own().filter(|holder| holder.blocks >= blocks).min_by_key(|holder| holder.blocks);
-        whole.or_else(|| own().max_by_key(|holder| holder.blocks)).map(|holder| holder.stamp.load(Relaxed))
+        whole.or_else(|| own().max_by_key(|holder| holder.blocks)).map(|holder| holder.time.load(Relaxed))
     }
 
     /// Renews a part that the replica holds as it is, with no shorter one beside it: all that a prefix in steady
     /// use needs, and readers may go on meanwhile. Returns when the replica got it before, or `None` where more
     /// than that is to be done.
-    pub(super) fn touch(&self, slot: u32, blocks: u32, stamp: u32) -> Option<u32> {
-        let mut own = self.holders.iter().filter(|holder| holder.slot == slot && holder.blocks <= blocks);
+    pub(super) fn touch(&self, visit: Visit, blocks: u32) -> Option<u32> {
+        let mut own =
+            self.holders.iter().filter(|holder| holder.slot == visit.slot && holder.blocks <= blocks);
         let holder = own.next()?;
-        (holder.blocks == blocks && own.next().is_none()).then(|| holder.stamp.swap(stamp, Relaxed))
+        (holder.blocks == blocks && own.next().is_none()).then(|| {
+            holder.stamp.store(visit.stamp, Relaxed);
+            holder.time.swap(visit.time, Relaxed)
+        })
     }
 
     /// A replica gets the first `blocks` blocks again.
-    pub(super) fn renew(&mut self, slot: u32, blocks: u32, stamp: u32) {
+    pub(super) fn renew(&mut self, Visit { slot, stamp, time }: Visit, blocks: u32) {
         self.holders.retain(|holder| holder.slot != slot || holder.blocks > blocks);
-        self.holders.push(Holder { slot, blocks, stamp: AtomicU32::new(stamp) });
+        self.holders.push(Holder { slot, blocks, stamp: stamp.into(), time: time.into() });
     }
 
     /// Counts a segment that leaves this one after `offset` blocks, or one that is gone.
