@@ -18,6 +18,7 @@ fn it_prints_each_rate_and_says_what_they_come_to() {
         "--itl-ms=1",
         "--tokens=3",
         "--no-ceiling",
+        "--tries=1",
     ];
     let output = Command::new(env!("CARGO_BIN_EXE_evenload"))
         .args(flags)

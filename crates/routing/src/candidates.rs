@@ -52,41 +52,6 @@ impl Choice {
     }
 }
 
-/// Where candidates come from.
-struct Select<'a, 'q> {
-    standings: &'a [Standing],
-    query: &'q Query<'q>,
-    settings: &'q HealthSettings,
-    now: Duration,
-}
-
-impl<'a> Select<'a, '_> {
-    /// Those of a wanted availability; `None` if there are none.
-    fn those(&self, wanted: impl Fn(Availability) -> bool) -> Option<Candidates<'a>> {
-        let mut list = Vec::with_capacity(self.standings.len());
-        let mut total_weight = 0.0;
-        for (place, standing) in (0..).zip(self.standings) {
-            if !self.query.admits(&standing.replica) {
-                continue;
-            }
-            let availability = standing.health.availability(self.now, self.settings);
-            if wanted(availability) {
-                let weight = standing.weight * standing.health.ramp(self.now, self.settings.slow_start);
-                total_weight += weight;
-                let probe = availability == Availability::Probe;
-                list.push(Candidate { place, weight, probe });
-            }
-        }
-        let standings = self.standings;
-        (!list.is_empty()).then_some(Candidates {
-            standings,
-            list: list.into(),
-            total_weight,
-            fallback: false,
-        })
-    }
-}
-
 impl<'a> Candidates<'a> {
     pub(crate) fn collect(
         standings: &'a [Standing],
@@ -94,12 +59,27 @@ impl<'a> Candidates<'a> {
         settings: &HealthSettings,
         now: Duration,
     ) -> Result<Self, NoReplica> {
-        let ready = |availability| matches!(availability, Availability::Ready | Availability::Probe);
-        let select = Select { standings, query, settings, now };
-        if let Some(ready) = select.those(ready) {
+        let those = |wanted: fn(Availability) -> bool| {
+            let (mut list, mut total_weight) = (Vec::with_capacity(standings.len()), 0.0);
+            for (place, standing) in (0..).zip(standings) {
+                if !query.admits(&standing.replica) {
+                    continue;
+                }
+                let availability = standing.health.availability(now, settings);
+                if wanted(availability) {
+                    let weight = standing.weight * standing.health.ramp(now, settings.slow_start);
+                    total_weight += weight;
+                    let probe = availability == Availability::Probe;
+                    list.push(Candidate { place, weight, probe });
+                }
+            }
+            let some = !list.is_empty();
+            some.then(|| Self { standings, list: list.into(), total_weight, fallback: false })
+        };
+        if let Some(ready) = those(|one| matches!(one, Availability::Ready | Availability::Probe)) {
             return Ok(ready);
         }
-        let avoided = select.those(|availability| availability == Availability::Avoid);
+        let avoided = those(|one| one == Availability::Avoid);
         avoided.map(|avoided| Self { fallback: true, ..avoided }).ok_or_else(|| why_none(standings, query))
     }
 

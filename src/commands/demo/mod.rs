@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     /// Requests of each policy [default: 8000, or 1300 with --quick].
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     requests: Option<u64>,
-    /// Fewer requests: under 20 seconds. Caches are still filling then, so the gain is smaller.
+    /// Fewer requests: some 20 seconds. Caches are still filling then, so the gain is smaller.
     #[arg(long)]
     quick: bool,
     /// Simulated seconds in a real one [default: what this machine can follow].
