@@ -27,9 +27,10 @@
 //! - **History**, not the engine's cache: what was sent to a replica counts as held, for twice its cache. An
 //!   exact view forgets where a conversation lived as soon as it is evicted, and scatters it.
 //! - **Events**: where an engine says what its cache holds, that counts, and the history where it says nothing.
-//! - **Common prefixes**: a block that is followed by as many different blocks as there are replicas counts as
-//!   held by all; `m_all` is what all hold. A preamble that everyone shares attracts nobody to where it was
-//!   seen first.
+//! - **Common prefixes**: a block that is followed by as many different blocks as there are replicas, and by more
+//!   than one replica's share of all conversations, counts as held by all; `m_all` is what all hold. A preamble that
+//!   everyone shares attracts nobody to where it was seen first; a document that some ask about does, for no cache
+//!   holds all documents. Of `N` balancers' shares only `1 / N^2` is asked for: who asks elsewhere is not seen.
 //! - **Home**: if no replica knows more than a fifth of what is not held by all, the replica that the first
 //!   block after `m_all` hashes to is worth 0.3 of the prefill. With no load at all, new prefixes spread over
 //!   all replicas this way. With `N` balancers, each of which sees one `N`-th of the history, homes are where
@@ -272,7 +273,7 @@ impl Weighing<'_> {
 
     fn views(&self, candidates: &Candidates<'_>) -> Views {
         let Self { settings, experience, query, .. } = *self;
-        let widely = settings.common_followers.unwrap_or_else(|| (self.replicas as u32).clamp(4, 64));
+        let widely = settings.common_followers.unwrap_or_else(|| self.common_followers());
         let mut matches = experience.index.matches(query.blocks, self.slots, widely);
         experience.caches.correct(query.blocks, &mut matches.blocks);
         let scale = Scale {
@@ -287,6 +288,12 @@ impl Weighing<'_> {
             views.approach(|mean| self.trust(mean));
         }
         views
+    }
+
+    /// From how many followers on a prefix counts as held by all.
+    fn common_followers(&self) -> u32 {
+        let share = self.experience.index.segments() as f64 / self.replicas as f64;
+        ((share * self.unseen()) as u32).max((self.replicas as u32).clamp(4, 64))
     }
 
     /// How far differences between loads are more than chance, with so many requests a replica on average.

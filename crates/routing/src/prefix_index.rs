@@ -38,6 +38,7 @@ const SHARDS: usize = 64;
 pub(crate) struct PrefixIndex {
     shards: Box<[RwLock<Shard>]>,
     bytes: AtomicUsize,
+    segments: AtomicUsize,
 }
 
 type Shard = HashMap<u64, Segment, BuildHasherDefault<Identity>>;
@@ -73,12 +74,21 @@ pub(crate) struct Matches {
 
 impl PrefixIndex {
     pub(crate) fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect(), bytes: AtomicUsize::new(0) }
+        Self {
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            bytes: AtomicUsize::new(0),
+            segments: AtomicUsize::new(0),
+        }
     }
 
     /// Memory in use, estimated from above.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Relaxed)
+    }
+
+    /// About as many as there are conversations, since each ends in one of its own.
+    pub(crate) fn segments(&self) -> usize {
+        self.segments.load(Relaxed)
     }
 
     fn shard(&self, key: u64) -> &RwLock<Shard> {
@@ -206,6 +216,7 @@ impl PrefixIndex {
             }
             Entry::Vacant(entry) => {
                 let segment = entry.insert(Segment::new(blocks, parent));
+                self.segments.fetch_add(1, Relaxed);
                 state.renew(segment, visit, blocks.len() as u32);
                 self.resized(0, segment.bytes());
                 drop(shard);
@@ -275,6 +286,7 @@ impl PrefixIndex {
             let parent = segment.parent.filter(|_| kept == 0);
             if segment.holders.is_empty() {
                 entry.remove();
+                self.segments.fetch_sub(1, Relaxed);
                 self.resized(before, 0);
                 drop(shard);
                 if let Some(parent) = parent {

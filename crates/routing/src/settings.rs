@@ -194,7 +194,7 @@ pub struct PrefixAwareSettings {
     /// ... and this many on top.
     pub request_slack: f64,
     /// A prefix that so many different ones follow is taken to be everywhere; by default as many as there are
-    /// replicas, from 4 to 64.
+    /// replicas, from 4 to 64, and as a replica's share of all conversations.
     pub common_followers: Option<u32>,
     /// Length of a replica's history, as a multiple of its engine's cache.
     pub history_factor: f64,

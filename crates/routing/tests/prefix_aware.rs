@@ -83,6 +83,24 @@ fn without_load_new_prefixes_go_everywhere_with_a_shared_preamble_too() {
 }
 
 #[test]
+fn a_document_that_some_ask_about_stays_on_one_replica() {
+    const DOCUMENTS: u64 = 40;
+    let pool = router("prefix_aware", numbered(4));
+    let mut random = generator(1);
+    let mut homes: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for question in 0..20 {
+        for document in 0..DOCUMENTS {
+            let text = (0..200).map(|block| document * 1000 + block);
+            let asked = blocks(text.chain((0..10).map(|block| 1_000_000 * (question + 1) + block)));
+            homes.entry(document).or_default().push(name(&pick(&pool, &asked, &mut random)));
+        }
+    }
+    assert!(homes.values().all(|picks| picks.iter().all(|name| *name == picks[0])), "{homes:?}");
+    let counts = counts(homes.into_values().map(|mut picks| picks.remove(0)));
+    assert!(counts.len() == 4 && counts.values().all(|count| (4..=18).contains(count)), "{counts:?}");
+}
+
+#[test]
 fn short_prompts_without_a_single_block_are_balanced() {
     let pool = router("prefix_aware", numbered(4));
     let mut random = generator(1);

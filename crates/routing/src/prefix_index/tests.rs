@@ -28,7 +28,7 @@ fn matched(index: &PrefixIndex, text: &str) -> (Vec<u32>, u32) {
 }
 
 fn is_empty(index: &PrefixIndex) -> bool {
-    index.bytes() == 0 && index.shards.iter().all(|shard| shard.read().is_empty())
+    index.bytes() == 0 && index.segments() == 0 && index.shards.iter().all(|shard| shard.read().is_empty())
 }
 
 #[test]
