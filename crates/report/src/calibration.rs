@@ -18,9 +18,9 @@ pub const RATE_SHARE: f64 = 0.99;
 pub const MEDIAN_LIMIT_MS: f64 = 0.5;
 /// Most error of a right P99.
 pub const P99_LIMIT_MS: f64 = 2.0;
-/// Share of the processors' time that a host may take from a measurement without a doubt: in five seconds on two
-/// processors one pause of 10 ms. What waited for it is already a part of the 1 % that P99 leaves out.
-const STOLEN_SHARE: f64 = 0.001;
+/// Share of the processors' time that a host may take from a measurement that still counts as quiet: in five seconds on
+/// two processors one pause of 10 ms. What waited for it is already a part of the 1 % that P99 leaves out.
+const QUIET_SHARE: f64 = 0.001;
 /// The ceiling is known when the next rate is this much higher.
 const CLOSE: f64 = 1.25;
 /// Nothing is tried above this.
@@ -166,7 +166,7 @@ impl Point {
 
     /// Whether it is wrong, and the host may be why.
     pub fn was_disturbed(&self) -> bool {
-        !self.is_right() && self.stolen_share > STOLEN_SHARE
+        !self.is_right() && self.stolen_share > QUIET_SHARE
     }
 
     /// The line for a file.
@@ -250,9 +250,9 @@ pub fn calibration_text(nominal: &Nominal, points: &[Point]) -> String {
         "TTFT, ITL: what was measured beyond {} and {} ms. A rate is right to {MEDIAN_LIMIT_MS} ms at the median and \
          {P99_LIMIT_MS} ms at P99 of TTFT.\nsend lag, P99: how late requests left (in TTFT from the schedule, not in \
          TTFT). read lag, P99: how long bytes were in the kernel\nbefore they were read (in TTFT and ITL). engine late: \
-         the engine's own share, mean / worst; a server on a machine of its own does not\nshare its cores with this \
-         side, and this part goes away. CPU: of a core, by the busiest I/O thread. stolen: what the host of this virtual\n\
-         machine took of its processors' time; a rate that is off meanwhile is tried again, and the quietest try counts.\n\n",
+         the engine's own share, mean / worst; each side\nhas processor cores of its own where there are two. CPU: of a \
+         core, by the busiest I/O thread. stolen: what the host of this\nvirtual machine took of its processors' time; a \
+         rate that is off meanwhile is tried again, and the quietest try counts.\n\n",
         nominal.ttft_ms, nominal.itl_ms
     );
     let tokens = f64::from(nominal.tokens);

@@ -306,6 +306,7 @@ impl Slowness {
         logarithm.abs() <= 0.1
     }
 
+    /// How much longer a replica takes whose logarithm differs by so much.
     pub(crate) fn factor(logarithm: f64) -> f64 {
         if Self::is_usual(logarithm) {
             return 1.0;

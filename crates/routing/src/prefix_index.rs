@@ -176,15 +176,16 @@ impl PrefixIndex {
         known_since.map(|since| RECORD_TIME * since)
     }
 
-    /// Goes on with a segment that ends at `place`, where nothing leaves it. Whether that was so.
+    /// Goes on with a segment that ends at `place`, where nothing leaves it. Whether that was so; most prompts that
+    /// are new leave a preamble half-way, and are told so among readers.
     fn extend(&self, place: Place, blocks: &[u64], visit: Visit, state: &mut HistoryState) -> bool {
-        let mut shard = self.shard(place.key).write();
-        let open = |segment: &&mut Segment| {
-            let end = segment.blocks.len();
-            end == place.offset as usize
-                && segment.branches.last().is_none_or(|last| (last.offset as usize) < end)
-        };
-        let Some(segment) = shard.get_mut(&place.key).filter(open) else { return false };
+        let shard = self.shard(place.key);
+        if !shard.read().get(&place.key).is_some_and(|segment| segment.is_open_at(place.offset)) {
+            return false;
+        }
+        let mut shard = shard.write();
+        let segment = shard.get_mut(&place.key).filter(|segment| segment.is_open_at(place.offset));
+        let Some(segment) = segment else { return false };
         let before = segment.bytes();
         segment.blocks.reserve_exact(blocks.len());
         segment.blocks.extend_from_slice(blocks);

@@ -95,6 +95,12 @@ impl Segment {
     pub(super) fn renew(&mut self, Visit { slot, stamp, time }: Visit, blocks: u32) {
         self.holders.retain(|holder| holder.slot != slot || holder.blocks > blocks);
         self.holders.push(Holder { slot, blocks, stamp: stamp.into(), time: time.into() });
+        release(&mut self.holders);
+    }
+
+    /// It ends after `offset` blocks, and nothing leaves it there.
+    pub(super) fn is_open_at(&self, offset: u32) -> bool {
+        self.blocks.len() == offset as usize && self.branches.last().is_none_or(|last| last.offset < offset)
     }
 
     /// Counts a segment that leaves this one after `offset` blocks, or one that is gone.
@@ -105,6 +111,7 @@ impl Segment {
                 self.branches[found].count -= 1;
                 if self.branches[found].count == 0 {
                     self.branches.remove(found);
+                    release(&mut self.branches);
                 }
             }
             Err(next) if added => self.branches.insert(next, Branch { offset, count: 1 }),
@@ -117,14 +124,20 @@ impl Segment {
         branch.count + u32::from((branch.offset as usize) < self.blocks.len())
     }
 
-    /// Drops blocks that nobody holds any more.
+    /// Drops blocks that nobody holds any more, and the space of those who held them.
     pub(super) fn trim(&mut self) {
+        release(&mut self.holders);
         let held = self.holders.iter().map(|holder| holder.blocks as usize).max().unwrap_or_default();
         if held < self.blocks.len() {
             self.blocks.truncate(held);
             self.blocks.shrink_to_fit();
         }
     }
+}
+
+/// Gives back space for more than twice what is left: what is charged for a segment covers no more.
+fn release<T>(list: &mut Vec<T>) {
+    list.shrink_to((2 * list.len()).max(4));
 }
 
 pub(super) fn common_length(left: &[u64], right: &[u64]) -> usize {

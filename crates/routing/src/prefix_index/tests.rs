@@ -197,6 +197,27 @@ fn threads_leave_nothing_behind() {
 }
 
 #[test]
+fn a_prompt_that_leaves_a_segment_half_way_asks_its_readers_only() {
+    let index = Arc::new(PrefixIndex::new());
+    let history = History::new(0);
+    index.insert(&history, &prompt("preamble"), WIDE, NOW);
+    index.insert(&history, &prompt("preamblemore"), WIDE, NOW);
+    assert_eq!(index.segments(), 1, "a prompt that goes on makes its segment longer");
+    let key = prompt("p")[0];
+    let reading = index.shard(key).read();
+    let (done, wait) = mpsc::channel();
+    let own_index = Arc::clone(&index);
+    thread::spawn(move || {
+        let visit = Visit { slot: 0, stamp: 9, time: 0 };
+        let place = Place { key, offset: 8 };
+        done.send(own_index.extend(place, &prompt("x"), visit, &mut history.state.lock()))
+    });
+    let extended = wait.recv_timeout(Duration::from_secs(60)).expect("it waits for the readers");
+    drop(reading);
+    assert!(!extended);
+}
+
+#[test]
 fn a_prefix_in_steady_use_is_renewed_among_readers() {
     let index = Arc::new(PrefixIndex::new());
     let history = Arc::new(History::new(0));
