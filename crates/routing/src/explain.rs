@@ -14,10 +14,10 @@ impl Router {
     pub fn explain(&self, query: &Query<'_>, now: Duration, random: &mut dyn Rng) -> Explanation {
         let snapshot = self.snapshot.load();
         let settings = self.rules.settings.load();
-        let found = snapshot.candidates(query, &settings, now);
+        let found = snapshot.candidates(query, now);
         let engine = self.engine();
         let expected = snapshot.expected(query);
-        let call = Call { query, settings: &settings, engine: &engine, expected, now };
+        let call = Call { query, engine: &engine, expected, now };
         let mut costs: HashMap<usize, Cost> = HashMap::new();
         let choice = found.as_ref().map(|found| {
             let mut see = |index, cost| {

@@ -63,19 +63,19 @@ pub struct Cost {
     /// Prompt tokens that its cache is expected to hold.
     pub cached_tokens: u32,
     /// The prefill of the rest, for the request and for those it delays.
-    pub prefill_s: f64,
+    pub prefill_s: f32,
     /// Prefills ahead of it.
-    pub queue_s: f64,
+    pub queue_s: f32,
     /// Slower tokens, for the request and beside it.
-    pub decode_s: f64,
+    pub decode_s: f32,
     /// Work ahead of it.
-    pub wait_s: f64,
+    pub wait_s: f32,
     /// Taken off for the home of its prefix.
-    pub home_s: f64,
+    pub home_s: f32,
     /// The sum, for the replica's speed and weight. The lowest wins.
-    pub total_s: f64,
+    pub total_s: f32,
     /// Work that the replica has.
-    pub outstanding_s: f64,
+    pub outstanding_s: f32,
     /// It is within the bounds.
     pub allowed: bool,
 }
@@ -96,7 +96,7 @@ pub(crate) struct Weighing<'a> {
 }
 
 /// How uneven loads are, as a share of the mean, where that is no chance.
-const UNEVEN: f64 = 0.8;
+const UNEVEN: f32 = 0.8;
 
 /// Work of a request in seconds, on a replica of the pool's speed.
 pub(crate) fn work(engine: &Coefficients, prompt: u32, uncached: u32, output: u32, together: f64) -> f64 {
@@ -107,49 +107,52 @@ pub(crate) fn work(engine: &Coefficients, prompt: u32, uncached: u32, output: u3
 /// What a request pays for, in seconds: the coefficients times the weights.
 #[derive(Clone, Copy, Debug)]
 struct Prices {
-    prompt: f64,
+    prompt: f32,
     /// Requests that each replica is about to have beyond those it has.
-    coming: f64,
+    coming: f32,
     /// Of a prompt token, computed or waiting.
-    prefill: f64,
-    queue: f64,
+    prefill: f32,
+    queue: f32,
     /// Requests beside it are delayed so much by its prefill.
-    interference: f64,
+    interference: f32,
     /// Of a sequence and of a token of context, for one token of the answer; and how often that is paid.
-    sequence: f64,
-    context: f64,
-    decode: f64,
-    wait: f64,
+    sequence: f32,
+    context: f32,
+    decode: f32,
+    wait: f32,
 }
 
 /// The safety net.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
-    work: f64,
-    work_slack: f64,
-    requests: f64,
-    request_slack: f64,
+    work: f32,
+    work_slack: f32,
+    requests: f32,
+    request_slack: f32,
 }
 
 impl Prices {
     fn of(engine: &Coefficients, settings: &PrefixAwareSettings, query: [u32; 2], coming: f64) -> Self {
         let [prompt, output] = query.map(f64::from);
-        Self {
+        let prices = [
             prompt,
             coming,
-            prefill: engine.prefill_token_s,
-            queue: engine.prefill_token_s * settings.queue_weight,
-            interference: settings.interference,
-            sequence: engine.sequence_s,
-            context: engine.context_token_s,
-            decode: settings.decode_weight * output,
-            wait: settings.wait_weight,
-        }
+            engine.prefill_token_s,
+            engine.prefill_token_s * settings.queue_weight,
+            settings.interference,
+            engine.sequence_s,
+            engine.context_token_s,
+            settings.decode_weight * output,
+            settings.wait_weight,
+        ];
+        let [prompt, coming, prefill, queue, interference, sequence, context, decode, wait] =
+            prices.map(|price| price as f32);
+        Self { prompt, coming, prefill, queue, interference, sequence, context, decode, wait }
     }
 
     /// What a candidate costs; a home is worth `home_price`, others nothing.
     #[inline]
-    fn cost(self, view: View, home_price: f64, allowed: bool) -> Cost {
+    fn cost(self, view: View, home_price: f32, allowed: bool) -> Cost {
         let delayed = 1.0 + self.interference * (view.requests + self.coming);
         let beside = self.sequence * view.requests + self.context * view.context_tokens;
         let mut cost = Cost {
@@ -178,10 +181,10 @@ impl Bounds {
 }
 
 /// The smallest of `keys`, and where it is. Of equal ones that with the smaller `second` is taken, then any.
-fn least(keys: &[f64], second: impl Fn(usize) -> f64, random: &mut dyn Rng) -> (f64, usize) {
-    let lowest = views::lowest(keys);
-    let (mut index, mut least, mut ties) = (0, f64::INFINITY, 0.0);
-    for (at, _) in keys.iter().enumerate().filter(|(_, key)| **key == lowest) {
+fn least(keys: &[f32], second: impl Fn(usize) -> f32, random: &mut dyn Rng) -> (f32, usize) {
+    let (lowest, places) = views::lowest(keys);
+    let (mut index, mut least, mut ties) = (0, f32::INFINITY, 0.0);
+    for at in places {
         let second = second(at);
         if second < least {
             (index, least, ties) = (at, second, 1.0);
@@ -221,15 +224,15 @@ impl Weighing<'_> {
         // What is not allowed costs more than anything.
         let mut keys = views.map(|view| {
             let cost = prices.cost(view, 0.0, true).total_s;
-            if bounds.allow(view) { cost } else { f64::INFINITY }
+            if bounds.allow(view) { cost } else { f32::INFINITY }
         });
         let home = self.home(all.least_cached as u32, known).and_then(|key| {
             let fitting =
-                candidates.list.iter().zip(&keys).enumerate().filter(|(_, (_, key))| **key < f64::INFINITY);
+                candidates.list.iter().zip(&keys).enumerate().filter(|(_, (_, key))| **key < f32::INFINITY);
             best_suited(key, fitting.map(|(at, (one, _))| (at, candidates.standing(one), one.weight)))
         });
         let home_weight = settings.home_weight.unwrap_or(1.0 - 0.7 * self.unseen());
-        let home_price = home_weight * engine.prefill_token_s * unknown;
+        let home_price = (home_weight * engine.prefill_token_s * unknown) as f32;
         let cost = |at: usize| {
             let view = views.at(at);
             prices.cost(view, if home == Some(at) { home_price } else { 0.0 }, bounds.allow(view))
@@ -242,7 +245,7 @@ impl Weighing<'_> {
         }
         let outstanding_s = |at| views.at(at).outstanding_s;
         let (mut lowest, mut index) = least(&keys, outstanding_s, random);
-        let any_allowed = lowest < f64::INFINITY;
+        let any_allowed = lowest < f32::INFINITY;
         if !any_allowed {
             (lowest, index) = least(&views.map(|view| view.outstanding_s), |_| 0.0, random);
         }
@@ -250,10 +253,10 @@ impl Weighing<'_> {
         let reason = match () {
             () if !any_allowed => PickReason::Overflow,
             () if home == Some(index) => PickReason::Home,
-            () if cached > all.least_cached => PickReason::Prefix,
+            () if f64::from(cached) > all.least_cached => PickReason::Prefix,
             () => PickReason::LeastCost,
         };
-        Choice { index, reason, score: lowest, cached_tokens: Some(cached as u32) }
+        Choice { index, reason, score: lowest.into(), cached_tokens: Some(cached as u32) }
     }
 
     /// Requests of the usual length that an engine works on at a time.
@@ -263,12 +266,14 @@ impl Weighing<'_> {
 
     fn bounds(&self, all: &Totals, new_work: f64) -> Bounds {
         let settings = self.settings;
-        Bounds {
-            work: settings.work_factor * (all.outstanding_s + new_work) / all.speed,
-            work_slack: settings.work_slack * self.experience.mean_work.get(),
-            requests: settings.request_factor * (all.requests + 1.0) / all.speed,
-            request_slack: settings.request_slack,
-        }
+        let bounds = [
+            settings.work_factor * (all.outstanding_s + new_work) / all.speed,
+            settings.work_slack * self.experience.mean_work.get(),
+            settings.request_factor * (all.requests + 1.0) / all.speed,
+            settings.request_slack,
+        ];
+        let [work, work_slack, requests, request_slack] = bounds.map(|bound| bound as f32);
+        Bounds { work, work_slack, requests, request_slack }
     }
 
     fn views(&self, candidates: &Candidates<'_>) -> Views {
@@ -277,8 +282,8 @@ impl Weighing<'_> {
         let mut matches = experience.index.matches(query.blocks, self.slots, widely);
         experience.caches.correct(query.blocks, &mut matches.blocks);
         let scale = Scale {
-            mean_weight: candidates.total_weight / candidates.list.len() as f64,
-            shared_slowness: experience.shared_slowness(),
+            mean_weight: (candidates.total_weight / candidates.list.len() as f64) as f32,
+            shared_slowness: experience.shared_slowness() as f32,
             common_blocks: matches.common,
             block_tokens: query.block_tokens,
             prompt_tokens: query.prompt_tokens,
@@ -297,8 +302,8 @@ impl Weighing<'_> {
     }
 
     /// How far differences between loads are more than chance, with so many requests a replica on average.
-    fn trust(&self, mean: f64) -> Option<f64> {
-        let chance = mean * (1.0 - 1.0 / f64::from(self.settings.balancers));
+    fn trust(&self, mean: f32) -> Option<f32> {
+        let chance = mean * (1.0 - 1.0 / self.settings.balancers as f32);
         let signal = (UNEVEN * mean).powi(2);
         (chance > 0.0).then(|| signal / (signal + chance))
     }

@@ -12,8 +12,8 @@
 //!
 //! Segments are spread over locked shards by their hash, and held for the time of one comparison. What a replica is
 //! known to hold is renewed among readers, so that picks do not queue for a prefix that all prompts share; only what
-//! is new to it locks others out. A replica's history has one writer at a time. Readers may see a prompt half written; they then expect less of a cache
-//! than it holds.
+//! is new to it locks others out. A replica's history has one writer at a time. Readers may see a prompt half written;
+//! they then expect less of a cache than it holds.
 
 mod history;
 mod segment;
@@ -66,7 +66,7 @@ impl Hasher for Identity {
 /// Matched blocks.
 #[derive(Debug)]
 pub(crate) struct Matches {
-    /// By slot.
+    /// By slot; may be less than `common`.
     pub(crate) blocks: Vec<u32>,
     /// Length of the part that is used so widely that every replica counts as holding it.
     pub(crate) common: u32,
@@ -111,14 +111,17 @@ impl PrefixIndex {
             let Some(segment) = shard.get(key) else { break };
             let common = common_length(&segment.blocks, &blocks[at..]) as u32;
             let start = at as u32;
-            for holder in &segment.holders {
-                if let Some(matched) = matches.blocks.get_mut(holder.slot as usize) {
-                    *matched = (*matched).max(start + holder.blocks.min(common));
-                }
-            }
             let passed = segment.branches.iter().take_while(|branch| branch.offset <= common);
             if let Some(branch) = passed.filter(|branch| segment.followers(branch) >= widely).last() {
                 matches.common = start + branch.offset;
+            }
+            // Who holds what all hold is of no interest.
+            if matches.common < start + common {
+                for holder in &segment.holders {
+                    if let Some(matched) = matches.blocks.get_mut(holder.slot as usize) {
+                        *matched = (*matched).max(start + holder.blocks.min(common));
+                    }
+                }
             }
             at += common as usize;
         }
@@ -147,25 +150,28 @@ impl PrefixIndex {
         let visit = Visit { slot: history.slot, stamp: state.stamp, time };
         let mut known_since = None;
         let mut end: Option<Place> = None;
+        // The prompt has come to the end of a segment that nothing leaves there.
+        let mut open = false;
         let mut at = 0;
         while at < blocks.len() {
             let (key, rest) = (blocks[at], &blocks[at..]);
             let touched = self.shard(key).read().get(&key).map(|segment| {
                 let common = common_length(&segment.blocks, rest) as u32;
-                segment.touch(visit, common).map(|before| (common, before))
+                segment.touch(visit, common).map(|before| (common, segment.is_open_at(common), before))
             });
-            let common = match (touched, end) {
-                (Some(Some((common, before))), _) => {
+            let (common, ends_open) = match (touched, end) {
+                (Some(Some((common, ends_open, before))), _) => {
                     known_since = Some(before);
-                    common
+                    (common, ends_open)
                 }
-                (None, Some(place)) if self.extend(place, rest, visit, &mut state) => {
+                (None, Some(place)) if open && self.extend(place, rest, visit, &mut state) => {
                     end = Some(Place { offset: place.offset + rest.len() as u32, ..place });
                     break;
                 }
                 _ => self.enter(end, rest, visit, &mut state, &mut known_since),
             };
             end = Some(Place { key, offset: common });
+            open = ends_open;
             at += common as usize;
         }
         if let Some(Place { key, .. }) = end {
@@ -176,14 +182,9 @@ impl PrefixIndex {
         known_since.map(|since| RECORD_TIME * since)
     }
 
-    /// Goes on with a segment that ends at `place`, where nothing leaves it. Whether that was so; most prompts that
-    /// are new leave a preamble half-way, and are told so among readers.
+    /// Goes on with a segment that ends at `place`, if nothing leaves it there by now. Whether that was so.
     fn extend(&self, place: Place, blocks: &[u64], visit: Visit, state: &mut HistoryState) -> bool {
-        let shard = self.shard(place.key);
-        if !shard.read().get(&place.key).is_some_and(|segment| segment.is_open_at(place.offset)) {
-            return false;
-        }
-        let mut shard = shard.write();
+        let mut shard = self.shard(place.key).write();
         let segment = shard.get_mut(&place.key).filter(|segment| segment.is_open_at(place.offset));
         let Some(segment) = segment else { return false };
         let before = segment.bytes();
@@ -195,7 +196,7 @@ impl PrefixIndex {
     }
 
     /// Enters a prompt in the segment that begins as it does, or in a new one that leaves another at `parent`. Returns
-    /// how many blocks of it are there.
+    /// how many blocks of it are there, and whether the segment is open at the end of them.
     fn enter(
         &self,
         parent: Option<Place>,
@@ -203,7 +204,7 @@ impl PrefixIndex {
         visit: Visit,
         state: &mut HistoryState,
         known_since: &mut Option<u32>,
-    ) -> u32 {
+    ) -> (u32, bool) {
         let mut shard = self.shard(blocks[0]).write();
         match shard.entry(blocks[0]) {
             Entry::Occupied(mut entry) => {
@@ -213,7 +214,7 @@ impl PrefixIndex {
                 *known_since = segment.known_since(visit.slot, common).or(*known_since);
                 state.renew(segment, visit, common);
                 self.resized(before, segment.bytes());
-                common
+                (common, segment.is_open_at(common))
             }
             Entry::Vacant(entry) => {
                 let segment = entry.insert(Segment::new(blocks, parent));
@@ -224,7 +225,7 @@ impl PrefixIndex {
                 if let Some(place) = parent {
                     self.branch(place, true);
                 }
-                blocks.len() as u32
+                (blocks.len() as u32, true)
             }
         }
     }

@@ -177,11 +177,10 @@ impl Router {
     /// Chooses a replica and opens a lease on it.
     pub fn pick(&self, query: &Query<'_>, now: Duration, random: &mut dyn Rng) -> Result<Pick, NoReplica> {
         let snapshot = self.snapshot.load();
-        let settings = self.rules.settings.load();
-        let mut candidates = snapshot.candidates(query, &settings, now)?;
+        let mut candidates = snapshot.candidates(query, now)?;
         let engine = self.experience.engine();
         let expected = snapshot.expected(query);
-        let call = Call { query, settings: &settings, engine: &engine, expected, now };
+        let call = Call { query, engine: &engine, expected, now };
         loop {
             let choice = snapshot.choose(&candidates, call, random, true, None);
             let candidate = candidates.list[choice.index];
@@ -189,7 +188,7 @@ impl Router {
             if candidate.probe && !standing.health.claim() {
                 candidates = match candidates.without(choice.index) {
                     Some(others) => others,
-                    None => snapshot.candidates(query, &settings, now)?,
+                    None => snapshot.candidates(query, now)?,
                 };
                 continue;
             }

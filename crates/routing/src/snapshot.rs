@@ -15,8 +15,8 @@ use rand::Rng;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    Coefficients, Cost, Health, HealthSettings, Load, NoReplica, PickReason, PolicySettings,
-    PrefixAwareSettings, Query, Replica,
+    Coefficients, Cost, Health, Load, NoReplica, PickReason, PolicySettings, PrefixAwareSettings, Query,
+    Replica,
     bounded_hash::{self, Bound},
     candidates::{Candidate, Candidates, Choice},
     experience::Experience,
@@ -106,17 +106,12 @@ impl Snapshot {
     }
 
     /// Who may serve a request.
-    pub(crate) fn candidates(
-        &self,
-        query: &Query<'_>,
-        settings: &HealthSettings,
-        now: Duration,
-    ) -> Result<Candidates<'_>, NoReplica> {
+    pub(crate) fn candidates(&self, query: &Query<'_>, now: Duration) -> Result<Candidates<'_>, NoReplica> {
         if query.is_for_any() && self.all_are_ordinary(now) {
             let (everyone, total_weight) = &self.everyone;
             return Ok(Candidates::everyone(&self.standings, everyone, *total_weight));
         }
-        Candidates::collect(&self.standings, query, settings, now)
+        Candidates::collect(&self.standings, query, &self.rules.settings.load(), now)
     }
 
     /// Looks at them again only after a disturbance.
@@ -133,6 +128,13 @@ impl Snapshot {
             self.ordinary_at.store(disturbances, Relaxed);
         }
         all
+    }
+
+    fn healthy(&self, now: Duration) -> Vec<&Arc<Replica>> {
+        let settings = self.rules.settings.load();
+        let healthy =
+            |replica: &&Arc<Replica>| replica.health.availability(now, &settings) != Availability::Never;
+        self.replicas.iter().filter(healthy).collect()
     }
 
     /// What to expect of the answer to a query.
@@ -159,7 +161,7 @@ impl Snapshot {
             PolicySettings::PrefixHash(settings) if settings.exact_kubeai => match call.query.prefix_key {
                 Some(key) => {
                     let factor = settings.load_factor_percent;
-                    let pool = call.healthy(&self.replicas);
+                    let pool = self.healthy(call.now);
                     bounded_hash::walk_as_kubeai(&self.ring, factor, key, candidates, &pool)
                 }
                 None => no_key(candidates, random),
@@ -225,17 +227,7 @@ fn no_key(candidates: &Candidates<'_>, random: &mut dyn Rng) -> Choice {
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
     pub(crate) query: &'a Query<'a>,
-    pub(crate) settings: &'a HealthSettings,
     pub(crate) engine: &'a Coefficients,
     pub(crate) expected: Expected,
     pub(crate) now: Duration,
-}
-
-impl Call<'_> {
-    fn healthy<'r>(&self, replicas: &'r [Arc<Replica>]) -> Vec<&'r Arc<Replica>> {
-        let healthy = |replica: &&Arc<Replica>| {
-            replica.health.availability(self.now, self.settings) != Availability::Never
-        };
-        replicas.iter().filter(healthy).collect()
-    }
 }

@@ -1,5 +1,6 @@
 //! The candidates as a pick of `prefix_aware` sees them: their loads, read once, replicas side by side, so that
-//! the arithmetic on them runs by vectors. No replica's load is read twice in a pick, so that its parts agree.
+//! the arithmetic on them runs by vectors, in single precision, which is more than estimates have. No replica's load is
+//! read twice in a pick, so that its parts agree.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,20 +12,20 @@ const LANES: usize = 16;
 /// One candidate.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct View {
-    pub(crate) requests: f64,
+    pub(crate) requests: f32,
     /// `q / n`.
-    pub(crate) waiting_share: f64,
-    pub(crate) waiting_tokens: f64,
-    pub(crate) context_tokens: f64,
-    pub(crate) outstanding_s: f64,
+    pub(crate) waiting_share: f32,
+    pub(crate) waiting_tokens: f32,
+    pub(crate) context_tokens: f32,
+    pub(crate) outstanding_s: f32,
     /// Prompt tokens that its cache is expected to hold.
-    pub(crate) cached: f64,
+    pub(crate) cached: f32,
     /// How much longer it takes than the mean, by speed and weight.
-    pub(crate) burden: f64,
+    pub(crate) burden: f32,
     /// That part of it which outstanding work does not contain.
-    pub(crate) by_weight: f64,
+    pub(crate) by_weight: f32,
     /// `1 / burden`.
-    pub(crate) speed: f64,
+    pub(crate) speed: f32,
 }
 
 /// All of them, in the order of the candidates.
@@ -37,23 +38,23 @@ pub(crate) struct Views {
 /// Some of them, a column a quantity. Places without a candidate hold what changes no sum and no extreme.
 #[derive(Clone, Copy, Debug)]
 struct Group {
-    requests: [f64; LANES],
-    waiting_share: [f64; LANES],
-    waiting_tokens: [f64; LANES],
-    context_tokens: [f64; LANES],
-    outstanding_s: [f64; LANES],
-    cached: [f64; LANES],
-    burden: [f64; LANES],
-    by_weight: [f64; LANES],
-    speed: [f64; LANES],
+    requests: [f32; LANES],
+    waiting_share: [f32; LANES],
+    waiting_tokens: [f32; LANES],
+    context_tokens: [f32; LANES],
+    outstanding_s: [f32; LANES],
+    cached: [f32; LANES],
+    burden: [f32; LANES],
+    by_weight: [f32; LANES],
+    speed: [f32; LANES],
 }
 
 /// What turns the counters of replicas into views.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
-    pub(crate) mean_weight: f64,
+    pub(crate) mean_weight: f32,
     /// See [`Slowness::shared`].
-    pub(crate) shared_slowness: f64,
+    pub(crate) shared_slowness: f32,
     /// Blocks that all replicas count as holding, and tokens of a block.
     pub(crate) common_blocks: u32,
     pub(crate) block_tokens: u32,
@@ -73,12 +74,12 @@ pub(crate) struct Totals {
 /// An even load, as far as one balancer can tell: sums, and the mean share that waits.
 #[derive(Clone, Copy, Debug)]
 struct Even {
-    speed: f64,
-    requests: f64,
-    waiting_share: f64,
-    waiting_tokens: f64,
-    context_tokens: f64,
-    outstanding_s: f64,
+    speed: f32,
+    requests: f32,
+    waiting_share: f32,
+    waiting_tokens: f32,
+    context_tokens: f32,
+    outstanding_s: f32,
 }
 
 impl Views {
@@ -95,9 +96,9 @@ impl Views {
                 group.waiting_tokens[lane] = number(&load.waiting_tokens);
                 group.context_tokens[lane] = number(&load.context_tokens);
                 group.outstanding_s[lane] = number(&load.outstanding);
-                group.cached[lane] = matches.blocks[standing.slot as usize].into();
-                group.burden[lane] = load.slowness.logarithm();
-                group.by_weight[lane] = candidate.weight;
+                group.cached[lane] = matches.blocks[standing.slot as usize] as f32;
+                group.burden[lane] = load.slowness.logarithm() as f32;
+                group.by_weight[lane] = candidate.weight as f32;
             }
             group.scale(scale);
             group.clear_from(candidates_of_group.len());
@@ -118,27 +119,27 @@ impl Views {
     }
 
     pub(crate) fn totals(&self) -> Totals {
-        let sum = |column: fn(&Group) -> &[f64; LANES]| self.column(column, 0.0, |all, value| all + value);
+        let sum = |column: fn(&Group) -> &[f32; LANES]| self.column(column, 0.0, |all, value| all + value);
         Totals {
             speed: sum(|group| &group.speed),
             requests: sum(|group| &group.requests),
             outstanding_s: sum(|group| &group.outstanding_s),
-            least_cached: self.column(|group| &group.cached, f64::INFINITY, least),
+            least_cached: self.column(|group| &group.cached, f32::INFINITY, least),
             most_cached: self.column(|group| &group.cached, 0.0, most),
         }
     }
 
     /// Folds a column lane by lane, and then the lanes.
-    fn column(&self, column: fn(&Group) -> &[f64; LANES], start: f64, fold: impl Fn(f64, f64) -> f64) -> f64 {
+    fn column(&self, column: fn(&Group) -> &[f32; LANES], start: f32, fold: impl Fn(f32, f32) -> f32) -> f64 {
         let mut lanes = [start; LANES];
         for group in &self.groups {
             lanes.iter_mut().zip(column(group)).for_each(|(lane, value)| *lane = fold(*lane, *value));
         }
-        lanes.into_iter().fold(start, fold)
+        lanes.into_iter().fold(start, fold).into()
     }
 
     /// What `value` makes of each view.
-    pub(crate) fn map(&self, value: impl Fn(View) -> f64) -> Vec<f64> {
+    pub(crate) fn map(&self, value: impl Fn(View) -> f32) -> Vec<f32> {
         let mut values = vec![[0.0; LANES]; self.groups.len()];
         for (values, group) in values.iter_mut().zip(&self.groups) {
             for (lane, result) in values.iter_mut().enumerate() {
@@ -151,9 +152,9 @@ impl Views {
     }
 
     /// Draws loads towards even ones, keeping the share `trust(mean)` of their differences.
-    pub(crate) fn approach(&mut self, trust: impl Fn(f64) -> Option<f64>) {
+    pub(crate) fn approach(&mut self, trust: impl Fn(f32) -> Option<f32>) {
         let even = self.even();
-        let Some(trust) = trust(even.requests / self.count as f64) else { return };
+        let Some(trust) = trust(even.requests / self.count as f32) else { return };
         for group in &mut self.groups {
             for lane in 0..LANES {
                 let mut view = group.view(lane);
@@ -164,7 +165,7 @@ impl Views {
     }
 
     fn even(&self) -> Even {
-        let sum = |value: fn(View) -> f64| self.iter().map(value).sum::<f64>();
+        let sum = |value: fn(View) -> f32| self.iter().map(value).sum::<f32>();
         let requests = sum(|view| view.requests);
         Even {
             speed: sum(|view| view.speed),
@@ -195,7 +196,7 @@ impl Group {
     fn scale(&mut self, scale: Scale) {
         let Self { requests, waiting_share, outstanding_s, cached, burden, by_weight, speed, .. } = self;
         let [common, block, prompt] =
-            [scale.common_blocks, scale.block_tokens, scale.prompt_tokens].map(f64::from);
+            [scale.common_blocks, scale.block_tokens, scale.prompt_tokens].map(|count| count as f32);
         for lane in 0..LANES {
             waiting_share[lane] = least(waiting_share[lane] / most(requests[lane], 1.0), 1.0);
             outstanding_s[lane] *= 1e-9;
@@ -203,11 +204,12 @@ impl Group {
             by_weight[lane] = scale.mean_weight / by_weight[lane];
         }
         let slowest = burden.iter().map(|own| (own - scale.shared_slowness).abs()).fold(0.0, most);
-        if Slowness::is_usual(slowest) {
+        if Slowness::is_usual(slowest.into()) {
             *burden = *by_weight;
         } else {
             for lane in 0..LANES {
-                burden[lane] = Slowness::factor(burden[lane] - scale.shared_slowness) * by_weight[lane];
+                burden[lane] =
+                    Slowness::factor((burden[lane] - scale.shared_slowness).into()) as f32 * by_weight[lane];
             }
         }
         for lane in 0..LANES {
@@ -255,9 +257,9 @@ impl Group {
 
 impl View {
     /// Keeps the share `trust` of its differences from an even load.
-    fn approach(&mut self, all: &Even, trust: f64) {
+    fn approach(&mut self, all: &Even, trust: f32) {
         let share = self.speed / all.speed;
-        let draw = |value: &mut f64, even: f64| *value = even + (*value - even) * trust;
+        let draw = |value: &mut f32, even: f32| *value = even + (*value - even) * trust;
         draw(&mut self.requests, all.requests * share);
         draw(&mut self.waiting_share, all.waiting_share);
         draw(&mut self.waiting_tokens, all.waiting_tokens * share);
@@ -267,26 +269,30 @@ impl View {
 }
 
 /// A counter that is no more than 2^63, which takes one instruction where any number takes six.
-fn number(counter: &AtomicU64) -> f64 {
-    counter.load(Relaxed).cast_signed() as f64
+fn number(counter: &AtomicU64) -> f32 {
+    counter.load(Relaxed).cast_signed() as f32
 }
 
-/// The lowest of any values; infinite if there are none.
-pub(crate) fn lowest(values: &[f64]) -> f64 {
-    let mut lanes = [f64::INFINITY; LANES];
+/// The lowest of any values, infinite if there are none, and all places that have it.
+pub(crate) fn lowest(values: &[f32]) -> (f32, impl Iterator<Item = usize>) {
+    let mut lanes = [f32::INFINITY; LANES];
     let (whole, rest) = values.as_chunks::<LANES>();
     for values in whole {
         lanes.iter_mut().zip(values).for_each(|(lane, value)| *lane = least(*lane, *value));
     }
-    rest.iter().chain(&lanes).copied().fold(f64::INFINITY, least)
+    lanes.iter_mut().zip(rest).for_each(|(lane, value)| *lane = least(*lane, *value));
+    let lowest = lanes.into_iter().fold(f32::INFINITY, least);
+    let having = (0..LANES).filter(move |lane| lanes[*lane] == lowest);
+    let places = having.flat_map(|lane| (lane..values.len()).step_by(LANES));
+    (lowest, places.filter(move |place| values[*place] == lowest))
 }
 
-/// `f64::min` without its care for what is not a number, in one instruction.
-fn least(left: f64, right: f64) -> f64 {
+/// `f32::min` without its care for what is not a number, in one instruction.
+fn least(left: f32, right: f32) -> f32 {
     if right < left { right } else { left }
 }
 
-fn most(left: f64, right: f64) -> f64 {
+fn most(left: f32, right: f32) -> f32 {
     if right > left { right } else { left }
 }
 
@@ -296,9 +302,9 @@ mod tests {
 
     fn views(count: u32) -> Views {
         let view = |place: u32| View {
-            requests: f64::from(place),
-            outstanding_s: 2.0 * f64::from(place),
-            cached: f64::from(100 + place * 7 % 5),
+            requests: place as f32,
+            outstanding_s: 2.0 * place as f32,
+            cached: (100 + place * 7 % 5) as f32,
             speed: 1.0,
             ..View::default()
         };
@@ -334,7 +340,7 @@ mod tests {
         let slow = read(0.0, 0.0, 1.0, 1.5, 6.0);
         assert_eq!((slow.waiting_share, slow.cached, slow.by_weight), (0.0, 32.0, 0.5));
         assert!(
-            (slow.burden - 0.5 * 1_f64.exp()).abs() < 1e-9 && (slow.burden * slow.speed - 1.0).abs() < 1e-9
+            (slow.burden - 0.5 * 1_f32.exp()).abs() < 1e-6 && (slow.burden * slow.speed - 1.0).abs() < 1e-6
         );
         assert_eq!(read(2.0, 9.0, 9.0, 0.5, 3.0).waiting_share, 1.0, "read while a lease is opened");
         assert_eq!(read(2.0, 9.0, 9.0, 0.5, 3.0).cached, 100.0);
@@ -346,14 +352,10 @@ mod tests {
             let views = views(count);
             let all = views.totals();
             let requests = f64::from(count * (count - 1) / 2);
-            assert_eq!((all.speed, all.requests), (f64::from(count), requests), "{count}");
+            assert_eq!((all.speed, all.requests), (count.into(), requests), "{count}");
             assert_eq!(all.outstanding_s, 2.0 * requests);
-            let cached = || views.iter().map(|view| view.cached);
-            assert_eq!(
-                all.least_cached,
-                cached().fold(f64::INFINITY, |a, b| if b < a { b } else { a }),
-                "{count}"
-            );
+            let cached = || views.iter().map(|view| f64::from(view.cached));
+            assert_eq!(all.least_cached, cached().fold(f64::INFINITY, f64::min), "{count}");
             assert_eq!(all.most_cached, cached().fold(0.0, f64::max), "{count}");
             assert_eq!((views.count(), views.iter().count()), (count as usize, count as usize));
         }
@@ -363,12 +365,17 @@ mod tests {
     fn the_lowest_is_found_wherever_it_is() {
         for count in [1, 15, 16, 17, 40] {
             for place in 0..count {
-                let values: Vec<f64> =
-                    (0..count).map(|at| if at == place { -1.0 } else { at as f64 }).collect();
-                assert_eq!(lowest(&values), -1.0, "{place} of {count}");
+                let values: Vec<f32> =
+                    (0..count).map(|at| if at % 17 == place % 17 { -1.0 } else { at as f32 }).collect();
+                let (lowest, places) = lowest(&values);
+                let mut places: Vec<usize> = places.collect();
+                places.sort_unstable();
+                let expected: Vec<usize> = (place % 17..count).step_by(17).collect();
+                assert_eq!((lowest, places), (-1.0, expected), "{place} of {count}");
             }
         }
-        assert_eq!((lowest(&[]), lowest(&[f64::INFINITY])), (f64::INFINITY, f64::INFINITY));
+        assert_eq!(lowest(&[]).0, f32::INFINITY);
+        assert_eq!(lowest(&[f32::INFINITY; 20]).1.count(), 20);
     }
 
     #[test]
@@ -383,7 +390,7 @@ mod tests {
     fn loads_are_drawn_towards_the_mean() {
         let mut drawn = views(9);
         drawn.approach(|mean| (mean == 4.0).then_some(0.5));
-        let requests: Vec<f64> = drawn.iter().map(|view| view.requests).collect();
+        let requests: Vec<f32> = drawn.iter().map(|view| view.requests).collect();
         assert_eq!(requests, [2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0]);
         assert_eq!(drawn.totals().requests, 36.0);
     }
