@@ -2,15 +2,18 @@
 //!
 //! It belongs to the router and outlives changes of policy and replicas.
 
+use std::time::Duration;
+
 use arc_swap::ArcSwap;
 
 use crate::{
-    Coefficients, PolicySettings,
+    Coefficients, EngineReport, PolicySettings,
     arrivals::Arrivals,
     coefficients::{Learner, Number, Observation, Slowness},
     engine_caches::EngineCaches,
     outputs::Outputs,
     prefix_index::PrefixIndex,
+    reported::STALE_AFTER,
 };
 
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub(crate) struct Experience {
     common_slowness: Number,
     /// Share of known prompts that were not in the cache.
     missed: Number,
+    /// When an engine last reported a queue, in seconds.
+    queue_seen: Number,
     pub(crate) arrivals: Arrivals,
     pub(crate) outputs: Outputs,
     pub(crate) index: PrefixIndex,
@@ -49,6 +54,7 @@ impl Experience {
             learner: Learner::new(),
             common_slowness: Number::new(0.0),
             missed: Number::new(0.0),
+            queue_seen: Number::new(f64::NEG_INFINITY),
             arrivals: Arrivals::new(),
             outputs: Outputs::new(),
             index: PrefixIndex::new(),
@@ -101,6 +107,18 @@ impl Experience {
         let usual = self.missed.get();
         self.missed.approach(f64::from(u8::from(missed)), SHARE_OF_A_REQUEST);
         usual.clamp(0.02, 0.95)
+    }
+
+    /// An engine reported at `now`.
+    pub(crate) fn reported(&self, report: EngineReport, now: Duration) {
+        if report.has_queue() {
+            self.queue_seen.set(now.as_secs_f64());
+        }
+    }
+
+    /// Whether some engine may have a queue.
+    pub(crate) fn has_queues(&self, now: Duration) -> bool {
+        now.as_secs_f64() <= self.queue_seen.get() + STALE_AFTER.as_secs_f64()
     }
 
     /// How many requests of the usual length an engine works on at a time.

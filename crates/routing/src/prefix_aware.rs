@@ -12,7 +12,7 @@
 //!
 //! cost = d [ u (1 + 1.7 (n + x)) + 1.2 Q ]        its prefill delays itself and all who run; prefills ahead
 //!      + 2.5 o (b n + c K) (1 - q / n)            sequences that run slow one another down
-//!      + 3 S q / n                                what waits ahead, as far as requests there are seen to wait
+//!      + 3 S q / n (1 + 12 f)                     what waits ahead, as far as requests there are seen to wait
 //!      - home 0.3 d (L - m_all) (1 + 1.7 (n + x)) if the replica is the home of the unknown part
 //! ```
 //!
@@ -22,8 +22,12 @@
 //! time. The weights (no unit) are settings; their defaults were found by search in a simulator, on workloads
 //! with and without shared preambles, sessions and overload. The term that matters most is `1.7 n`: without it
 //! affinity is lost. `x` is almost always 0: it keeps prompts where they are known
-//! when load comes back to an empty fleet. `q / n`, the share that is *seen* to wait, needs no model of the engine's capacity.
+//! when load comes back to an empty fleet. `q / n`, the share that is *seen* to wait, needs no model of the engine's
+//! capacity.
 //!
+//! - **Queues** that engines report: `f` is 0 unless this one has a queue, and then the share of the replicas that have
+//!   none. Where everyone waits, waiting cannot be avoided and must not cost affinity; where some have room it can, and
+//!   to wait for a fast replica that is full is worth less than it seems.
 //! - **History**, not the engine's cache: what was sent to a replica counts as held, for twice its cache. An
 //!   exact view forgets where a conversation lived as soon as it is evicted, and scatters it.
 //! - **Events**: where an engine says what its cache holds, that counts, and the history where it says nothing.
@@ -35,9 +39,10 @@
 //!   block after `m_all` hashes to is worth 0.3 of the prefill. With no load at all, new prefixes spread over
 //!   all replicas this way. With `N` balancers, each of which sees one `N`-th of the history, homes are where
 //!   they agree, so they are worth `1 - 0.7 / N^2`, up to a known share of `1 - 0.8 / N^2`.
-//! - **Several balancers** each see a sample of the load, and much of the difference between replicas is chance: of
-//!   a mean of `n` own requests, a variance of `n (1 - 1/N)`. Loads are drawn towards even ones by the share that
-//!   chance has, beside a real unevenness of `0.8 n`. One balancer sees everything and believes it.
+//! - **Several balancers** each see a sample of the load. What engines report beyond the own requests is added, each
+//!   taken for the mean of the own ones. Without reports much of the difference between replicas is chance: of a mean
+//!   of `n` own requests, a variance of `n (1 - 1/N)`. Loads are then drawn towards even ones by the share that chance
+//!   has, beside a real unevenness of `0.8 n`. One balancer sees everything and believes it.
 //!
 //! Bound, a safety net that hardly ever acts: a replica is allowed while `S <= 1.5 share (S_all + S_new) + 16
 //! mean requests' work` and `n <= 3 share (n_all + 1) + 16`, `share` being its part of the pool's speed. If none
@@ -49,10 +54,11 @@ use rand::Rng;
 use serde::Serialize;
 
 use crate::{
-    Coefficients, PickReason, PrefixAwareSettings, Query,
+    Coefficients, EngineReport, PickReason, PrefixAwareSettings, Query,
     candidates::{Candidates, Choice},
     experience::Experience,
     outputs::Expected,
+    reported::{Others, STALE_AFTER},
     ring::{best_suited, unit},
     views::{self, Scale, Totals, View, Views},
 };
@@ -95,6 +101,8 @@ pub(crate) struct Weighing<'a> {
     pub(crate) now: Duration,
 }
 
+/// A wait costs so many times more where no other replica has a queue.
+const AVOIDABLE: f32 = 12.0;
 /// How uneven loads are, as a share of the mean, where that is no chance.
 const UNEVEN: f32 = 0.8;
 
@@ -160,7 +168,7 @@ impl Prices {
             prefill_s: self.prefill * (self.prompt - view.cached) * delayed,
             queue_s: self.queue * view.waiting_tokens,
             decode_s: self.decode * beside * (1.0 - view.waiting_share),
-            wait_s: self.wait * view.outstanding_s * view.by_weight * view.waiting_share,
+            wait_s: self.wait * view.outstanding_s * view.wait_burden * view.waiting_share,
             home_s: home_price * delayed,
             total_s: 0.0,
             outstanding_s: view.outstanding_s,
@@ -289,10 +297,29 @@ impl Weighing<'_> {
             prompt_tokens: query.prompt_tokens,
         };
         let mut views = Views::read(candidates, &matches, scale);
-        if settings.balancers > 1 {
-            views.approach(|mean| self.trust(mean));
+        if settings.balancers > 1 || experience.has_queues(self.now) {
+            self.listen(candidates, &mut views);
         }
         views
+    }
+
+    /// Takes in what engines report: requests of other balancers, and queues.
+    fn listen(&self, candidates: &Candidates<'_>, views: &mut Views) {
+        let reported = || candidates.list.iter().map(|one| &candidates.standing(one).replica.reported);
+        if self.settings.balancers > 1 {
+            let others: Option<Vec<Others>> =
+                reported().map(|reported| reported.others(self.now, STALE_AFTER)).collect();
+            match others {
+                Some(others) => views.join(&others),
+                None => views.approach(|mean| self.trust(mean)),
+            }
+        }
+        let reports = || reported().map(|reported| reported.latest(self.now, STALE_AFTER)).enumerate();
+        let free = reports().filter(|(_, report)| report.is_some_and(|report| report.waiting == 0)).count();
+        let factor = 1.0 + AVOIDABLE * free as f32 / views.count() as f32;
+        for (place, _) in reports().filter(|(_, report)| report.is_some_and(EngineReport::has_queue)) {
+            views.raise_wait(place, factor);
+        }
     }
 
     /// From how many followers on a prefix counts as held by all.

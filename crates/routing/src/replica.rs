@@ -76,6 +76,7 @@ impl Replica {
     /// Keeps what its engine reported at `now`.
     pub fn report(&self, report: EngineReport, now: Duration) {
         self.reported.store(report, self.load.requests(), now);
+        self.experience.reported(report, now);
     }
 
     /// Says how many tokens its engine's KV cache holds, in place of the pool's setting.

@@ -20,6 +20,21 @@ pub struct EngineReport {
     pub waiting: u64,
 }
 
+impl EngineReport {
+    /// More wait than those that came since the engine's last step.
+    pub(crate) fn has_queue(self) -> bool {
+        self.waiting * 32 > self.running
+    }
+}
+
+/// Requests of other balancers at a replica, as far as this one can tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Others {
+    pub(crate) requests: f32,
+    /// Those in its queue.
+    pub(crate) waiting: f32,
+}
+
 /// The last report of one engine.
 #[derive(Debug)]
 pub struct Reported {
@@ -34,6 +49,9 @@ pub struct Reported {
 }
 
 const NEVER: u64 = u64::MAX;
+
+/// `prefix_aware` believes no older report.
+pub(crate) const STALE_AFTER: Duration = Duration::from_secs(5);
 
 impl Default for Reported {
     fn default() -> Self {
@@ -67,9 +85,40 @@ impl Reported {
         })
     }
 
+    /// What the last report counts beyond the requests that this balancer had open when it came.
+    pub(crate) fn others(&self, now: Duration, stale_after: Duration) -> Option<Others> {
+        let report = self.latest(now, stale_after)?;
+        let all = report.running + report.waiting;
+        let requests = all.saturating_sub(self.own.load(Relaxed)) as f32;
+        Some(Others { requests, waiting: requests * report.waiting as f32 / all.max(1) as f32 })
+    }
+
     /// The queue as it should be now: the last report, plus or minus what happened to the `own` requests since.
     pub(crate) fn waiting(&self, own: u64, now: Duration, stale_after: Duration) -> Option<u64> {
         let report = self.latest(now, stale_after)?;
         Some((report.waiting + own).saturating_sub(self.own.load(Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_what_is_reported_beyond_the_own() {
+        let reported = Reported::default();
+        let at = Duration::from_secs;
+        assert_eq!(reported.others(at(1), STALE_AFTER), None);
+        reported.store(EngineReport { running: 15, waiting: 5 }, 4, at(1));
+        assert_eq!(reported.others(at(2), STALE_AFTER), Some(Others { requests: 16.0, waiting: 4.0 }));
+        assert_eq!(reported.others(at(7), STALE_AFTER), None, "stale");
+        reported.store(EngineReport { running: 1, waiting: 0 }, 4, at(8));
+        assert_eq!(reported.others(at(8), STALE_AFTER), Some(Others::default()), "three are on their way");
+    }
+
+    #[test]
+    fn a_few_that_came_since_the_last_step_are_no_queue() {
+        let has_queue = |running, waiting| EngineReport { running, waiting }.has_queue();
+        assert!(!has_queue(0, 0) && !has_queue(64, 2) && has_queue(63, 2) && has_queue(0, 1));
     }
 }

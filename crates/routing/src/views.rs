@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::{candidates::Candidates, coefficients::Slowness, prefix_index::Matches};
+use crate::{candidates::Candidates, coefficients::Slowness, prefix_index::Matches, reported::Others};
 
 /// Replicas in a group.
 const LANES: usize = 16;
@@ -22,8 +22,8 @@ pub(crate) struct View {
     pub(crate) cached: f32,
     /// How much longer it takes than the mean, by speed and weight.
     pub(crate) burden: f32,
-    /// That part of it which outstanding work does not contain.
-    pub(crate) by_weight: f32,
+    /// The same of outstanding work, which contains the speed; more where waiting can be avoided.
+    pub(crate) wait_burden: f32,
     /// `1 / burden`.
     pub(crate) speed: f32,
 }
@@ -45,7 +45,7 @@ struct Group {
     outstanding_s: [f32; LANES],
     cached: [f32; LANES],
     burden: [f32; LANES],
-    by_weight: [f32; LANES],
+    wait_burden: [f32; LANES],
     speed: [f32; LANES],
 }
 
@@ -98,7 +98,7 @@ impl Views {
                 group.outstanding_s[lane] = number(&load.outstanding);
                 group.cached[lane] = matches.blocks[standing.slot as usize] as f32;
                 group.burden[lane] = load.slowness.logarithm() as f32;
-                group.by_weight[lane] = candidate.weight as f32;
+                group.wait_burden[lane] = candidate.weight as f32;
             }
             group.scale(scale);
             group.clear_from(candidates_of_group.len());
@@ -151,6 +151,30 @@ impl Views {
         values
     }
 
+    /// Adds the requests of other balancers, in the order of the candidates, each taken for the mean of the own ones.
+    pub(crate) fn join(&mut self, others: &[Others]) {
+        let own = self.even();
+        let a_request = |sum: f32| sum / own.requests.max(1.0);
+        let (context_tokens, outstanding_s) = (a_request(own.context_tokens), a_request(own.outstanding_s));
+        let waiting_tokens = own.waiting_tokens / (own.waiting_share * own.requests).max(1.0);
+        for (place, others) in others.iter().enumerate() {
+            let (group, lane) = (&mut self.groups[place / LANES], place % LANES);
+            let mut view = group.view(lane);
+            let waiting = view.waiting_share * view.requests + others.waiting;
+            view.requests += others.requests;
+            view.waiting_share = waiting / view.requests.max(1.0);
+            view.waiting_tokens += others.waiting * waiting_tokens;
+            view.context_tokens += others.requests * context_tokens;
+            view.outstanding_s += others.requests * outstanding_s;
+            group.set(lane, view);
+        }
+    }
+
+    /// Waiting at a place costs so much more.
+    pub(crate) fn raise_wait(&mut self, place: usize, factor: f32) {
+        self.groups[place / LANES].wait_burden[place % LANES] *= factor;
+    }
+
     /// Draws loads towards even ones, keeping the share `trust(mean)` of their differences.
     pub(crate) fn approach(&mut self, trust: impl Fn(f32) -> Option<f32>) {
         let even = self.even();
@@ -187,29 +211,29 @@ impl Group {
         outstanding_s: [0.0; LANES],
         cached: [0.0; LANES],
         burden: [0.0; LANES],
-        by_weight: [0.0; LANES],
+        wait_burden: [0.0; LANES],
         speed: [0.0; LANES],
     };
 
     /// Makes views of what was read: counters, matched blocks, logarithms of slowness and weights.
     #[inline]
     fn scale(&mut self, scale: Scale) {
-        let Self { requests, waiting_share, outstanding_s, cached, burden, by_weight, speed, .. } = self;
+        let Self { requests, waiting_share, outstanding_s, cached, burden, wait_burden, speed, .. } = self;
         let [common, block, prompt] =
             [scale.common_blocks, scale.block_tokens, scale.prompt_tokens].map(|count| count as f32);
         for lane in 0..LANES {
             waiting_share[lane] = least(waiting_share[lane] / most(requests[lane], 1.0), 1.0);
             outstanding_s[lane] *= 1e-9;
             cached[lane] = least(most(cached[lane], common) * block, prompt);
-            by_weight[lane] = scale.mean_weight / by_weight[lane];
+            wait_burden[lane] = scale.mean_weight / wait_burden[lane];
         }
         let slowest = burden.iter().map(|own| (own - scale.shared_slowness).abs()).fold(0.0, most);
         if Slowness::is_usual(slowest.into()) {
-            *burden = *by_weight;
+            *burden = *wait_burden;
         } else {
             for lane in 0..LANES {
-                burden[lane] =
-                    Slowness::factor((burden[lane] - scale.shared_slowness).into()) as f32 * by_weight[lane];
+                burden[lane] = Slowness::factor((burden[lane] - scale.shared_slowness).into()) as f32
+                    * wait_burden[lane];
             }
         }
         for lane in 0..LANES {
@@ -235,7 +259,7 @@ impl Group {
         self.outstanding_s[lane] = view.outstanding_s;
         self.cached[lane] = view.cached;
         self.burden[lane] = view.burden;
-        self.by_weight[lane] = view.by_weight;
+        self.wait_burden[lane] = view.wait_burden;
         self.speed[lane] = view.speed;
     }
 
@@ -249,7 +273,7 @@ impl Group {
             outstanding_s: self.outstanding_s[lane],
             cached: self.cached[lane],
             burden: self.burden[lane],
-            by_weight: self.by_weight[lane],
+            wait_burden: self.wait_burden[lane],
             speed: self.speed[lane],
         }
     }
@@ -306,6 +330,7 @@ mod tests {
             outstanding_s: 2.0 * place as f32,
             cached: (100 + place * 7 % 5) as f32,
             speed: 1.0,
+            wait_burden: 1.0,
             ..View::default()
         };
         let places: Vec<u32> = (0..count).collect();
@@ -330,15 +355,15 @@ mod tests {
         let read = |requests, waiting, blocks, logarithm, weight| {
             let mut group = Group::EMPTY;
             let counters = View { requests, waiting_share: waiting, outstanding_s: 2e9, ..View::default() };
-            group.set(3, View { cached: blocks, burden: logarithm, by_weight: weight, ..counters });
+            group.set(3, View { cached: blocks, burden: logarithm, wait_burden: weight, ..counters });
             group.scale(scale);
             group.view(3)
         };
         let usual = read(4.0, 3.0, 5.0, 0.55, 3.0);
         assert_eq!((usual.waiting_share, usual.outstanding_s, usual.cached), (0.75, 2.0, 80.0));
-        assert_eq!((usual.burden, usual.by_weight, usual.speed), (1.0, 1.0, 1.0));
+        assert_eq!((usual.burden, usual.wait_burden, usual.speed), (1.0, 1.0, 1.0));
         let slow = read(0.0, 0.0, 1.0, 1.5, 6.0);
-        assert_eq!((slow.waiting_share, slow.cached, slow.by_weight), (0.0, 32.0, 0.5));
+        assert_eq!((slow.waiting_share, slow.cached, slow.wait_burden), (0.0, 32.0, 0.5));
         assert!(
             (slow.burden - 0.5 * 1_f32.exp()).abs() < 1e-6 && (slow.burden * slow.speed - 1.0).abs() < 1e-6
         );
@@ -393,5 +418,26 @@ mod tests {
         let requests: Vec<f32> = drawn.iter().map(|view| view.requests).collect();
         assert_eq!(requests, [2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0]);
         assert_eq!(drawn.totals().requests, 36.0);
+    }
+
+    #[test]
+    fn others_requests_are_taken_for_the_mean_of_the_own() {
+        let mut joined = views(17);
+        let own = View { waiting_share: 0.5, waiting_tokens: 30.0, context_tokens: 40.0, ..joined.at(16) };
+        joined.groups[1].set(0, own);
+        let mut others = vec![Others::default(); 17];
+        others[16] = Others { requests: 48.0, waiting: 4.0 };
+        joined.join(&others);
+        let view = joined.at(16);
+        assert_eq!((view.requests, view.waiting_share), (64.0, 12.0 / 64.0));
+        assert_eq!(view.waiting_tokens, 30.0 + 4.0 * 30.0 / 8.0, "eight of the own ones wait");
+        assert_eq!(view.context_tokens, 40.0 + 48.0 * 40.0 / 136.0, "136 requests in all");
+        assert_eq!(view.outstanding_s, 32.0 + 48.0 * 2.0);
+        assert_eq!(joined.at(3).requests, 3.0);
+        joined.raise_wait(16, 3.0);
+        assert_eq!(
+            (joined.at(16).wait_burden, joined.at(15).wait_burden),
+            (3.0 * own.wait_burden, own.wait_burden)
+        );
     }
 }

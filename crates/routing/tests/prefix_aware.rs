@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use common::{generator, name, numbered, router, seconds, specs, weighted, with};
 use rand_chacha::ChaCha8Rng;
-use routing::{Lease, Outcome, Pick, PickReason, Query, Router};
+use routing::{EngineReport, Lease, Outcome, Pick, PickReason, Query, Router};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const NOW: Duration = Duration::from_secs(1000);
@@ -98,6 +98,49 @@ fn a_document_that_some_ask_about_stays_on_one_replica() {
     assert!(homes.values().all(|picks| picks.iter().all(|name| *name == picks[0])), "{homes:?}");
     let counts = counts(homes.into_values().map(|mut picks| picks.remove(0)));
     assert!(counts.len() == 4 && counts.values().all(|count| (4..=18).contains(count)), "{counts:?}");
+}
+
+#[test]
+fn a_wait_costs_more_where_other_engines_have_no_queue() {
+    let pool = router("prefix_aware", numbered(4));
+    let mut random = generator(1);
+    let _held: Vec<Pick> = (0..40).map(|id| pick(&pool, &prompt(id, 0, 40), &mut random)).collect();
+    let asked = prompt(99, 0, 40);
+    let waits = |now: Duration| {
+        let explained = pool.explain(&query(&asked), now, &mut generator(1));
+        explained.candidates.iter().map(|row| row.cost.unwrap().wait_s).collect::<Vec<f32>>()
+    };
+    let report = |waiting: [u64; 4]| {
+        for (replica, waiting) in pool.replicas().iter().zip(waiting) {
+            replica.report(EngineReport { running: 20, waiting }, NOW);
+        }
+    };
+    let before = waits(NOW);
+    assert!(before.iter().all(|wait| *wait > 0.0), "all have requests without a first token");
+    report([5, 0, 0, 0]);
+    let one_queue = waits(NOW);
+    assert!((one_queue[0] / before[0] - 10.0).abs() < 1e-3, "twelve times three quarters more");
+    assert_eq!(one_queue[1..], before[1..]);
+    report([5; 4]);
+    assert_eq!(waits(NOW), before, "where all wait it cannot be avoided");
+    report([5, 0, 0, 0]);
+    assert_eq!(waits(NOW + Duration::from_secs(6)), before, "a report grows stale");
+}
+
+#[test]
+fn requests_of_other_balancers_count() {
+    for balancers in [1, 2] {
+        let settings = format!(r#"{{"prefix_aware": {{"balancers": {balancers}, "home_weight": 0.0}}}}"#);
+        let pool = with(&settings, numbered(4));
+        for (replica, running) in pool.replicas().iter().zip([30, 30, 0, 30]) {
+            replica.report(EngineReport { running, waiting: 0 }, NOW);
+        }
+        let mut random = generator(2);
+        let picks: Vec<Pick> = (0..12).map(|id| pick(&pool, &prompt(id, 0, 20), &mut random)).collect();
+        let to_the_idle = picks.iter().filter(|pick| *name(pick) == *pool.replicas()[2].spec.name).count();
+        let expected = if balancers == 1 { 3..=3 } else { 10..=12 };
+        assert!(expected.contains(&to_the_idle), "{to_the_idle} of 12, {balancers} balancers");
+    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub struct FleetSettings {
     pub network: Duration,
     /// Whether the balancers know the output length of a request.
     pub output_known: bool,
-    /// How balancers learn of queues, for `least_queue`.
+    /// How balancers learn of queues, for `least_queue` and `prefix_aware`.
     pub scrape: Scrape,
     /// In any order.
     pub faults: Vec<Fault>,

@@ -116,7 +116,8 @@ impl Simulation {
     pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
         let fleet = &settings.fleet;
         Ok(Self {
-            scrape: matches!(fleet.policy, PolicySettings::LeastQueue(_)).then_some(fleet.scrape),
+            scrape: matches!(fleet.policy, PolicySettings::LeastQueue(_) | PolicySettings::PrefixAware(_))
+                .then_some(fleet.scrape),
             fleet: Fleet::new(fleet, settings.seed)?,
             client: settings.client,
             event_loop: EventLoop::default(),

@@ -114,7 +114,8 @@ struct Fleet {
     /// The balancers do not know output lengths.
     #[arg(long)]
     unknown_output: bool,
-    /// Milliseconds between two readings of the engines' queues by a balancer, for least_queue.
+    /// Milliseconds between two readings of the engines' queues by a balancer, for least_queue and
+    /// prefix_aware.
     #[arg(long, default_value = "1000", value_parser = inputs::milliseconds)]
     scrape_interval_ms: Duration,
     /// Age of such a reading when it arrives, in milliseconds.
