@@ -141,7 +141,7 @@ async fn scrape(shared: Arc<Shared>, backend: Arc<Backend>) {
 }
 
 fn report(metrics: &EngineMetrics) -> Option<EngineReport> {
-    Some(EngineReport { running: whole(metrics.running?)?, waiting: whole(metrics.waiting?)? })
+    Some(EngineReport::new(whole(metrics.running?)?, whole(metrics.waiting?)?, metrics.kv_cache_usage))
 }
 
 fn cache_tokens(metrics: &EngineMetrics) -> Option<u64> {
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn pages_give_a_report_or_nothing() {
         let page = b"vllm:num_requests_running{model_name=\"m\"} 3.0\nvllm:num_requests_waiting 2\n";
-        assert_eq!(report(&EngineMetrics::read(page)), Some(EngineReport { running: 3, waiting: 2 }));
+        assert_eq!(report(&EngineMetrics::read(page)), Some(EngineReport::new(3, 2, None)));
         for bad in [
             &b""[..],
             b"vllm:num_requests_running 3\n",

@@ -25,8 +25,8 @@
 //! when load comes back to an empty fleet. `q / n`, the share that is *seen* to wait, needs no model of the engine's
 //! capacity.
 //!
-//! - **Queues** that engines report: `f` is 0 unless this one has a queue, and then the share of the replicas that have
-//!   none. Where everyone waits, waiting cannot be avoided and must not cost affinity; where some have room it can, and
+//! - **Queues** that engines report: `f` is 0 unless requests wait at this one and its cache is full, and then the share
+//!   of the replicas where none waits. Where everyone waits, waiting cannot be avoided and must not cost affinity; where some have room it can, and
 //!   to wait for a fast replica that is full is worth less than it seems.
 //! - **History**, not the engine's cache: what was sent to a replica counts as held, for twice its cache. An
 //!   exact view forgets where a conversation lived as soon as it is evicted, and scatters it.

@@ -5,7 +5,7 @@
 //! report that is too old, or that never came, means *unknown*, never zero.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -18,12 +18,22 @@ pub struct EngineReport {
     pub running: u64,
     /// Requests in its queue.
     pub waiting: u64,
+    /// Its cache is nearly all in use, so that those who wait have to; `false` where that is not known.
+    pub is_full: bool,
 }
 
+/// Share of a cache in use from which it is full: what waits needs a few blocks at once.
+const FULL: f64 = 0.9;
+
 impl EngineReport {
-    /// More wait than those that came since the engine's last step.
+    /// Gauges of an engine, with the share of its KV cache that is in use where it says so.
+    pub fn new(running: u64, waiting: u64, cache_usage: Option<f64>) -> Self {
+        Self { running, waiting, is_full: cache_usage.is_some_and(|usage| usage >= FULL) }
+    }
+
+    /// Requests wait for room, and not just for the end of a step.
     pub(crate) fn has_queue(self) -> bool {
-        self.waiting * 32 > self.running
+        self.is_full && self.waiting * 32 > self.running
     }
 }
 
@@ -40,6 +50,7 @@ pub(crate) struct Others {
 pub struct Reported {
     running: AtomicU64,
     waiting: AtomicU64,
+    is_full: AtomicBool,
     /// This balancer's own open requests when the report came.
     own: AtomicU64,
     /// When it came, in nanoseconds; [`NEVER`] before the first one.
@@ -58,6 +69,7 @@ impl Default for Reported {
         Self {
             running: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
+            is_full: AtomicBool::new(false),
             own: AtomicU64::new(0),
             at: AtomicU64::new(NEVER),
             writing: Mutex::new(()),
@@ -71,6 +83,7 @@ impl Reported {
         let _writing = self.writing.lock();
         self.running.store(report.running, Relaxed);
         self.waiting.store(report.waiting, Relaxed);
+        self.is_full.store(report.is_full, Relaxed);
         self.own.store(own, Relaxed);
         self.at.store(u64::try_from(now.as_nanos()).unwrap_or(NEVER - 1), Relaxed);
     }
@@ -82,6 +95,7 @@ impl Reported {
         fresh.then(|| EngineReport {
             running: self.running.load(Relaxed),
             waiting: self.waiting.load(Relaxed),
+            is_full: self.is_full.load(Relaxed),
         })
     }
 
@@ -109,16 +123,18 @@ mod tests {
         let reported = Reported::default();
         let at = Duration::from_secs;
         assert_eq!(reported.others(at(1), STALE_AFTER), None);
-        reported.store(EngineReport { running: 15, waiting: 5 }, 4, at(1));
+        reported.store(EngineReport::new(15, 5, None), 4, at(1));
         assert_eq!(reported.others(at(2), STALE_AFTER), Some(Others { requests: 16.0, waiting: 4.0 }));
         assert_eq!(reported.others(at(7), STALE_AFTER), None, "stale");
-        reported.store(EngineReport { running: 1, waiting: 0 }, 4, at(8));
+        reported.store(EngineReport::new(1, 0, None), 4, at(8));
         assert_eq!(reported.others(at(8), STALE_AFTER), Some(Others::default()), "three are on their way");
     }
 
     #[test]
-    fn a_few_that_came_since_the_last_step_are_no_queue() {
-        let has_queue = |running, waiting| EngineReport { running, waiting }.has_queue();
+    fn who_waits_for_the_next_step_is_no_queue() {
+        let has_queue = |running, waiting| EngineReport::new(running, waiting, Some(0.95)).has_queue();
         assert!(!has_queue(0, 0) && !has_queue(64, 2) && has_queue(63, 2) && has_queue(0, 1));
+        assert!(!EngineReport::new(63, 20, Some(0.8)).has_queue(), "there is room");
+        assert!(!EngineReport::new(63, 20, None).has_queue(), "nobody knows");
     }
 }

@@ -89,12 +89,12 @@ fn least_queue_follows_reports_and_what_happened_since() {
     let mut random = generator(1);
     let query = Query::default();
     let replicas = pool.replicas();
-    replicas[0].report(EngineReport { running: 4, waiting: 3 }, NOW);
+    replicas[0].report(EngineReport::new(4, 3, None), NOW);
     let one = pool.pick(&query, NOW, &mut random).unwrap();
     let two = pool.pick(&query, NOW, &mut random).unwrap();
     assert_ne!(name(&one), name(&two), "one report is missing: fewest requests");
     drop((one, two));
-    replicas[1].report(EngineReport { running: 9, waiting: 0 }, NOW);
+    replicas[1].report(EngineReport::new(9, 0, None), NOW);
     let mut held = Vec::new();
     for _ in 0..3 {
         held.push(pool.pick(&query, NOW, &mut random).unwrap());

@@ -112,7 +112,7 @@ fn a_wait_costs_more_where_other_engines_have_no_queue() {
     };
     let report = |waiting: [u64; 4]| {
         for (replica, waiting) in pool.replicas().iter().zip(waiting) {
-            replica.report(EngineReport { running: 20, waiting }, NOW);
+            replica.report(EngineReport::new(20, waiting, Some(0.97)), NOW);
         }
     };
     let before = waits(NOW);
@@ -133,7 +133,7 @@ fn requests_of_other_balancers_count() {
         let settings = format!(r#"{{"prefix_aware": {{"balancers": {balancers}, "home_weight": 0.0}}}}"#);
         let pool = with(&settings, numbered(4));
         for (replica, running) in pool.replicas().iter().zip([30, 30, 0, 30]) {
-            replica.report(EngineReport { running, waiting: 0 }, NOW);
+            replica.report(EngineReport::new(running, 0, None), NOW);
         }
         let mut random = generator(2);
         let picks: Vec<Pick> = (0..12).map(|id| pick(&pool, &prompt(id, 0, 20), &mut random)).collect();

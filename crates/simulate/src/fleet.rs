@@ -223,9 +223,10 @@ impl Fleet {
     pub(crate) fn queues(&self) -> Vec<Option<EngineReport>> {
         let queue = |replica: &SimulatedReplica| {
             let snapshot = replica.scheduler.snapshot();
+            let usage = 1.0 - f64::from(snapshot.free_blocks) / f64::from(snapshot.total_blocks);
             replica
                 .alive
-                .then(|| EngineReport { running: snapshot.running.into(), waiting: snapshot.waiting.into() })
+                .then(|| EngineReport::new(snapshot.running.into(), snapshot.waiting.into(), Some(usage)))
         };
         self.replicas.iter().map(queue).collect()
     }

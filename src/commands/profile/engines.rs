@@ -47,7 +47,8 @@ impl<'a> Engines<'a> {
         let routed = self.servers.routed.as_deref();
         self.pages.watch(scope, &self.stop, INTERVAL, move |target, engine: &EngineMetrics| {
             if let (Some(routed), Some(running), Some(waiting)) = (routed, engine.running, engine.waiting) {
-                routed.report(target, EngineReport { running: running as u64, waiting: waiting as u64 });
+                routed
+                    .report(target, EngineReport::new(running as u64, waiting as u64, engine.kv_cache_usage));
             }
         });
         if arguments.output.network_latency_automatic {
