@@ -4,8 +4,9 @@
     cargo build --release
     python3 scripts/kv_events.py [--repeat 2] > raw.jsonl
 
-Four simulated L4 replicas that publish events, one and two `evenload serve` in front of them, and 160 conversations at a
-time over real HTTP, which need more than the caches hold; a turn goes to a balancer at random. A line for each run: the
+Four simulated L4 replicas that publish events, one and two `evenload serve` in front of them, and 120 conversations at a
+time over real HTTP, most of them pausing between turns, which need more than the caches hold; a turn goes to a balancer
+at random. A line for each run: the
 fleet's hit ratio from the engines' own counters, what the balancers expected of caches, what was missing and what came
 as a surprise (tokens), and the load generator's figures. Times are those of engines --speedup times as fast as an L4.
 """
@@ -82,9 +83,10 @@ def run(binary, speedup, balancers, events):
             time.sleep(1.5)
             model = json.loads(wait_for(engines[0] + "/v1/models"))["data"][0]["id"]
             command = [binary, "profile", "--model", model, "--endpoint-type", "chat", "--streaming",
-                       "--url-strategy", "random", "--random-seed", "7", "--concurrency", "160",
-                       "--conversation-num", "600", "--conversation-turn-mean", "5", "--conversation-turn-stddev", "2",
+                       "--url-strategy", "random", "--random-seed", "7", "--concurrency", "120",
+                       "--conversation-num", "360", "--conversation-turn-mean", "5", "--conversation-turn-stddev", "2",
                        "--isl", "500", "--isl-stddev", "250", "--osl", "80", "--osl-stddev", "30",
+                       "--conversation-turn-delay-mean", "2000", "--conversation-turn-delay-stddev", "1000",
                        "--shared-system-prompt-length", "200", "--ui-type", "none", "--tokenizer", "builtin",
                        "--output-artifact-dir", os.path.join(folder, "profile")]
             command += [word for front in fronts for word in ("--url", front)]
@@ -115,7 +117,7 @@ def run(binary, speedup, balancers, events):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--evenload", default="target/release/evenload")
-    parser.add_argument("--speedup", type=float, default=2)
+    parser.add_argument("--speedup", type=float, default=4)
     parser.add_argument("--repeat", type=int, default=2)
     arguments = parser.parse_args()
     binary = os.path.abspath(arguments.evenload)
