@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
-use gateway::{Config, ConfigError, LogFormat, LogLevel, Settings};
+use gateway::{Config, ConfigError, ConfigFile, LogFormat, LogLevel, Settings};
 use tracing_subscriber::{EnvFilter, fmt};
 
 /// Exit status for a configuration that cannot be used, as for wrong flags.
@@ -21,8 +21,8 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let settings = match self.settings() {
-            Ok(settings) => settings,
+        let (settings, file) = match self.settings() {
+            Ok(found) => found,
             Err(error) => {
                 eprintln!("evenload: {error}");
                 return Ok(ExitCode::from(USAGE));
@@ -38,13 +38,15 @@ impl Arguments {
             replicas = gateway.router().replicas().len(),
             "serving"
         );
-        gateway::run(gateway, self.config.as_deref(), self.flags).context("cannot wait for signals")?;
+        gateway::run(gateway, file).context("cannot wait for signals")?;
         Ok(ExitCode::SUCCESS)
     }
 
-    fn settings(&self) -> Result<Settings, ConfigError> {
-        let written = self.config.as_deref().map(Config::from_file).transpose()?;
-        self.flags.clone().over(written.unwrap_or_default()).resolve()
+    /// The settings, and the file that they were read from.
+    fn settings(self) -> Result<(Settings, Option<ConfigFile>), ConfigError> {
+        let Some(path) = &self.config else { return Ok((self.flags.resolve()?, None)) };
+        let file = ConfigFile::read(path, self.flags)?;
+        Ok((file.settings()?, Some(file)))
     }
 }
 

@@ -237,13 +237,6 @@ pub enum ConfigError {
 // === impl Config ===
 
 impl Config {
-    /// Reads a file.
-    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        Self::from_yaml(&text, path)
-    }
-
     /// Reads the text of a file; `path` is its name in errors.
     pub fn from_yaml(text: &str, path: &Path) -> Result<Self, ConfigError> {
         if text.lines().all(|line| line.trim_start().is_empty() || line.trim_start().starts_with('#')) {

@@ -40,4 +40,4 @@ pub use config::{
 pub use decision_log::DecisionLogSettings;
 pub use error::Reason;
 pub use lifecycle::{Handle, StartError, start};
-pub use signals::run;
+pub use signals::{ConfigFile, run};

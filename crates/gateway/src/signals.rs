@@ -22,26 +22,25 @@ use crate::{Config, ConfigError, Handle, Settings};
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A configuration file, the flags that go over it, and what it said last.
-struct Source {
+#[derive(Debug)]
+pub struct ConfigFile {
     path: PathBuf,
     flags: Config,
-    text: io::Result<String>,
+    text: String,
 }
 
-/// Runs `handle` until a signal ends it. With a `file`, changes of its content are taken over; `flags` go over
-/// it as they did at the start.
+/// Runs `handle` until a signal ends it. Changes of the content that `file` had when it was read are taken over.
 ///
 /// # Errors
 /// When signals cannot be waited for.
-pub fn run(handle: Handle, file: Option<&Path>, flags: Config) -> io::Result<()> {
+pub fn run(handle: Handle, file: Option<ConfigFile>) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let source = file.map(|path| Source { path: path.into(), flags, text: std::fs::read_to_string(path) });
-    runtime.block_on(wait(&handle, source))?;
+    runtime.block_on(wait(&handle, file))?;
     handle.join();
     Ok(())
 }
 
-async fn wait(handle: &Handle, mut source: Option<Source>) -> io::Result<()> {
+async fn wait(handle: &Handle, mut file: Option<ConfigFile>) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -53,8 +52,8 @@ async fn wait(handle: &Handle, mut source: Option<Source>) -> io::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = hang_up.recv() => {
-                if let Some(source) = &mut source {
-                    source.reload(handle);
+                if let Some(file) = &mut file {
+                    file.reload(handle);
                 }
                 continue;
             }
@@ -62,8 +61,8 @@ async fn wait(handle: &Handle, mut source: Option<Source>) -> io::Result<()> {
                 if handle.is_over() {
                     return Ok(());
                 }
-                if let Some(source) = source.as_mut().filter(|source| source.has_changed()) {
-                    source.reload(handle);
+                if let Some(file) = file.as_mut().filter(|file| file.has_changed()) {
+                    file.reload(handle);
                 }
                 continue;
             }
@@ -81,22 +80,37 @@ async fn wait(handle: &Handle, mut source: Option<Source>) -> io::Result<()> {
     }
 }
 
-// === impl Source ===
+// === impl ConfigFile ===
 
-impl Source {
+impl ConfigFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(path: &Path, flags: Config) -> Result<Self, ConfigError> {
+        Ok(Self { path: path.into(), flags, text: read(path)? })
+    }
+
+    /// What it says, under the flags.
+    ///
+    /// # Errors
+    /// When that is no configuration.
+    pub fn settings(&self) -> Result<Settings, ConfigError> {
+        self.flags.clone().over(Config::from_yaml(&self.text, &self.path)?).resolve()
+    }
+
+    /// While the file is being replaced there may be none, which is no change.
     fn has_changed(&self) -> bool {
-        match (&self.text, std::fs::read_to_string(&self.path)) {
-            (Ok(old), Ok(new)) => *old != new,
-            (Err(_), Ok(_)) => true,
-            // While the file is being replaced there may be none.
-            (_, Err(_)) => false,
-        }
+        read(&self.path).is_ok_and(|text| text != self.text)
     }
 
     fn reload(&mut self, handle: &Handle) {
-        self.text = std::fs::read_to_string(&self.path);
         let metrics = &handle.shared().metrics;
-        match self.settings().and_then(|settings| handle.apply(&settings)) {
+        let reloaded = read(&self.path).and_then(|text| {
+            self.text = text;
+            handle.apply(&self.settings()?)
+        });
+        match reloaded {
             Ok(()) => {
                 metrics.reloads.add(1);
                 tracing::info!(file = %self.path.display(), "configuration taken over");
@@ -107,9 +121,26 @@ impl Source {
             }
         }
     }
+}
 
-    fn settings(&self) -> Result<Settings, ConfigError> {
-        let written = Config::from_file(&self.path)?;
-        self.flags.clone().over(written).resolve()
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_before_the_first_look_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("evenload.yaml");
+        std::fs::write(&path, "policy: random\n").unwrap();
+        let file = ConfigFile::read(&path, Config::default()).unwrap();
+        assert!(!file.has_changed());
+        std::fs::write(&path, "policy: least_tokens\n").unwrap();
+        assert!(file.has_changed());
+        std::fs::remove_file(&path).unwrap();
+        assert!(!file.has_changed(), "it is being replaced");
     }
 }
