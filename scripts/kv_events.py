@@ -6,9 +6,9 @@
 
 Four simulated L4 replicas that publish events, one and two `evenload serve` in front of them, and 120 conversations at a
 time over real HTTP, most of them pausing between turns, which need more than the caches hold; a turn goes to a balancer
-at random. A line for each run: the
-fleet's hit ratio from the engines' own counters, what the balancers expected of caches, what was missing and what came
-as a surprise (tokens), and the load generator's figures. Times are those of engines --speedup times as fast as an L4.
+at random. A line for each run: the fleet's hit ratio from the engines' own counters, what the balancers expected of
+caches, what was missing and what came as a surprise (tokens), and the load generator's figures. Times are those of
+engines --speedup times as fast as an L4.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import pathlib
 import re
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -98,7 +99,7 @@ def run(binary, speedup, balancers, events):
             profile = json.loads(pathlib.Path(folder, "profile", "profile_export_aiperf.json").read_text())
         except (SystemExit, subprocess.SubprocessError):
             log.flush()
-            print(pathlib.Path(folder, "log").read_text()[-3000:], flush=True)
+            print(pathlib.Path(folder, "log").read_text()[-3000:], file=sys.stderr)
             raise
         finally:
             for process in reversed(started):

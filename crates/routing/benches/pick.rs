@@ -3,8 +3,9 @@
 //! prompts.
 //!
 //! `cargo bench -p routing` prints a table, `cargo bench -p routing -- POLICY` that of one policy. Each figure is the
-//! median of several runs, of the thread's own time, so that a busy machine shows as little as possible. Prompts of conversations come back longer, so that some of each
-//! prompt is known and some is new; a fifth of every prompt is shared by all.
+//! median of several runs, of the thread's own time, so that a busy machine shows as little as possible. Prompts of
+//! conversations come back longer, so that some of each prompt is known and some is new; a fifth of every prompt is
+//! shared by all.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
 

@@ -15,8 +15,9 @@
 //! its proportion to the rest.
 //!
 //! Replicas share these factors. Each has one number of its own, its *slowness*: how long its tokens take
-//! compared with what the pool's numbers predict, less what all of them have in common. Differences below a tenth count as noise, because telling
-//! equal replicas apart costs affinity and wins nothing; differences above a fifth count in full.
+//! compared with what the pool's numbers predict, less what all of them have in common. Differences below a tenth count
+//! as noise, because telling equal replicas apart costs affinity and wins nothing; differences above a fifth count in
+//! full.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -25,9 +25,9 @@
 //! when load comes back to an empty fleet. `q / n`, the share that is *seen* to wait, needs no model of the engine's
 //! capacity.
 //!
-//! - **Queues** that engines report: `f` is 0 unless requests wait at this one and its cache is full, and then the share
-//!   of the replicas where none waits. Where everyone waits, waiting cannot be avoided and must not cost affinity; where some have room it can, and
-//!   to wait for a fast replica that is full is worth less than it seems.
+//! - **Queues** that engines report: `f` is 0 unless requests wait at this one and its cache is full, and then the
+//!   share of the replicas where none waits. Where everyone waits, waiting cannot be avoided and must not cost
+//!   affinity; where some have room it can, and to wait for a fast replica that is full is worth less than it seems.
 //! - **History**, not the engine's cache: what was sent to a replica counts as held, for twice its cache. An
 //!   exact view forgets where a conversation lived as soon as it is evicted, and scatters it.
 //! - **Events**: where an engine says what its cache holds, that counts, and the history where it says nothing.
@@ -58,7 +58,7 @@ use crate::{
     candidates::{Candidates, Choice},
     experience::Experience,
     outputs::Expected,
-    reported::{Others, STALE_AFTER},
+    reported::Others,
     ring::{best_suited, unit},
     views::{self, Scale, Totals, View, Views},
 };
@@ -305,19 +305,22 @@ impl Weighing<'_> {
 
     /// Takes in what engines report: requests of other balancers, and queues.
     fn listen(&self, candidates: &Candidates<'_>, views: &mut Views) {
-        let reported = || candidates.list.iter().map(|one| &candidates.standing(one).replica.reported);
+        let reports: Vec<Option<(EngineReport, Others)>> = candidates
+            .list
+            .iter()
+            .map(|one| candidates.standing(one).replica.reported.with_others(self.now))
+            .collect();
         if self.settings.balancers > 1 {
-            let others: Option<Vec<Others>> =
-                reported().map(|reported| reported.others(self.now, STALE_AFTER)).collect();
-            match others {
+            match reports.iter().map(|heard| Some(heard.as_ref()?.1)).collect::<Option<Vec<Others>>>() {
                 Some(others) => views.join(&others),
                 None => views.approach(|mean| self.trust(mean)),
             }
         }
-        let reports = || reported().map(|reported| reported.latest(self.now, STALE_AFTER)).enumerate();
-        let free = reports().filter(|(_, report)| report.is_some_and(|report| report.waiting == 0)).count();
+        let queues =
+            || reports.iter().enumerate().filter_map(|(place, heard)| Some((place, heard.as_ref()?.0)));
+        let free = queues().filter(|(_, report)| report.waiting == 0).count();
         let factor = 1.0 + AVOIDABLE * free as f32 / views.count() as f32;
-        for (place, _) in reports().filter(|(_, report)| report.is_some_and(EngineReport::has_queue)) {
+        for (place, _) in queues().filter(|(_, report)| report.has_queue()) {
             views.raise_wait(place, factor);
         }
     }

@@ -61,7 +61,7 @@ pub struct Reported {
 
 const NEVER: u64 = u64::MAX;
 
-/// `prefix_aware` believes no older report.
+/// Older reports are not believed, unless a policy's settings say otherwise.
 pub(crate) const STALE_AFTER: Duration = Duration::from_secs(5);
 
 impl Default for Reported {
@@ -99,12 +99,14 @@ impl Reported {
         })
     }
 
-    /// What the last report counts beyond the requests that this balancer had open when it came.
-    pub(crate) fn others(&self, now: Duration, stale_after: Duration) -> Option<Others> {
-        let report = self.latest(now, stale_after)?;
+    /// The last report, unless it is older than [`STALE_AFTER`], and what it counts beyond the requests that this
+    /// balancer had open when it came.
+    pub(crate) fn with_others(&self, now: Duration) -> Option<(EngineReport, Others)> {
+        let report = self.latest(now, STALE_AFTER)?;
         let all = report.running + report.waiting;
         let requests = all.saturating_sub(self.own.load(Relaxed)) as f32;
-        Some(Others { requests, waiting: requests * report.waiting as f32 / all.max(1) as f32 })
+        let waiting = requests * report.waiting as f32 / all.max(1) as f32;
+        Some((report, Others { requests, waiting }))
     }
 
     /// The queue as it should be now: the last report, plus or minus what happened to the `own` requests since.
@@ -122,12 +124,13 @@ mod tests {
     fn others_are_what_is_reported_beyond_the_own() {
         let reported = Reported::default();
         let at = Duration::from_secs;
-        assert_eq!(reported.others(at(1), STALE_AFTER), None);
+        let others = |now| reported.with_others(now).map(|(_, others)| others);
+        assert_eq!(others(at(1)), None);
         reported.store(EngineReport::new(15, 5, None), 4, at(1));
-        assert_eq!(reported.others(at(2), STALE_AFTER), Some(Others { requests: 16.0, waiting: 4.0 }));
-        assert_eq!(reported.others(at(7), STALE_AFTER), None, "stale");
+        assert_eq!(others(at(2)), Some(Others { requests: 16.0, waiting: 4.0 }));
+        assert_eq!(others(at(7)), None, "stale");
         reported.store(EngineReport::new(1, 0, None), 4, at(8));
-        assert_eq!(reported.others(at(8), STALE_AFTER), Some(Others::default()), "three are on their way");
+        assert_eq!(others(at(8)), Some(Others::default()), "three are on their way");
     }
 
     #[test]

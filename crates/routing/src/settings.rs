@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Coefficients;
+use crate::{Coefficients, reported::STALE_AFTER};
 
 /// A setting that cannot be used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -157,7 +157,7 @@ pub struct LeastQueueSettings {
 
 impl Default for LeastQueueSettings {
     fn default() -> Self {
-        Self { stale_after: Duration::from_secs(5) }
+        Self { stale_after: STALE_AFTER }
     }
 }
 
