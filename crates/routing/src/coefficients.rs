@@ -303,13 +303,13 @@ impl Slowness {
     }
 
     /// A difference that may be chance.
-    pub(crate) fn is_usual(logarithm: f64) -> bool {
+    pub(crate) fn is_usual(logarithm: f32) -> bool {
         logarithm.abs() <= 0.1
     }
 
     /// How much longer a replica takes whose logarithm differs by so much.
     pub(crate) fn factor(logarithm: f64) -> f64 {
-        if Self::is_usual(logarithm) {
+        if Self::is_usual(logarithm as f32) {
             return 1.0;
         }
         let certain = ((logarithm.abs() - 0.1) / 0.1).min(1.0);

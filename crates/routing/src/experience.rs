@@ -13,7 +13,6 @@ use crate::{
     engine_caches::EngineCaches,
     outputs::Outputs,
     prefix_index::PrefixIndex,
-    reported::STALE_AFTER,
 };
 
 #[derive(Debug)]
@@ -76,11 +75,6 @@ impl Experience {
         }
     }
 
-    /// What an engine's step costs, as far as is known.
-    pub(crate) fn engine(&self) -> Coefficients {
-        self.learner.apply(&self.basis.load().engine)
-    }
-
     /// What the replicas' slowness has in common, as a logarithm.
     pub(crate) fn shared_slowness(&self) -> f64 {
         Slowness::shared(self.common_slowness.get())
@@ -117,8 +111,8 @@ impl Experience {
     }
 
     /// Whether some engine may have a queue.
-    pub(crate) fn has_queues(&self, now: Duration) -> bool {
-        now.as_secs_f64() <= self.queue_seen.get() + STALE_AFTER.as_secs_f64()
+    pub(crate) fn has_queues(&self, now: Duration, stale_after: Duration) -> bool {
+        now.as_secs_f64() <= self.queue_seen.get() + stale_after.as_secs_f64()
     }
 
     /// How many requests of the usual length an engine works on at a time.

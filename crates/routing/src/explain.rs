@@ -15,7 +15,7 @@ impl Router {
         let snapshot = self.snapshot.load();
         let settings = self.rules.settings.load();
         let found = snapshot.candidates(query, now);
-        let engine = self.engine();
+        let engine = snapshot.engine();
         let expected = snapshot.expected(query);
         let call = Call { query, engine: &engine, expected, now };
         let mut costs: HashMap<usize, Cost> = HashMap::new();

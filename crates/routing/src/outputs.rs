@@ -63,7 +63,7 @@ pub(crate) struct Expected {
     exact: bool,
     /// Hash of the prompt.
     prompt: Option<u64>,
-    /// Length of the last answer to it.
+    /// Length of the last answer to it, where that counts.
     last: Option<u32>,
 }
 
@@ -99,13 +99,17 @@ impl Outputs {
 
     /// What to expect of a request with this limit, and the hash of all of its prompt.
     pub(crate) fn expect(&self, limit: Option<u32>, prompt: Option<u64>) -> Expected {
-        let last = prompt.and_then(|prompt| {
-            let entry = self.place(prompt).load(Relaxed);
-            let length = (entry & u64::from(LONGEST)).checked_sub(1)?;
-            (entry >> 22 == prompt >> 22).then_some(length as u32)
-        });
         let exact = limit.is_some() && self.limits_hold.load(Relaxed);
+        let last = if exact { None } else { self.last(prompt) };
         Expected { limit: limit.unwrap_or(u32::MAX), exact, prompt, last }
+    }
+
+    /// Length of the last answer to this prompt.
+    fn last(&self, prompt: Option<u64>) -> Option<u32> {
+        let prompt = prompt?;
+        let entry = self.place(prompt).load(Relaxed);
+        let length = (entry & u64::from(LONGEST)).checked_sub(1)?;
+        (entry >> 22 == prompt >> 22).then_some(length as u32)
     }
 
     fn place(&self, prompt: u64) -> &AtomicU64 {
@@ -125,6 +129,7 @@ impl Outputs {
 
     /// An answer ended after `tokens`.
     pub(crate) fn ended(&self, expected: Expected, tokens: u32) {
+        let last = self.last(expected.prompt);
         if let Some(prompt) = expected.prompt {
             let length = u64::from(tokens.min(LONGEST - 1)) + 1;
             self.place(prompt).store(prompt >> 22 << 22 | length, Relaxed);
@@ -132,7 +137,7 @@ impl Outputs {
         let mut seen = self.seen.lock();
         let mean = self.left[0].load(Relaxed).min(expected.limit);
         let mean_error = tokens.abs_diff(mean) as f32;
-        if let Some(last) = expected.last {
+        if let Some(last) = last {
             seen.repeat_error += (tokens.abs_diff(last) as f32 - seen.repeat_error) / 64.0;
             seen.repeat_mean_error += (mean_error - seen.repeat_mean_error) / 64.0;
             self.repeats_hold.store(seen.repeat_error <= seen.repeat_mean_error, Relaxed);

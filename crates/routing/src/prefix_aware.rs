@@ -60,7 +60,7 @@ use crate::{
     outputs::Expected,
     reported::Others,
     ring::{best_suited, unit},
-    views::{self, Scale, Totals, View, Views},
+    views::{Scale, Totals, View, Views},
 };
 
 /// What a request would cost on one replica, in seconds unless it says otherwise.
@@ -188,12 +188,12 @@ impl Bounds {
     }
 }
 
-/// The smallest of `keys`, and where it is. Of equal ones that with the smaller `second` is taken, then any.
-fn least(keys: &[f32], second: impl Fn(usize) -> f32, random: &mut dyn Rng) -> (f32, usize) {
-    let (lowest, places) = views::lowest(keys);
+/// The lowest key, and where it is. Of equal ones that with the smaller `second` is taken, then any.
+fn least(views: &Views, second: impl Fn(View) -> f32, random: &mut dyn Rng) -> (f32, usize) {
+    let (lowest, places) = views.lowest();
     let (mut index, mut least, mut ties) = (0, f32::INFINITY, 0.0);
     for at in places {
-        let second = second(at);
+        let second = second(views.at(at));
         if second < least {
             (index, least, ties) = (at, second, 1.0);
         } else if second == least {
@@ -218,44 +218,39 @@ impl Weighing<'_> {
         let Self { settings, experience, engine, .. } = *self;
         let prompt = self.query.prompt_tokens;
         let output = experience.outputs.left(self.expected, 0);
-        let views = self.views(candidates);
+        let mut views = self.views(candidates);
         let all = views.totals();
         let mean_requests = all.requests / views.count() as f64;
-        if take {
-            experience.arrivals.arrived(mean_requests, self.now);
-        }
-        let coming = experience.arrivals.coming(mean_requests, views.count(), self.now);
+        let coming = experience.arrivals.coming(mean_requests, views.count(), self.now, take);
         let prices = Prices::of(engine, settings, [prompt, output], coming);
         let unknown = f64::from(prompt) - all.least_cached;
         let bounds = self.bounds(&all, work(engine, prompt, unknown as u32, output, self.together()));
         let known = (all.most_cached - all.least_cached) / unknown.max(1.0);
         // What is not allowed costs more than anything.
-        let mut keys = views.map(|view| {
+        views.weigh(|view| {
             let cost = prices.cost(view, 0.0, true).total_s;
             if bounds.allow(view) { cost } else { f32::INFINITY }
         });
         let home = self.home(all.least_cached as u32, known).and_then(|key| {
-            let fitting =
-                candidates.list.iter().zip(&keys).enumerate().filter(|(_, (_, key))| **key < f32::INFINITY);
-            best_suited(key, fitting.map(|(at, (one, _))| (at, candidates.standing(one), one.weight)))
+            let fitting = candidates.list.iter().enumerate().filter(|(at, _)| views.key(*at) < f32::INFINITY);
+            best_suited(key, fitting.map(|(at, one)| (at, candidates.standing(one), one.weight)))
         });
         let home_weight = settings.home_weight.unwrap_or(1.0 - 0.7 * self.unseen());
         let home_price = (home_weight * engine.prefill_token_s * unknown) as f32;
-        let cost = |at: usize| {
-            let view = views.at(at);
-            prices.cost(view, if home == Some(at) { home_price } else { 0.0 }, bounds.allow(view))
-        };
         if let Some(home) = home {
-            keys[home] = cost(home).total_s;
+            views.set_key(home, prices.cost(views.at(home), home_price, true).total_s);
         }
         if let Some(see) = see {
-            (0..views.count()).for_each(|at| see(at, cost(at)));
+            for (at, view) in views.iter().enumerate() {
+                let home_price = if home == Some(at) { home_price } else { 0.0 };
+                see(at, prices.cost(view, home_price, bounds.allow(view)));
+            }
         }
-        let outstanding_s = |at| views.at(at).outstanding_s;
-        let (mut lowest, mut index) = least(&keys, outstanding_s, random);
+        let (mut lowest, mut index) = least(&views, |view| view.outstanding_s, random);
         let any_allowed = lowest < f32::INFINITY;
         if !any_allowed {
-            (lowest, index) = least(&views.map(|view| view.outstanding_s), |_| 0.0, random);
+            views.weigh(|view| view.outstanding_s);
+            (lowest, index) = least(&views, |_| 0.0, random);
         }
         let cached = views.at(index).cached;
         let reason = match () {
@@ -297,7 +292,7 @@ impl Weighing<'_> {
             prompt_tokens: query.prompt_tokens,
         };
         let mut views = Views::read(candidates, &matches, scale);
-        if settings.balancers > 1 || experience.has_queues(self.now) {
+        if settings.balancers > 1 || experience.has_queues(self.now, settings.stale_after) {
             self.listen(candidates, &mut views);
         }
         views
@@ -308,7 +303,9 @@ impl Weighing<'_> {
         let reports: Vec<Option<(EngineReport, Others)>> = candidates
             .list
             .iter()
-            .map(|one| candidates.standing(one).replica.reported.with_others(self.now))
+            .map(|one| {
+                candidates.standing(one).replica.reported.with_others(self.now, self.settings.stale_after)
+            })
             .collect();
         if self.settings.balancers > 1 {
             match reports.iter().map(|heard| Some(heard.as_ref()?.1)).collect::<Option<Vec<Others>>>() {

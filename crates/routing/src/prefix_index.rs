@@ -281,7 +281,7 @@ impl PrefixIndex {
             let before = segment.bytes();
             let oldest = |holder: &Holder| holder.slot == slot && holder.stamp.load(Relaxed) == record.stamp;
             let place = segment.holders.iter().position(oldest)?;
-            let held = segment.holders.swap_remove(place).blocks;
+            let held = segment.holders.remove(place).blocks;
             let kept = segment.held(slot);
             state.blocks -= held.saturating_sub(kept) as usize;
             state.segments -= 1;

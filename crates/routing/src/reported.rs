@@ -99,10 +99,10 @@ impl Reported {
         })
     }
 
-    /// The last report, unless it is older than [`STALE_AFTER`], and what it counts beyond the requests that this
+    /// The last report, unless it is older than `stale_after`, and what it counts beyond the requests that this
     /// balancer had open when it came.
-    pub(crate) fn with_others(&self, now: Duration) -> Option<(EngineReport, Others)> {
-        let report = self.latest(now, STALE_AFTER)?;
+    pub(crate) fn with_others(&self, now: Duration, stale_after: Duration) -> Option<(EngineReport, Others)> {
+        let report = self.latest(now, stale_after)?;
         let all = report.running + report.waiting;
         let requests = all.saturating_sub(self.own.load(Relaxed)) as f32;
         let waiting = requests * report.waiting as f32 / all.max(1) as f32;
@@ -124,7 +124,7 @@ mod tests {
     fn others_are_what_is_reported_beyond_the_own() {
         let reported = Reported::default();
         let at = Duration::from_secs;
-        let others = |now| reported.with_others(now).map(|(_, others)| others);
+        let others = |now| reported.with_others(now, STALE_AFTER).map(|(_, others)| others);
         assert_eq!(others(at(1)), None);
         reported.store(EngineReport::new(15, 5, None), 4, at(1));
         assert_eq!(others(at(2)), Some(Others { requests: 16.0, waiting: 4.0 }));

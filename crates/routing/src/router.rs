@@ -156,7 +156,7 @@ impl Router {
 
     /// What an engine's step costs, as configured and learned.
     pub fn engine(&self) -> Coefficients {
-        self.experience.engine()
+        self.snapshot.load().engine()
     }
 
     /// The policy in force.
@@ -178,7 +178,7 @@ impl Router {
     pub fn pick(&self, query: &Query<'_>, now: Duration, random: &mut dyn Rng) -> Result<Pick, NoReplica> {
         let snapshot = self.snapshot.load();
         let mut candidates = snapshot.candidates(query, now)?;
-        let engine = self.experience.engine();
+        let engine = snapshot.engine();
         let expected = snapshot.expected(query);
         let call = Call { query, engine: &engine, expected, now };
         loop {

@@ -196,6 +196,9 @@ pub struct PrefixAwareSettings {
     /// A prefix that so many different ones follow is taken to be everywhere; by default as many as there are
     /// replicas, from 4 to 64, and as a replica's share of all conversations.
     pub common_followers: Option<u32>,
+    /// What an engine reported is forgotten after this time.
+    #[serde(rename = "stale_after_s", with = "crate::seconds")]
+    pub stale_after: Duration,
     /// Length of a replica's history, as a multiple of its engine's cache.
     pub history_factor: f64,
     /// Memory for all histories.
@@ -219,6 +222,7 @@ impl Default for PrefixAwareSettings {
             request_factor: 3.0,
             request_slack: 16.0,
             common_followers: None,
+            stale_after: STALE_AFTER,
             history_factor: 2.0,
             index_bytes: 256 << 20,
         }

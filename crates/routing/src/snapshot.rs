@@ -33,6 +33,8 @@ pub(crate) struct Snapshot {
     pub(crate) standings: Vec<Standing>,
     pub(crate) policy: Arc<PolicySettings>,
     experience: Arc<Experience>,
+    /// As configured.
+    engine: Coefficients,
     rules: Arc<Rules>,
     /// All replicas as candidates, and their weight: who may serve a request that any replica may serve, as long
     /// as all are ordinary.
@@ -95,6 +97,7 @@ impl Snapshot {
         Self {
             replicas,
             policy,
+            engine: experience.basis.load().engine,
             experience,
             rules,
             everyone: (everyone, total_weight),
@@ -135,6 +138,11 @@ impl Snapshot {
         let healthy =
             |replica: &&Arc<Replica>| replica.health.availability(now, &settings) != Availability::Never;
         self.replicas.iter().filter(healthy).collect()
+    }
+
+    /// What an engine's step costs, as far as is known.
+    pub(crate) fn engine(&self) -> Coefficients {
+        self.experience.learner.apply(&self.engine)
     }
 
     /// What to expect of the answer to a query.

@@ -2,7 +2,10 @@
 //! the arithmetic on them runs by vectors, in single precision, which is more than estimates have. No replica's load is
 //! read twice in a pick, so that its parts agree.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    iter,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use crate::{candidates::Candidates, coefficients::Slowness, prefix_index::Matches, reported::Others};
 
@@ -10,7 +13,7 @@ use crate::{candidates::Candidates, coefficients::Slowness, prefix_index::Matche
 const LANES: usize = 16;
 
 /// One candidate.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct View {
     pub(crate) requests: f32,
     /// `q / n`.
@@ -47,6 +50,7 @@ struct Group {
     burden: [f32; LANES],
     wait_burden: [f32; LANES],
     speed: [f32; LANES],
+    key: [f32; LANES],
 }
 
 /// What turns the counters of replicas into views.
@@ -88,6 +92,7 @@ impl Views {
         let count = candidates.list.len();
         let mut groups = vec![Group::EMPTY; count.div_ceil(LANES)];
         for (group, candidates_of_group) in groups.iter_mut().zip(candidates.list.chunks(LANES)) {
+            let mut blocks = [0; LANES];
             for (lane, candidate) in candidates_of_group.iter().enumerate() {
                 let standing = candidates.standing(candidate);
                 let load = &*standing.load;
@@ -96,12 +101,11 @@ impl Views {
                 group.waiting_tokens[lane] = number(&load.waiting_tokens);
                 group.context_tokens[lane] = number(&load.context_tokens);
                 group.outstanding_s[lane] = number(&load.outstanding);
-                group.cached[lane] = matches.blocks[standing.slot as usize] as f32;
+                blocks[lane] = matches.blocks[standing.slot as usize];
                 group.burden[lane] = load.slowness.logarithm() as f32;
                 group.wait_burden[lane] = candidate.weight as f32;
             }
-            group.scale(scale);
-            group.clear_from(candidates_of_group.len());
+            group.scale(blocks, candidates_of_group.len(), scale);
         }
         Self { groups, count }
     }
@@ -135,20 +139,46 @@ impl Views {
         for group in &self.groups {
             lanes.iter_mut().zip(column(group)).for_each(|(lane, value)| *lane = fold(*lane, *value));
         }
-        lanes.into_iter().fold(start, fold).into()
+        across(lanes, fold).into()
     }
 
-    /// What `value` makes of each view.
-    pub(crate) fn map(&self, value: impl Fn(View) -> f32) -> Vec<f32> {
-        let mut values = vec![[0.0; LANES]; self.groups.len()];
-        for (values, group) in values.iter_mut().zip(&self.groups) {
-            for (lane, result) in values.iter_mut().enumerate() {
-                *result = value(group.view(lane));
+    /// Gives each view a key.
+    pub(crate) fn weigh(&mut self, key: impl Fn(View) -> f32) {
+        for group in &mut self.groups {
+            for lane in 0..LANES {
+                group.key[lane] = key(group.view(lane));
             }
         }
-        let mut values = values.into_flattened();
-        values.truncate(self.count);
-        values
+        if let Some(group) = self.groups.last_mut() {
+            group.key[(self.count - 1) % LANES + 1..].fill(f32::INFINITY);
+        }
+    }
+
+    pub(crate) fn key(&self, index: usize) -> f32 {
+        self.groups[index / LANES].key[index % LANES]
+    }
+
+    pub(crate) fn set_key(&mut self, index: usize, key: f32) {
+        self.groups[index / LANES].key[index % LANES] = key;
+    }
+
+    /// The lowest key, infinite if there is none, and all places that have it.
+    pub(crate) fn lowest(&self) -> (f32, impl Iterator<Item = usize>) {
+        let mut lanes = [f32::INFINITY; LANES];
+        for group in &self.groups {
+            lanes.iter_mut().zip(&group.key).for_each(|(lane, key)| *lane = least(*lane, *key));
+        }
+        let lowest = across(lanes, least);
+        let groups = self.groups.iter().enumerate();
+        let places = groups.flat_map(move |(place, group)| {
+            let mut having = lanes_where(&group.key, |key| key == lowest);
+            iter::from_fn(move || {
+                let lane = having.trailing_zeros() as usize;
+                having &= having.wrapping_sub(1);
+                (lane < LANES).then_some(place * LANES + lane)
+            })
+        });
+        (lowest, places.take_while(|place| *place < self.count))
     }
 
     /// Adds the requests of other balancers, in the order of the candidates, each taken for the mean of the own ones.
@@ -213,37 +243,34 @@ impl Group {
         burden: [0.0; LANES],
         wait_burden: [0.0; LANES],
         speed: [0.0; LANES],
+        key: [0.0; LANES],
     };
 
-    /// Makes views of what was read: counters, matched blocks, logarithms of slowness and weights.
+    /// Makes views of what was read of `count` candidates: counters, matched blocks, logarithms of slowness and weights.
     #[inline]
-    fn scale(&mut self, scale: Scale) {
+    fn scale(&mut self, blocks: [u32; LANES], count: usize, scale: Scale) {
+        let Scale { mean_weight, shared_slowness, .. } = scale;
+        self.wait_burden[count..].fill(mean_weight);
+        self.burden[count..].fill(shared_slowness);
         let Self { requests, waiting_share, outstanding_s, cached, burden, wait_burden, speed, .. } = self;
         let [common, block, prompt] =
             [scale.common_blocks, scale.block_tokens, scale.prompt_tokens].map(|count| count as f32);
         for lane in 0..LANES {
             waiting_share[lane] = least(waiting_share[lane] / most(requests[lane], 1.0), 1.0);
             outstanding_s[lane] *= 1e-9;
-            cached[lane] = least(most(cached[lane], common) * block, prompt);
-            wait_burden[lane] = scale.mean_weight / wait_burden[lane];
+            cached[lane] = least(most(blocks[lane].cast_signed() as f32, common) * block, prompt);
         }
-        let slowest = burden.iter().map(|own| (own - scale.shared_slowness).abs()).fold(0.0, most);
-        if Slowness::is_usual(slowest.into()) {
-            *burden = *wait_burden;
-        } else {
+        let slow = lanes_where(burden, |own| !Slowness::is_usual(own - shared_slowness));
+        if slow != 0 || lanes_where(wait_burden, |weight| weight != mean_weight) != 0 {
             for lane in 0..LANES {
-                burden[lane] = Slowness::factor((burden[lane] - scale.shared_slowness).into()) as f32
-                    * wait_burden[lane];
+                wait_burden[lane] = mean_weight / wait_burden[lane];
+                burden[lane] =
+                    Slowness::factor((burden[lane] - shared_slowness).into()) as f32 * wait_burden[lane];
+                speed[lane] = 1.0 / burden[lane];
             }
+        } else {
+            (*burden, *wait_burden, *speed) = ([1.0; LANES], [1.0; LANES], [1.0; LANES]);
         }
-        for lane in 0..LANES {
-            speed[lane] = 1.0 / burden[lane];
-        }
-    }
-
-    /// There are no more candidates than `count`.
-    #[inline]
-    fn clear_from(&mut self, count: usize) {
         for lane in count..LANES {
             // Least and most of what is cached are those of candidates.
             self.set(lane, View { cached: self.cached[0], ..View::default() });
@@ -297,18 +324,21 @@ fn number(counter: &AtomicU64) -> f32 {
     counter.load(Relaxed).cast_signed() as f32
 }
 
-/// The lowest of any values, infinite if there are none, and all places that have it.
-pub(crate) fn lowest(values: &[f32]) -> (f32, impl Iterator<Item = usize>) {
-    let mut lanes = [f32::INFINITY; LANES];
-    let (whole, rest) = values.as_chunks::<LANES>();
-    for values in whole {
-        lanes.iter_mut().zip(values).for_each(|(lane, value)| *lane = least(*lane, *value));
+/// Folds lanes by halves, which vectors do at once.
+fn across(mut lanes: [f32; LANES], fold: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] = fold(lanes[lane], lanes[lane + half]);
+        }
+        half /= 2;
     }
-    lanes.iter_mut().zip(rest).for_each(|(lane, value)| *lane = least(*lane, *value));
-    let lowest = lanes.into_iter().fold(f32::INFINITY, least);
-    let having = (0..LANES).filter(move |lane| lanes[*lane] == lowest);
-    let places = having.flat_map(|lane| (lane..values.len()).step_by(LANES));
-    (lowest, places.filter(move |place| values[*place] == lowest))
+    lanes[0]
+}
+
+/// A bit for each lane of which it holds. All are looked at, by vectors.
+fn lanes_where(values: &[f32; LANES], holds: impl Fn(f32) -> bool) -> u16 {
+    (0..LANES).fold(0, |lanes, lane| lanes | u16::from(holds(values[lane])) << lane)
 }
 
 /// `f32::min` without its care for what is not a number, in one instruction.
@@ -336,8 +366,8 @@ mod tests {
         let places: Vec<u32> = (0..count).collect();
         let group = |places: &[u32]| {
             let mut group = Group::EMPTY;
+            (0..LANES).for_each(|lane| group.cached[lane] = view(places[0]).cached);
             places.iter().enumerate().for_each(|(lane, place)| group.set(lane, view(*place)));
-            group.clear_from(places.len());
             group
         };
         Views { groups: places.chunks(LANES).map(group).collect(), count: count as usize }
@@ -355,20 +385,22 @@ mod tests {
         let read = |requests, waiting, blocks, logarithm, weight| {
             let mut group = Group::EMPTY;
             let counters = View { requests, waiting_share: waiting, outstanding_s: 2e9, ..View::default() };
-            group.set(3, View { cached: blocks, burden: logarithm, wait_burden: weight, ..counters });
-            group.scale(scale);
-            group.view(3)
+            group.set(1, View { burden: logarithm, wait_burden: weight, ..counters });
+            group.set(0, View { burden: 0.5, wait_burden: 3.0, ..View::default() });
+            group.scale([blocks; LANES], 2, scale);
+            assert_eq!(group.view(2), View { cached: group.cached[0], ..View::default() });
+            group.view(1)
         };
-        let usual = read(4.0, 3.0, 5.0, 0.55, 3.0);
+        let usual = read(4.0, 3.0, 5, 0.55, 3.0);
         assert_eq!((usual.waiting_share, usual.outstanding_s, usual.cached), (0.75, 2.0, 80.0));
         assert_eq!((usual.burden, usual.wait_burden, usual.speed), (1.0, 1.0, 1.0));
-        let slow = read(0.0, 0.0, 1.0, 1.5, 6.0);
+        let slow = read(0.0, 0.0, 1, 1.5, 6.0);
         assert_eq!((slow.waiting_share, slow.cached, slow.wait_burden), (0.0, 32.0, 0.5));
         assert!(
             (slow.burden - 0.5 * 1_f32.exp()).abs() < 1e-6 && (slow.burden * slow.speed - 1.0).abs() < 1e-6
         );
-        assert_eq!(read(2.0, 9.0, 9.0, 0.5, 3.0).waiting_share, 1.0, "read while a lease is opened");
-        assert_eq!(read(2.0, 9.0, 9.0, 0.5, 3.0).cached, 100.0);
+        assert_eq!(read(2.0, 9.0, 9, 0.5, 3.0).waiting_share, 1.0, "read while a lease is opened");
+        assert_eq!(read(2.0, 9.0, 9, 0.5, 3.0).cached, 100.0);
     }
 
     #[test]
@@ -388,26 +420,30 @@ mod tests {
 
     #[test]
     fn the_lowest_is_found_wherever_it_is() {
-        for count in [1, 15, 16, 17, 40] {
+        for count in [1_u32, 15, 16, 17, 40] {
             for place in 0..count {
-                let values: Vec<f32> =
-                    (0..count).map(|at| if at % 17 == place % 17 { -1.0 } else { at as f32 }).collect();
-                let (lowest, places) = lowest(&values);
-                let mut places: Vec<usize> = places.collect();
-                places.sort_unstable();
-                let expected: Vec<usize> = (place % 17..count).step_by(17).collect();
+                let mut views = views(count);
+                let has_it = |at: u32| at % 17 == place % 17;
+                views.weigh(|view| if has_it(view.requests as u32) { -1.0 } else { view.requests });
+                let (lowest, places) = views.lowest();
+                let places: Vec<usize> = places.collect();
+                let expected: Vec<usize> = (place as usize % 17..count as usize).step_by(17).collect();
                 assert_eq!((lowest, places), (-1.0, expected), "{place} of {count}");
             }
         }
-        assert_eq!(lowest(&[]).0, f32::INFINITY);
-        assert_eq!(lowest(&[f32::INFINITY; 20]).1.count(), 20);
+        let mut views = views(20);
+        views.weigh(|_| f32::INFINITY);
+        assert_eq!((views.lowest().0, views.lowest().1.count()), (f32::INFINITY, 20));
     }
 
     #[test]
-    fn each_view_is_mapped_at_its_own_place() {
-        let doubled = views(19).map(|view| view.requests * 2.0);
-        for (index, view) in views(19).iter().enumerate() {
-            assert_eq!(doubled[index], view.requests * 2.0);
+    fn each_view_has_its_own_key() {
+        let mut views = views(19);
+        views.weigh(|view| view.requests * 2.0);
+        views.set_key(17, -1.0);
+        for (index, view) in views.iter().enumerate() {
+            let expected = if index == 17 { -1.0 } else { view.requests * 2.0 };
+            assert_eq!(views.key(index), expected);
         }
     }
 

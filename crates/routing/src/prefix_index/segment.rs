@@ -11,6 +11,7 @@ pub(super) const HELD_BYTES: usize = SEGMENT_BYTES + 4 * size_of::<Holder>() + 4
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) blocks: Vec<u64>,
+    /// By slot, and of one slot the shorter part first.
     pub(super) holders: Vec<Holder>,
     /// How many segments leave it after so many of its blocks, in order.
     pub(super) branches: Vec<Branch>,
@@ -65,27 +66,33 @@ impl Segment {
             + self.branches.capacity() * size_of::<Branch>()
     }
 
+    /// What a replica holds of it, the shortest part first.
+    fn own(&self, slot: u32) -> impl Iterator<Item = &Holder> {
+        let first = self.first(slot);
+        self.holders[first..].iter().take_while(move |holder| holder.slot == slot)
+    }
+
+    fn first(&self, slot: u32) -> usize {
+        self.holders.partition_point(|holder| holder.slot < slot)
+    }
+
     /// How many of its blocks a replica holds.
     pub(super) fn held(&self, slot: u32) -> u32 {
-        let own = self.holders.iter().filter(|holder| holder.slot == slot);
-        own.map(|holder| holder.blocks).max().unwrap_or_default()
+        self.own(slot).last().map(|holder| holder.blocks).unwrap_or_default()
     }
 
     /// When a replica last got the first `blocks` blocks, or as many of them as it holds.
     pub(super) fn known_since(&self, slot: u32, blocks: u32) -> Option<u32> {
-        let own = || self.holders.iter().filter(|holder| holder.slot == slot);
-        let whole = own().filter(|holder| holder.blocks >= blocks).min_by_key(|holder| holder.blocks);
-        whole.or_else(|| own().max_by_key(|holder| holder.blocks)).map(|holder| holder.time.load(Relaxed))
+        let whole = self.own(slot).find(|holder| holder.blocks >= blocks);
+        whole.or_else(|| self.own(slot).last()).map(|holder| holder.time.load(Relaxed))
     }
 
     /// Renews a part that the replica holds as it is, with no shorter one beside it: all that a prefix in steady
     /// use needs, and readers may go on meanwhile. Returns when the replica got it before, or `None` where more
     /// than that is to be done.
     pub(super) fn touch(&self, visit: Visit, blocks: u32) -> Option<u32> {
-        let mut own =
-            self.holders.iter().filter(|holder| holder.slot == visit.slot && holder.blocks <= blocks);
-        let holder = own.next()?;
-        (holder.blocks == blocks && own.next().is_none()).then(|| {
+        let holder = self.own(visit.slot).next()?;
+        (holder.blocks == blocks).then(|| {
             holder.stamp.store(visit.stamp, Relaxed);
             holder.time.swap(visit.time, Relaxed)
         })
@@ -93,8 +100,10 @@ impl Segment {
 
     /// A replica gets the first `blocks` blocks again.
     pub(super) fn renew(&mut self, Visit { slot, stamp, time }: Visit, blocks: u32) {
-        self.holders.retain(|holder| holder.slot != slot || holder.blocks > blocks);
-        self.holders.push(Holder { slot, blocks, stamp: stamp.into(), time: time.into() });
+        let first = self.first(slot);
+        let replaced = self.own(slot).take_while(|holder| holder.blocks <= blocks).count();
+        let holder = Holder { slot, blocks, stamp: stamp.into(), time: time.into() };
+        self.holders.splice(first..first + replaced, [holder]);
         release(&mut self.holders);
     }
 
