@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{Coefficients, Query, Replica, coefficients::Observation, outputs::Expected, query::MOST_TOKENS};
+use crate::{
+    Coefficients, Query, Replica, coefficients::Observation, outputs::Expected, query::MOST_TOKENS,
+    replica::OpenCount,
+};
 
 /// One request's share of a replica's load. Dropping it gives the load back.
 #[derive(Debug)]
@@ -155,14 +158,12 @@ impl Lease {
             f64::from(prompt_tokens) + f64::from(output),
             prefill_s + f64::from(output) * output_s,
         );
-        let beside = load.requests();
+        let beside = load.open.add(OpenCount { requests: 1, waiting: 1 });
         let progress = Progress {
-            beside_at_first: beside as f64,
-            unhindered: load.waiting() == 0,
+            beside_at_first: beside.requests.into(),
+            unhindered: beside.waiting == 0,
             ..Progress::default()
         };
-        load.requests.fetch_add(1, Relaxed);
-        load.waiting.fetch_add(1, Relaxed);
         load.picked.fetch_add(1, Relaxed);
         let mut lease = Self {
             share: Share::default(),
@@ -212,11 +213,12 @@ impl Lease {
     /// that is not streamed arrives in one piece.
     pub fn produced(&mut self, tokens: u32, now: Duration) {
         let load = &self.replica.load;
-        let running = load.requests().saturating_sub(load.waiting()) as f64;
+        let open = load.open.get();
+        let running = f64::from(open.requests - open.waiting);
         load.produced_at.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Relaxed);
         if self.waiting {
             self.waiting = false;
-            load.waiting.fetch_sub(1, Relaxed);
+            load.open.remove(OpenCount { requests: 0, waiting: 1 });
             let prefilled = load.prefilled_tokens.fetch_add(self.uncached_tokens.into(), Relaxed);
             self.progress.prefilled_before = prefilled + u64::from(self.uncached_tokens);
             self.progress.first = tokens;
@@ -318,10 +320,7 @@ impl Drop for Lease {
         self.learn_decode();
         let load = &self.replica.load;
         let share = &mut self.share;
-        load.requests.fetch_sub(1, Relaxed);
-        if self.waiting {
-            load.waiting.fetch_sub(1, Relaxed);
-        }
+        load.open.remove(OpenCount { requests: 1, waiting: self.waiting.into() });
         change(&load.prompt_tokens, &mut share.prompt_tokens, 0);
         change(&load.waiting_tokens, &mut share.waiting_tokens, 0);
         change(&load.output_tokens, &mut share.output_tokens, 0);

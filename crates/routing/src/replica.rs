@@ -146,8 +146,7 @@ impl Replica {
 #[derive(Debug, Default)]
 #[repr(C, align(128))] // One replica's counters never share a cache line with another's; a pick reads the first.
 pub struct Load {
-    pub(crate) requests: AtomicU64,
-    pub(crate) waiting: AtomicU64,
+    pub(crate) open: Open,
     pub(crate) waiting_tokens: AtomicU64,
     /// Prompt and output tokens of each open lease, in proportion to the output that is left.
     pub(crate) context_tokens: AtomicU64,
@@ -165,6 +164,43 @@ pub struct Load {
     pub(crate) prediction: Prediction,
     /// When a token last arrived, in nanoseconds; 0 before the first.
     pub(crate) produced_at: AtomicU64,
+}
+
+/// Open leases, and those without a first token yet, in one counter: they change and are read at once.
+#[derive(Debug, Default)]
+pub(crate) struct Open(AtomicU64);
+
+/// Open leases at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OpenCount {
+    pub(crate) requests: u32,
+    /// Those without a first token yet.
+    pub(crate) waiting: u32,
+}
+
+impl OpenCount {
+    const fn bits(self) -> u64 {
+        (self.waiting as u64) << 32 | self.requests as u64
+    }
+
+    const fn from_bits(bits: u64) -> Self {
+        Self { requests: bits as u32, waiting: (bits >> 32) as u32 }
+    }
+}
+
+impl Open {
+    pub(crate) fn get(&self) -> OpenCount {
+        OpenCount::from_bits(self.0.load(Relaxed))
+    }
+
+    /// Returns what was open before.
+    pub(crate) fn add(&self, more: OpenCount) -> OpenCount {
+        OpenCount::from_bits(self.0.fetch_add(more.bits(), Relaxed))
+    }
+
+    pub(crate) fn remove(&self, fewer: OpenCount) {
+        self.0.fetch_sub(fewer.bits(), Relaxed);
+    }
 }
 
 /// What caches held, and what was expected of them.
@@ -225,9 +261,10 @@ impl LoadSnapshot {
 impl Load {
     /// Reads all counters.
     pub fn snapshot(&self) -> LoadSnapshot {
+        let open = self.open.get();
         LoadSnapshot {
-            requests: self.requests.load(Relaxed),
-            waiting: self.waiting.load(Relaxed),
+            requests: open.requests.into(),
+            waiting: open.waiting.into(),
             waiting_tokens: self.waiting_tokens.load(Relaxed),
             prompt_tokens: self.prompt_tokens.load(Relaxed),
             output_tokens: self.output_tokens.load(Relaxed),
@@ -237,17 +274,12 @@ impl Load {
 
     /// Open leases.
     pub fn requests(&self) -> u64 {
-        self.requests.load(Relaxed)
+        self.open.get().requests.into()
     }
 
     /// Prompt tokens not yet prefilled plus output tokens still expected.
     pub fn pending_tokens(&self) -> u64 {
         self.waiting_tokens.load(Relaxed) + self.output_tokens.load(Relaxed)
-    }
-
-    /// Open leases without a first token yet.
-    pub(crate) fn waiting(&self) -> u64 {
-        self.waiting.load(Relaxed)
     }
 
     /// Seconds that the engine would take for all open leases.

@@ -7,7 +7,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use crate::{candidates::Candidates, coefficients::Slowness, prefix_index::Matches, reported::Others};
+use crate::{
+    candidates::Candidates, coefficients::Slowness, prefix_index::Matches, replica::OpenCount,
+    reported::Others,
+};
 
 /// Replicas in a group.
 const LANES: usize = 16;
@@ -92,12 +95,11 @@ impl Views {
         let count = candidates.list.len();
         let mut groups = vec![Group::EMPTY; count.div_ceil(LANES)];
         for (group, candidates_of_group) in groups.iter_mut().zip(candidates.list.chunks(LANES)) {
-            let mut blocks = [0; LANES];
-            for (lane, candidate) in candidates_of_group.iter().enumerate() {
+            let (mut open, mut blocks) = ([OpenCount::default(); LANES], [0; LANES]);
+            for (lane, candidate) in (0..LANES).zip(candidates_of_group) {
                 let standing = candidates.standing(candidate);
                 let load = &*standing.load;
-                group.requests[lane] = number(&load.requests);
-                group.waiting_share[lane] = number(&load.waiting);
+                open[lane] = load.open.get();
                 group.waiting_tokens[lane] = number(&load.waiting_tokens);
                 group.context_tokens[lane] = number(&load.context_tokens);
                 group.outstanding_s[lane] = number(&load.outstanding);
@@ -105,7 +107,7 @@ impl Views {
                 group.burden[lane] = load.slowness.logarithm() as f32;
                 group.wait_burden[lane] = candidate.weight as f32;
             }
-            group.scale(blocks, candidates_of_group.len(), scale);
+            group.scale(&open, blocks, candidates_of_group.len(), scale);
         }
         Self { groups, count }
     }
@@ -248,7 +250,7 @@ impl Group {
 
     /// Makes views of what was read of `count` candidates: counters, matched blocks, logarithms of slowness and weights.
     #[inline]
-    fn scale(&mut self, blocks: [u32; LANES], count: usize, scale: Scale) {
+    fn scale(&mut self, open: &[OpenCount; LANES], blocks: [u32; LANES], count: usize, scale: Scale) {
         let Scale { mean_weight, shared_slowness, .. } = scale;
         self.wait_burden[count..].fill(mean_weight);
         self.burden[count..].fill(shared_slowness);
@@ -256,9 +258,10 @@ impl Group {
         let [common, block, prompt] =
             [scale.common_blocks, scale.block_tokens, scale.prompt_tokens].map(|count| count as f32);
         for lane in 0..LANES {
-            waiting_share[lane] = least(waiting_share[lane] / most(requests[lane], 1.0), 1.0);
+            requests[lane] = integer(open[lane].requests);
+            waiting_share[lane] = integer(open[lane].waiting) / most(requests[lane], 1.0);
             outstanding_s[lane] *= 1e-9;
-            cached[lane] = least(most(blocks[lane].cast_signed() as f32, common) * block, prompt);
+            cached[lane] = least(most(integer(blocks[lane]), common) * block, prompt);
         }
         let slow = lanes_where(burden, |own| !Slowness::is_usual(own - shared_slowness));
         if slow != 0 || lanes_where(wait_burden, |weight| weight != mean_weight) != 0 {
@@ -319,7 +322,12 @@ impl View {
     }
 }
 
-/// A counter that is no more than 2^63, which takes one instruction where any number takes six.
+/// A number below 2^31, which vectors convert at once.
+fn integer(number: u32) -> f32 {
+    number.cast_signed() as f32
+}
+
+/// A counter below 2^63, which takes one instruction where any number takes six.
 fn number(counter: &AtomicU64) -> f32 {
     counter.load(Relaxed).cast_signed() as f32
 }
@@ -382,25 +390,25 @@ mod tests {
             block_tokens: 16,
             prompt_tokens: 100,
         };
-        let read = |requests, waiting, blocks, logarithm, weight| {
+        let read = |open, blocks, logarithm, weight| {
             let mut group = Group::EMPTY;
-            let counters = View { requests, waiting_share: waiting, outstanding_s: 2e9, ..View::default() };
+            let counters = View { outstanding_s: 2e9, ..View::default() };
             group.set(1, View { burden: logarithm, wait_burden: weight, ..counters });
             group.set(0, View { burden: 0.5, wait_burden: 3.0, ..View::default() });
-            group.scale([blocks; LANES], 2, scale);
+            let open = OpenCount { requests: open, waiting: open * 3 / 4 };
+            group.scale(&[open; LANES], [blocks; LANES], 2, scale);
             assert_eq!(group.view(2), View { cached: group.cached[0], ..View::default() });
             group.view(1)
         };
-        let usual = read(4.0, 3.0, 5, 0.55, 3.0);
+        let usual = read(4, 5, 0.55, 3.0);
         assert_eq!((usual.waiting_share, usual.outstanding_s, usual.cached), (0.75, 2.0, 80.0));
         assert_eq!((usual.burden, usual.wait_burden, usual.speed), (1.0, 1.0, 1.0));
-        let slow = read(0.0, 0.0, 1, 1.5, 6.0);
+        let slow = read(0, 1, 1.5, 6.0);
         assert_eq!((slow.waiting_share, slow.cached, slow.wait_burden), (0.0, 32.0, 0.5));
         assert!(
             (slow.burden - 0.5 * 1_f32.exp()).abs() < 1e-6 && (slow.burden * slow.speed - 1.0).abs() < 1e-6
         );
-        assert_eq!(read(2.0, 9.0, 9, 0.5, 3.0).waiting_share, 1.0, "read while a lease is opened");
-        assert_eq!(read(2.0, 9.0, 9, 0.5, 3.0).cached, 100.0);
+        assert_eq!(read(2, 9, 0.5, 3.0).cached, 100.0);
     }
 
     #[test]
