@@ -31,6 +31,9 @@ pub struct FleetSettings {
     pub faults: Vec<Fault>,
     /// Every prompt finds all that was ever sent before, wherever it goes: what no cache can beat.
     pub all_hits: bool,
+    /// Goes into the replicas' names. Homes are found by hashing them, so how even these are is luck: a run of
+    /// a scenario has names of its own for each seed.
+    pub names: Option<u64>,
 }
 
 /// How balancers learn of engines' queues.
@@ -110,6 +113,7 @@ impl FleetSettings {
             scrape: Scrape::default(),
             faults: Vec::new(),
             all_hits: false,
+            names: None,
         }
     }
 }
@@ -127,8 +131,9 @@ impl Fleet {
         if let Some(fault) = fault {
             return Err(Error::Fault { replica: fault.replica, replicas: settings.profiles.len() });
         }
+        let names = settings.names.map(|names| format!("-{names}")).unwrap_or_default();
         let specs: Vec<ReplicaSpec> = (0..settings.profiles.len())
-            .map(|index| ReplicaSpec::new(format!("replica-{index:04}")))
+            .map(|index| ReplicaSpec::new(format!("replica-{index:04}{names}")))
             .collect();
         let count = settings.balancers.max(1);
         let mut policy = settings.policy.clone();

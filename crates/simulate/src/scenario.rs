@@ -120,6 +120,7 @@ impl LoadedScenario {
     }
 
     fn run(&self, fleet: FleetSettings, seed: u64, mut watch: impl FnMut(Progress)) -> Result<Trial, Error> {
+        let fleet = FleetSettings { names: Some(seed), ..fleet };
         let settings = Settings { fleet, client: self.scenario.client, seed };
         let plan = self.plan(seed)?;
         let phases: Vec<PhaseShape> = plan

@@ -233,6 +233,7 @@ impl Fleet {
             scrape: Scrape { interval: self.scrape_interval_ms, delay: self.scrape_delay_ms },
             faults: self.faults.clone(),
             all_hits: false,
+            names: None,
         })
     }
 }
