@@ -407,7 +407,7 @@ enum Action {
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        3 => (0..4u64, 0..200u32, 0..60u32, 0..4u32).prop_map(
+        3 => (0..4u64, 0..280u32, 0..60u32, 0..4u32).prop_map(
             |(family, prompt_tokens, output_tokens, adapter)| {
                 Action::Submit { family, prompt_tokens, output_tokens, adapter }
             }
@@ -419,8 +419,9 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: references equal what sequences hold, every request that was not
-    /// aborted gets exactly its tokens, and in the end all blocks are free.
+    /// Whatever happens in whatever order: references equal what sequences hold, a request is refused if and only
+    /// if memory could never hold it, every other one that was not aborted gets exactly its tokens, and in the end
+    /// all blocks are free.
     #[test]
     fn blocks_never_leak_and_are_never_freed_twice(
         actions in prop::collection::vec(action(), 1..200),
@@ -436,8 +437,12 @@ proptest! {
         for action in actions {
             match action {
                 Action::Submit { family, prompt_tokens, output_tokens, adapter } => {
-                    bench.submit(Submission { adapter, ..request(next, family, prompt_tokens, output_tokens) });
-                    expected.insert(next, output_tokens);
+                    let submission = Submission { adapter, ..request(next, family, prompt_tokens, output_tokens) };
+                    let taken = bench.scheduler.submit(submission, bench.now).is_ok();
+                    prop_assert_eq!(taken, prompt_tokens.max(1) + output_tokens <= kv_blocks * 16);
+                    if taken {
+                        expected.insert(next, output_tokens);
+                    }
                     next += 1;
                 }
                 Action::Abort(id) => if bench.scheduler.abort(id) {
