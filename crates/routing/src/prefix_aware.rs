@@ -6,25 +6,28 @@
 //! ```text
 //! n  requests in flight       q  those without a first token     Q  their uncached prompt tokens
 //! x  more requests that each replica is about to have, from how fast they come and how many are usual
-//! K  sum of (L + o), each times the share of its output that is left
+//! K  sum of (L + o), each times the share of its output that is left       T  output tokens they have left
 //! S  outstanding work in seconds: d u until the first token, and left x (b + c L + w / B), summed
 //! m  tokens of the prompt that the history says the replica holds; u = L - m
 //!
-//! cost = d [ u (1 + 1.7 (n + x)) + 1.2 Q ]        its prefill delays itself and all who run; prefills ahead
-//!      + 2.5 o (b n + c K) (1 - q / n)            sequences that run slow one another down
-//!      + 3 S q / n (1 + 12 f)                     what waits ahead, as far as requests there are seen to wait
-//!      - home 0.3 d (L - m_all) (1 + 1.7 (n + x)) if the replica is the home of the unknown part
+//! cost = d [ u (1 + 0.5 (n + x)) + 0.4 Q ]        its prefill delays itself and all who run; prefills ahead
+//!      + 3.2 (b n + c K) o T / (o n + T) (1 - q / n)   sequences slow one another down while both run
+//!      + S q / n (1 + 12 f)                       what waits ahead, as far as requests there are seen to wait
+//!      - home 0.3 d (L - m_all) (1 + 0.5 (n + x)) if the replica is the home of the unknown part
 //! ```
 //!
 //! The whole is multiplied by the replica's slowness and divided by its weight relative to the mean. The lowest
 //! cost wins; ties go to the least outstanding work, then to chance. `d`, `b`, `c` and `w` are the engine's
 //! [`Coefficients`], in seconds, learned while it runs; `B` is the number of requests that its cache holds at a
 //! time. The weights (no unit) are settings; their defaults were found by search in a simulator, on workloads
-//! with and without shared preambles, sessions and overload. The term that matters most is `1.7 n`: without it
+//! with and without shared preambles, sessions and overload. The term that matters most is `0.5 n`: without it
 //! affinity is lost. `x` is almost always 0: it keeps prompts where they are known
 //! when load comes back to an empty fleet. `q / n`, the share that is *seen* to wait, needs no model of the engine's
 //! capacity.
 //!
+//! - **Answers** of `o` tokens and of `l = T / n` run side by side for `o l / (o + l)` tokens, if both are as
+//!   likely to end at any token. So a long answer does not care how many are about to end, only how much is left, and
+//!   long ones spread; to let it pay `o` tokens beside short ones costs affinity for nothing.
 //! - **Queues** that engines report: `f` is 0 unless requests wait at this one and its cache is full, and then the
 //!   share of the replicas where none waits. Where everyone waits, waiting cannot be avoided and must not cost
 //!   affinity; where some have room it can, and to wait for a fast replica that is full is worth less than it seems.
@@ -123,10 +126,10 @@ struct Prices {
     queue: f32,
     /// Requests beside it are delayed so much by its prefill.
     interference: f32,
-    /// Of a sequence and of a token of context, for one token of the answer; and how often that is paid.
+    /// Of a sequence and of a token of context, for one token of the answer; the answer's tokens.
     sequence: f32,
     context: f32,
-    decode: f32,
+    output: f32,
     wait: f32,
 }
 
@@ -148,14 +151,14 @@ impl Prices {
             engine.prefill_token_s,
             engine.prefill_token_s * settings.queue_weight,
             settings.interference,
-            engine.sequence_s,
-            engine.context_token_s,
-            settings.decode_weight * output,
+            engine.sequence_s * settings.decode_weight,
+            engine.context_token_s * settings.decode_weight,
+            output,
             settings.wait_weight,
         ];
-        let [prompt, coming, prefill, queue, interference, sequence, context, decode, wait] =
+        let [prompt, coming, prefill, queue, interference, sequence, context, output, wait] =
             prices.map(|price| price as f32);
-        Self { prompt, coming, prefill, queue, interference, sequence, context, decode, wait }
+        Self { prompt, coming, prefill, queue, interference, sequence, context, output, wait }
     }
 
     /// What a candidate costs; a home is worth `home_price`, others nothing.
@@ -163,11 +166,13 @@ impl Prices {
     fn cost(self, view: View, home_price: f32, allowed: bool) -> Cost {
         let delayed = 1.0 + self.interference * (view.requests + self.coming);
         let beside = self.sequence * view.requests + self.context * view.context_tokens;
+        let together =
+            self.output * view.left_tokens / (self.output * view.requests + view.left_tokens).max(1.0);
         let mut cost = Cost {
             cached_tokens: view.cached as u32,
             prefill_s: self.prefill * (self.prompt - view.cached) * delayed,
             queue_s: self.queue * view.waiting_tokens,
-            decode_s: self.decode * beside * (1.0 - view.waiting_share),
+            decode_s: beside * together * (1.0 - view.waiting_share),
             wait_s: self.wait * view.outstanding_s * view.wait_burden * view.waiting_share,
             home_s: home_price * delayed,
             total_s: 0.0,

@@ -175,7 +175,7 @@ pub struct PrefixAwareSettings {
     pub interference: f64,
     /// Weight of the prefills that wait ahead.
     pub queue_weight: f64,
-    /// Weight of what the request and the sequences beside it slow one another.
+    /// Weight of what the request and the sequences beside it slow one another while both run.
     pub decode_weight: f64,
     /// Weight of the work that waits ahead.
     pub wait_weight: f64,
@@ -211,10 +211,10 @@ impl Default for PrefixAwareSettings {
             engine: Coefficients::default(),
             learn: true,
             balancers: 1,
-            interference: 1.7,
-            queue_weight: 1.2,
-            decode_weight: 2.5,
-            wait_weight: 3.0,
+            interference: 0.5,
+            queue_weight: 0.4,
+            decode_weight: 3.2,
+            wait_weight: 1.0,
             home_weight: None,
             home_threshold: None,
             work_factor: 1.5,

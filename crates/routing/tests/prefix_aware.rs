@@ -172,6 +172,31 @@ fn affinity_has_its_price() {
 }
 
 #[test]
+fn answers_that_are_about_to_end_slow_nobody() {
+    let pool = with(r#"{"prefix_aware": {"learn": false}}"#, specs(&["ending", "beginning"]));
+    let mut random = generator(1);
+    let mut held: Vec<Pick> = (0..40).map(|_| pick(&pool, &[], &mut random)).collect();
+    for pick in &mut held {
+        let ending = name(pick) == "ending";
+        pick.lease.produced(if ending { 48 } else { 1 }, NOW);
+    }
+    let slowed = |output_tokens| {
+        let asked = Query { output_tokens: Some(output_tokens), ..query(&[]) };
+        let explained = pool.explain(&asked, NOW, &mut generator(1));
+        let slowed: Vec<f32> = explained.candidates.iter().map(|row| row.cost.unwrap().decode_s).collect();
+        (slowed[0], slowed[1])
+    };
+    let (ending, beginning) = slowed(500);
+    assert!(
+        ending > 0.0 && ending < beginning / 10.0,
+        "{ending} and {beginning} seconds, 2 or 49 tokens left"
+    );
+    let ratio = |now: (f32, f32), before: (f32, f32)| (now.0 / before.0, now.1 / before.1);
+    let (of_ending, of_beginning) = ratio(slowed(5000), (ending, beginning));
+    assert!(of_ending < 1.01 && (1.05..1.1).contains(&of_beginning), "no longer than they run side by side");
+}
+
+#[test]
 fn the_explanation_is_the_pick() {
     let pool = router("prefix_aware", numbered(5));
     let mut random = generator(3);
