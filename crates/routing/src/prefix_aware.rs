@@ -166,13 +166,13 @@ impl Prices {
     fn cost(self, view: View, home_price: f32, allowed: bool) -> Cost {
         let delayed = 1.0 + self.interference * (view.requests + self.coming);
         let beside = self.sequence * view.requests + self.context * view.context_tokens;
-        let together =
-            self.output * view.left_tokens / (self.output * view.requests + view.left_tokens).max(1.0);
+        let side_by_side =
+            self.output * view.output_tokens / (self.output * view.requests + view.output_tokens).max(1.0);
         let mut cost = Cost {
             cached_tokens: view.cached as u32,
             prefill_s: self.prefill * (self.prompt - view.cached) * delayed,
             queue_s: self.queue * view.waiting_tokens,
-            decode_s: beside * together * (1.0 - view.waiting_share),
+            decode_s: beside * side_by_side * (1.0 - view.waiting_share),
             wait_s: self.wait * view.outstanding_s * view.wait_burden * view.waiting_share,
             home_s: home_price * delayed,
             total_s: 0.0,

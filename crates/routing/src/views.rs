@@ -23,8 +23,8 @@ pub(crate) struct View {
     pub(crate) waiting_share: f32,
     pub(crate) waiting_tokens: f32,
     pub(crate) context_tokens: f32,
-    /// Output tokens still to come.
-    pub(crate) left_tokens: f32,
+    /// Those still to come.
+    pub(crate) output_tokens: f32,
     pub(crate) outstanding_s: f32,
     /// Prompt tokens that its cache is expected to hold.
     pub(crate) cached: f32,
@@ -50,7 +50,7 @@ struct Group {
     waiting_share: [f32; LANES],
     waiting_tokens: [f32; LANES],
     context_tokens: [f32; LANES],
-    left_tokens: [f32; LANES],
+    output_tokens: [f32; LANES],
     outstanding_s: [f32; LANES],
     cached: [f32; LANES],
     burden: [f32; LANES],
@@ -89,7 +89,7 @@ struct Even {
     waiting_share: f32,
     waiting_tokens: f32,
     context_tokens: f32,
-    left_tokens: f32,
+    output_tokens: f32,
     outstanding_s: f32,
 }
 
@@ -106,7 +106,7 @@ impl Views {
                 open[lane] = load.open.get();
                 group.waiting_tokens[lane] = number(&load.waiting_tokens);
                 group.context_tokens[lane] = number(&load.context_tokens);
-                group.left_tokens[lane] = number(&load.output_tokens);
+                group.output_tokens[lane] = number(&load.output_tokens);
                 group.outstanding_s[lane] = number(&load.outstanding);
                 blocks[lane] = matches.blocks[standing.slot as usize];
                 group.burden[lane] = load.slowness.logarithm() as f32;
@@ -192,8 +192,8 @@ impl Views {
     pub(crate) fn join(&mut self, others: &[Others]) {
         let own = self.even();
         let a_request = |sum: f32| sum / own.requests.max(1.0);
-        let [context_tokens, left_tokens, outstanding_s] =
-            [own.context_tokens, own.left_tokens, own.outstanding_s].map(a_request);
+        let [context_tokens, output_tokens, outstanding_s] =
+            [own.context_tokens, own.output_tokens, own.outstanding_s].map(a_request);
         let waiting_tokens = own.waiting_tokens / (own.waiting_share * own.requests).max(1.0);
         for (place, others) in others.iter().enumerate() {
             let (group, lane) = (&mut self.groups[place / LANES], place % LANES);
@@ -203,7 +203,7 @@ impl Views {
             view.waiting_share = waiting / view.requests.max(1.0);
             view.waiting_tokens += others.waiting * waiting_tokens;
             view.context_tokens += others.requests * context_tokens;
-            view.left_tokens += others.requests * left_tokens;
+            view.output_tokens += others.requests * output_tokens;
             view.outstanding_s += others.requests * outstanding_s;
             group.set(lane, view);
         }
@@ -236,7 +236,7 @@ impl Views {
             waiting_share: sum(|view| view.waiting_share * view.requests) / requests.max(1.0),
             waiting_tokens: sum(|view| view.waiting_tokens),
             context_tokens: sum(|view| view.context_tokens),
-            left_tokens: sum(|view| view.left_tokens),
+            output_tokens: sum(|view| view.output_tokens),
             outstanding_s: sum(|view| view.outstanding_s),
         }
     }
@@ -248,7 +248,7 @@ impl Group {
         waiting_share: [0.0; LANES],
         waiting_tokens: [0.0; LANES],
         context_tokens: [0.0; LANES],
-        left_tokens: [0.0; LANES],
+        output_tokens: [0.0; LANES],
         outstanding_s: [0.0; LANES],
         cached: [0.0; LANES],
         burden: [0.0; LANES],
@@ -295,7 +295,7 @@ impl Group {
         self.waiting_share[lane] = view.waiting_share;
         self.waiting_tokens[lane] = view.waiting_tokens;
         self.context_tokens[lane] = view.context_tokens;
-        self.left_tokens[lane] = view.left_tokens;
+        self.output_tokens[lane] = view.output_tokens;
         self.outstanding_s[lane] = view.outstanding_s;
         self.cached[lane] = view.cached;
         self.burden[lane] = view.burden;
@@ -310,7 +310,7 @@ impl Group {
             waiting_share: self.waiting_share[lane],
             waiting_tokens: self.waiting_tokens[lane],
             context_tokens: self.context_tokens[lane],
-            left_tokens: self.left_tokens[lane],
+            output_tokens: self.output_tokens[lane],
             outstanding_s: self.outstanding_s[lane],
             cached: self.cached[lane],
             burden: self.burden[lane],
@@ -329,7 +329,7 @@ impl View {
         draw(&mut self.waiting_share, all.waiting_share);
         draw(&mut self.waiting_tokens, all.waiting_tokens * share);
         draw(&mut self.context_tokens, all.context_tokens * share);
-        draw(&mut self.left_tokens, all.left_tokens * share);
+        draw(&mut self.output_tokens, all.output_tokens * share);
         draw(&mut self.outstanding_s, all.outstanding_s * share);
     }
 }
@@ -377,6 +377,7 @@ mod tests {
     fn views(count: u32) -> Views {
         let view = |place: u32| View {
             requests: place as f32,
+            output_tokens: 4.0 * place as f32,
             outstanding_s: 2.0 * place as f32,
             cached: (100 + place * 7 % 5) as f32,
             speed: 1.0,
@@ -473,6 +474,7 @@ mod tests {
         drawn.approach(|mean| (mean == 4.0).then_some(0.5));
         let requests: Vec<f32> = drawn.iter().map(|view| view.requests).collect();
         assert_eq!(requests, [2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0]);
+        assert_eq!([drawn.at(0).output_tokens, drawn.at(8).output_tokens], [8.0, 24.0]);
         assert_eq!(drawn.totals().requests, 36.0);
     }
 
@@ -480,7 +482,6 @@ mod tests {
     fn others_requests_are_taken_for_the_mean_of_the_own() {
         let mut joined = views(17);
         let own = View { waiting_share: 0.5, waiting_tokens: 30.0, context_tokens: 40.0, ..joined.at(16) };
-        let own = View { left_tokens: 68.0, ..own };
         joined.groups[1].set(0, own);
         let mut others = vec![Others::default(); 17];
         others[16] = Others { requests: 48.0, waiting: 4.0 };
@@ -489,7 +490,7 @@ mod tests {
         assert_eq!((view.requests, view.waiting_share), (64.0, 12.0 / 64.0));
         assert_eq!(view.waiting_tokens, 30.0 + 4.0 * 30.0 / 8.0, "eight of the own ones wait");
         assert_eq!(view.context_tokens, 40.0 + 48.0 * 40.0 / 136.0, "136 requests in all");
-        assert_eq!(view.left_tokens, 68.0 + 48.0 * 68.0 / 136.0);
+        assert_eq!(view.output_tokens, 64.0 + 48.0 * 4.0);
         assert_eq!(view.outstanding_s, 32.0 + 48.0 * 2.0);
         assert_eq!(joined.at(3).requests, 3.0);
         joined.raise_wait(16, 3.0);
