@@ -19,9 +19,12 @@ use std::{
 
 use routing::{HealthSettings, PolicyName, PolicySettings, RetrySettings, SettingsError};
 use serde::{Deserialize, Deserializer};
+use tls::TlsError;
 
-use crate::DecisionLogSettings;
-pub use sections::{CheckConfig, Checks, HealthConfig, LimitConfig, Limits, PolicyFlags, RetryConfig};
+use crate::{DecisionLogSettings, TlsSettings};
+pub use sections::{
+    CheckConfig, Checks, HealthConfig, LimitConfig, Limits, PolicyFlags, RetryConfig, TlsConfig,
+};
 pub use units::{EventSource, ReplicaUrl, Seconds, ValueError};
 
 /// What was written in a file or in flags.
@@ -91,6 +94,9 @@ pub struct Config {
     /// Repeating failed attempts.
     #[command(flatten, next_help_heading = "Retries")]
     pub retry: RetryConfig,
+    /// Certificates: ours, and whose we trust.
+    #[command(flatten, next_help_heading = "TLS")]
+    pub tls: TlsConfig,
 }
 
 /// A replica in the configuration: its URL, or its URL and more.
@@ -180,6 +186,8 @@ pub struct Settings {
     pub health: HealthSettings,
     /// Repeating failed attempts.
     pub retry: RetrySettings,
+    /// Certificates: ours, and whose we trust.
+    pub tls: TlsSettings,
 }
 
 /// A configuration that cannot be used.
@@ -229,6 +237,12 @@ pub enum ConfigError {
         "the ports after kv_events_port or kv_events_replay_port {0} go beyond 65535: choose a lower one"
     )]
     EventsPorts(NonZero<u16>),
+    /// A certificate without its key, or a key without its certificate.
+    #[error("tls.{0} and tls.{1} go together: give both or none")]
+    HalfIdentity(&'static str, &'static str),
+    /// A file of certificates that cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A value out of range.
     #[error(transparent)]
     Value(#[from] SettingsError),
@@ -279,6 +293,7 @@ impl Config {
             checks: self.checks.over(under.checks),
             health: self.health.over(under.health),
             retry: self.retry.over(under.retry),
+            tls: self.tls.over(under.tls),
         }
     }
 
@@ -309,6 +324,7 @@ impl Config {
             health: HealthSettings { wait_for_check: !checks.interval.is_zero(), ..self.health.resolve() },
             checks,
             retry: self.retry.resolve(),
+            tls: self.tls.resolve()?,
         };
         settings.validate()?;
         Ok(settings)

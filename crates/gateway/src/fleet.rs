@@ -13,11 +13,13 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use routing::{PolicySettings, Replica, ReplicaSpec, Router, SettingsError};
+use tls::{ClientConfig, ServerName};
 use tokio::sync::Notify;
 
 use crate::{
     config::{EventSource, ReplicaConfig},
     metrics::ReplicaMetrics,
+    security::Security,
 };
 
 /// All replicas of the gateway.
@@ -42,6 +44,8 @@ pub(crate) struct Backend {
     pub(crate) id: u64,
     /// `host:port` of its URL.
     pub(crate) authority: Box<str>,
+    /// What its certificate must be for, if its URL is `https`.
+    name: Option<ServerName<'static>>,
     /// The path of its URL, without a final slash; usually empty.
     pub(crate) path_prefix: Box<str>,
     /// What its name was last resolved to; empty before the first time.
@@ -151,6 +155,7 @@ impl Backend {
         Self {
             id,
             authority: authority.into(),
+            name: config.url.secure_name(),
             path_prefix: config.url.path_prefix().into(),
             addresses: ArcSwap::from_pointee(authority.parse().into_iter().collect()),
             kv_events: config.kv_events.clone(),
@@ -161,6 +166,14 @@ impl Backend {
     /// Where to connect, the best first; empty while its name has not been resolved.
     pub(crate) fn addresses(&self) -> Arc<Vec<SocketAddr>> {
         self.addresses.load_full()
+    }
+
+    /// How to meet it under TLS, if its URL says so.
+    pub(crate) fn secure_name(
+        &self,
+        security: &Security,
+    ) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
+        security.of_replicas().zip(self.name.clone())
     }
 
     /// Looks its name up again, unless its URL holds an address already. Keeps the last answer on failure.

@@ -23,6 +23,7 @@ use crate::{
     http1::{fields::Fields, request::RequestHead, response::ResponseHead},
     server::{Client, Phase},
     upstream::connection::{Connection, ExchangeError, Outgoing},
+    wire::Wire,
     worker::Worker,
 };
 use query::Understood;
@@ -206,12 +207,13 @@ async fn exchange(
 async fn connect(client: &Client, backend: &Backend) -> Result<Connection, Failure> {
     let failure = |reason| Failure { outcome: Outcome::ConnectFailed, reason, sent: false };
     for &address in backend.addresses().iter() {
-        let mut connecting = pin!(TcpStream::connect(address));
+        let secure = backend.secure_name(&client.worker.shared.security);
+        let mut connecting = pin!(async { Wire::connect(TcpStream::connect(address).await?, secure).await });
         let connected = poll_fn(|context| match connecting.as_mut().poll(context) {
             Poll::Pending if client.is_late() => Poll::Ready(None),
             polled => polled.map(Some),
         });
-        match connected.await.map(|stream| stream.and_then(Connection::new)) {
+        match connected.await.map(|wire| wire.map(Connection::new)) {
             Some(Ok(connection)) => {
                 backend.metrics.connects.add(1);
                 return Ok(connection);
@@ -225,7 +227,7 @@ async fn connect(client: &Client, backend: &Backend) -> Result<Connection, Failu
                     sent: false,
                 });
             }
-            Some(Err(error)) => tracing::debug!(%address, %error, "cannot connect"),
+            Some(Err(error)) => tracing::debug!(%address, error = tls::explain(&error), "cannot connect"),
             None => return Err(failure(Reason::ConnectTimeout)),
         }
     }

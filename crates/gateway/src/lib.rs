@@ -11,7 +11,7 @@
 //! - a stream that breaks off looks broken to the client, never complete;
 //! - nothing is repeated that an engine may have seen, unless the operator chose so.
 //!
-//! It does not speak TLS or HTTP/2, and forwards no informational answers (1xx) but 101.
+//! It speaks TLS to clients if it has a certificate, and to replicas whose URL is `https`. It does not speak HTTP/2, and forwards no informational answers (1xx) but 101.
 
 mod admin;
 mod config;
@@ -26,18 +26,22 @@ mod lifecycle;
 mod metrics;
 mod probe;
 mod relay;
+mod security;
 mod server;
 mod shared;
 mod signals;
 mod upstream;
 mod watch;
+mod wire;
 mod worker;
 
 pub use config::{
     AccessLog, CheckConfig, Checks, Config, ConfigError, EventSource, HealthConfig, LimitConfig, Limits,
-    LogFormat, LogLevel, PolicyFlags, ReplicaConfig, ReplicaUrl, RetryConfig, Seconds, Settings, ValueError,
+    LogFormat, LogLevel, PolicyFlags, ReplicaConfig, ReplicaUrl, RetryConfig, Seconds, Settings, TlsConfig,
+    ValueError,
 };
 pub use decision_log::DecisionLogSettings;
 pub use error::Reason;
 pub use lifecycle::{Handle, StartError, start};
+pub use security::TlsSettings;
 pub use signals::{ConfigFile, run};

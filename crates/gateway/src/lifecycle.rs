@@ -76,7 +76,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let admin_listener = listen(settings.admin_listen, 1)?.remove(0);
     let address_of = |listener: &StdListener| listener.local_addr().map_err(StartError::Thread);
     let (address, admin_address) = (address_of(&listeners[0])?, address_of(&admin_listener)?);
-    let mut shared = Shared::new(settings).map_err(ConfigError::from)?;
+    let mut shared = Shared::new(settings)?;
     if let Some(settings) = &shared.settings.decision_log {
         let log = DecisionLog::open(settings);
         shared.decision_log =
@@ -170,13 +170,14 @@ impl Handle {
     }
 
     /// Takes over the parts of `settings` that can change at run time: policy, replicas, and what counts as
-    /// healthy. Replicas that stay keep their load.
+    /// healthy or may be trusted. Replicas that stay keep their load.
     pub fn apply(&self, settings: &Settings) -> Result<(), ConfigError> {
         settings.validate()?;
         self.shared.fleet.router.set_policy(settings.policy.clone())?;
         // Whether there are checks to wait for was decided at the start.
         let wait_for_check = self.shared.settings.health.wait_for_check;
         self.shared.fleet.router.set_health(HealthSettings { wait_for_check, ..settings.health.clone() })?;
+        self.shared.security.trust(settings)?;
         self.shared.fleet.set_replicas(&settings.replicas);
         Ok(())
     }

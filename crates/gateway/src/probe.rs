@@ -9,7 +9,9 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     fleet::Backend,
     http1::body::Remaining,
+    security::Security,
     upstream::connection::{Connection, Outgoing},
+    wire::Wire,
 };
 
 /// Room for one read.
@@ -22,7 +24,7 @@ pub(crate) enum ProbeError {
     TimedOut,
     #[error("the name {0} cannot be resolved")]
     Unresolved(Box<str>),
-    #[error("cannot connect: {0}")]
+    #[error("cannot connect: {}", tls::explain(.0))]
     Connect(std::io::Error),
     #[error("{0}")]
     Answer(String),
@@ -32,28 +34,33 @@ pub(crate) enum ProbeError {
 
 /// GETs `path` on a fresh connection and reads the whole answer.
 pub(crate) async fn get(
+    security: &Security,
     backend: &Backend,
     path: &str,
     limit: Duration,
     most_bytes: usize,
 ) -> Result<(StatusCode, Bytes), ProbeError> {
-    timeout(limit, ask(backend, "GET", path, Bytes::new(), most_bytes))
+    timeout(limit, ask(security, backend, "GET", path, Bytes::new(), most_bytes))
         .await
         .unwrap_or(Err(ProbeError::TimedOut))
 }
 
 /// POSTs JSON to `path` on a fresh connection and reads the whole answer.
 pub(crate) async fn post(
+    security: &Security,
     backend: &Backend,
     path: &str,
     body: Bytes,
     limit: Duration,
     most_bytes: usize,
 ) -> Result<(StatusCode, Bytes), ProbeError> {
-    timeout(limit, ask(backend, "POST", path, body, most_bytes)).await.unwrap_or(Err(ProbeError::TimedOut))
+    timeout(limit, ask(security, backend, "POST", path, body, most_bytes))
+        .await
+        .unwrap_or(Err(ProbeError::TimedOut))
 }
 
 async fn ask(
+    security: &Security,
     backend: &Backend,
     method: &str,
     path: &str,
@@ -65,8 +72,10 @@ async fn ask(
     if addresses.is_empty() {
         return Err(ProbeError::Unresolved(backend.authority.clone()));
     }
-    let stream = TcpStream::connect(&addresses[..]).await.map_err(ProbeError::Connect)?;
-    let mut connection = Connection::new(stream).map_err(ProbeError::Connect)?;
+    let wiring = async {
+        Wire::connect(TcpStream::connect(&addresses[..]).await?, backend.secure_name(security)).await
+    };
+    let mut connection = Connection::new(wiring.await.map_err(ProbeError::Connect)?);
     let content = match body.len() {
         0 => String::new(),
         length => format!("content-type: application/json\r\ncontent-length: {length}\r\n"),

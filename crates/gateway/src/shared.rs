@@ -2,10 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use routing::{RetryBudget, SettingsError};
+use routing::RetryBudget;
 use tokio::{sync::watch, time::timeout};
 
-use crate::{Settings, decision_log::DecisionLog, fleet::Fleet, kv_events::Lessons, metrics::Metrics};
+use crate::{
+    ConfigError, Settings, decision_log::DecisionLog, fleet::Fleet, kv_events::Lessons, metrics::Metrics,
+    security::Security,
+};
 
 /// How long the first clients wait for the first health check of every replica: without a word from any of them the
 /// only answer would be a 503.
@@ -16,6 +19,7 @@ const FIRST_CHECKS: Duration = Duration::from_secs(1);
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) fleet: Fleet,
+    pub(crate) security: Security,
     pub(crate) metrics: Metrics,
     pub(crate) budget: Arc<RetryBudget>,
     pub(crate) lessons: Lessons,
@@ -39,12 +43,13 @@ pub(crate) enum Stage {
 // === impl Shared ===
 
 impl Shared {
-    pub(crate) fn new(settings: Settings) -> Result<Self, SettingsError> {
+    pub(crate) fn new(settings: Settings) -> Result<Self, ConfigError> {
         let fleet = Fleet::new(settings.policy.clone(), &settings.replicas)?;
         fleet.router.set_health(settings.health.clone())?;
         let unchecked = if settings.health.wait_for_check { settings.replicas.len() } else { 0 };
         Ok(Self {
             fleet,
+            security: Security::new(&settings)?,
             metrics: Metrics::default(),
             budget: Arc::default(),
             lessons: Lessons::default(),

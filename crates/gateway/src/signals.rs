@@ -2,7 +2,7 @@
 //!
 //! SIGTERM and SIGINT drain; a second one ends it at once. SIGHUP reads the file again, and so does a change of
 //! its content, which is looked for every second (that also sees a Kubernetes ConfigMap change, where the file
-//! is a link to a link). A file with a fault changes nothing.
+//! is a link to a link). A file with a fault changes nothing. The files of the certificate are followed likewise.
 
 use std::{
     io,
@@ -64,6 +64,7 @@ async fn wait(handle: &Handle, mut file: Option<ConfigFile>) -> io::Result<()> {
                 if let Some(file) = file.as_mut().filter(|file| file.has_changed()) {
                     file.reload(handle);
                 }
+                handle.shared().security.follow();
                 continue;
             }
         }

@@ -55,7 +55,8 @@ async fn check(shared: Arc<Shared>, backend: Arc<Backend>) {
     let mut is_first = true;
     while let Some(replica) = shared.fleet.replica(backend.id) {
         let before = replica.health.state(shared.fleet.now());
-        let answer = probe::get(&backend, &checks.path, checks.timeout, MOST_HEALTH_BYTES).await;
+        let answer =
+            probe::get(&shared.security, &backend, &checks.path, checks.timeout, MOST_HEALTH_BYTES).await;
         let now = shared.fleet.now();
         let result = match answer {
             Ok((status, _)) if status.is_success() => Some(Ok(())),
@@ -110,23 +111,26 @@ async fn scrape(shared: Arc<Shared>, backend: Arc<Backend>) {
     let mut random = random(&backend);
     let mut readable = true;
     while let Some(replica) = shared.fleet.replica(backend.id) {
-        let problem = match probe::get(&backend, METRICS_PATH, METRICS_TIMEOUT, MOST_METRICS_BYTES).await {
-            Ok((status, page)) if status.is_success() => {
-                let metrics = EngineMetrics::read(&page);
-                if let Some(tokens) = cache_tokens(&metrics) {
-                    replica.set_cache_tokens(tokens);
-                }
-                match report(&metrics) {
-                    Some(report) => {
-                        replica.report(report, shared.fleet.now());
-                        None
+        let problem =
+            match probe::get(&shared.security, &backend, METRICS_PATH, METRICS_TIMEOUT, MOST_METRICS_BYTES)
+                .await
+            {
+                Ok((status, page)) if status.is_success() => {
+                    let metrics = EngineMetrics::read(&page);
+                    if let Some(tokens) = cache_tokens(&metrics) {
+                        replica.set_cache_tokens(tokens);
                     }
-                    None => Some("the page has no queue length".to_owned()),
+                    match report(&metrics) {
+                        Some(report) => {
+                            replica.report(report, shared.fleet.now());
+                            None
+                        }
+                        None => Some("the page has no queue length".to_owned()),
+                    }
                 }
-            }
-            Ok((status, _)) => Some(format!("{METRICS_PATH} answers {status}")),
-            Err(error) => Some(error.to_string()),
-        };
+                Ok((status, _)) => Some(format!("{METRICS_PATH} answers {status}")),
+                Err(error) => Some(error.to_string()),
+            };
         if let Some(problem) = &problem {
             backend.metrics.scrapes_failed.add(1);
             if readable {

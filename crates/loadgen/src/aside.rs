@@ -4,12 +4,14 @@
 //! nothing here touches the run's connections or its clock. A page has at most [`PAGE_BYTES`].
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::TcpStream,
     time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
+
+use tls::{ClientConnection, StreamOwned};
 
 use crate::{Targets, chunked::Chunked, target::Target};
 
@@ -63,7 +65,7 @@ impl<'a> Ask<'a> {
     pub fn send(&self, targets: &Targets, target: u16) -> Result<Reply, String> {
         let target = targets.get(target);
         let until = Instant::now() + self.timeout;
-        let mut socket = connect(target, until)?;
+        let socket = connect(target, until)?;
         let path = match self.path {
             Some(path) => format!("{}{path}", target.prefix()),
             None => target.path().to_owned(),
@@ -84,8 +86,33 @@ impl<'a> Ask<'a> {
         let mut bytes = request.into_bytes();
         bytes.extend_from_slice(self.body);
         limit(&socket, until)?;
-        socket.write_all(&bytes).map_err(|error| error.to_string())?;
-        read_reply(socket, until)
+        match target.secure() {
+            None => talk(socket, &bytes, |socket| limit(socket, until)),
+            Some(secure) => {
+                let session = ClientConnection::new(secure.config.clone(), secure.name.clone())
+                    .map_err(|error| error.to_string())?;
+                talk(StreamOwned::new(session, socket), &bytes, |stream| limit(&stream.sock, until))
+            }
+        }
+    }
+}
+
+/// Sends a request and reads the reply.
+fn talk<S: Read + Write>(
+    mut stream: S,
+    request: &[u8],
+    limit: impl Fn(&S) -> Result<(), String>,
+) -> Result<Reply, String> {
+    stream.write_all(request).and_then(|()| stream.flush()).map_err(|error| said(&error))?;
+    read_reply(stream, limit)
+}
+
+/// What went wrong, in words.
+fn said(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time".to_owned(),
+        io::ErrorKind::UnexpectedEof => "the connection was closed inside the answer".to_owned(),
+        _ => tls::explain(error),
     }
 }
 
@@ -115,7 +142,7 @@ fn limit(socket: &TcpStream, until: Instant) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-fn read_reply(mut socket: TcpStream, until: Instant) -> Result<Reply, String> {
+fn read_reply<S: Read>(mut stream: S, limit: impl Fn(&S) -> Result<(), String>) -> Result<Reply, String> {
     let (mut bytes, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
     loop {
         if let Some(reply) = parse(&bytes, false)? {
@@ -124,20 +151,14 @@ fn read_reply(mut socket: TcpStream, until: Instant) -> Result<Reply, String> {
         if bytes.len() as u64 > PAGE_BYTES {
             return Err(format!("an answer over {} MiB", PAGE_BYTES >> 20));
         }
-        limit(&socket, until)?;
-        match socket.read(&mut buffer) {
+        limit(&stream)?;
+        match stream.read(&mut buffer) {
             Ok(0) => {
-                return parse(&bytes, true)?
-                    .ok_or_else(|| "the connection was closed inside the answer".to_owned());
+                return parse(&bytes, true)?.ok_or_else(|| said(&io::ErrorKind::UnexpectedEof.into()));
             }
             Ok(count) => bytes.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error)
-                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
-            {
-                return Err("no answer in time".to_owned());
-            }
-            Err(error) => return Err(error.to_string()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(said(&error)),
         }
     }
 }

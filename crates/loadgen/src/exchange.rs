@@ -111,7 +111,10 @@ impl Exchange {
             }
             self.sent.get_or_insert(now);
         }
-        Ok(true)
+        match socket.flush() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            flushed => flushed.map(|()| true),
+        }
     }
 
     /// Starts over on another connection.
@@ -196,30 +199,15 @@ pub(crate) fn unsent(session: &Session, phase: u16, outcome: Outcome, done: Dura
         model: request.model.clone(),
         scheduled: session.due,
         admitted: session.admitted,
-        sent: None,
-        written: None,
-        headers: None,
-        chunks: Vec::new(),
-        first_answer: None,
         done,
-        connection_reused: false,
-        connect: None,
         input_tokens: session.input_tokens,
-        output_tokens: Count::default(),
-        reasoning_tokens: None,
-        cached_tokens: None,
         requested_tokens: request.output_tokens,
-        status: None,
         own_input_tokens: (session.input_tokens.source != CountSource::Estimate)
             .then_some(session.input_tokens.tokens),
-        own_output_tokens: None,
-        own_reasoning_tokens: None,
         request_bytes: u32::try_from(session.body.len()).unwrap_or(u32::MAX),
-        response_bytes: 0,
-        retries: 0,
-        retried_for: Duration::ZERO,
         session_wait: session.behind,
         core_wait: session.core_wait,
         outcome,
+        ..Record::default()
     }
 }

@@ -10,7 +10,7 @@
 //! when a read returns, before anything is parsed. The sender measures itself too: its [`RunSummary`] says how far
 //! it was in the way of the figures.
 //!
-//! HTTP/1.1 without TLS. A reused connection that turns out to be dead before any answer is replaced once; other
+//! HTTP/1.1, over TLS where a target's URL says so. A reused connection that turns out to be dead before any answer is replaced once; other
 //! retries only where [`Retries`] asks for them.
 
 mod admission;
@@ -42,6 +42,7 @@ mod summary;
 mod target;
 mod timers;
 mod traffic;
+mod wire;
 mod worker;
 
 pub use answer::{AnswerText, Bodies};
@@ -55,3 +56,4 @@ pub use routed::Routed;
 pub use run::run;
 pub use summary::{ClientSummary, PhaseSummary, RunEnd, RunSummary, ThreadRole, ThreadSummary};
 pub use target::{Target, TargetError, Targets};
+pub use tls::{ClientSettings, Identity};

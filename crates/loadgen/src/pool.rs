@@ -7,7 +7,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use mio::{Registry, Token};
 
-use crate::{connection::Connection, session::ConnectionId};
+use crate::{connection::Connection, session::ConnectionId, target::Target, wire::Wire};
 
 /// Tokens below are not connections.
 pub(crate) const FIRST_TOKEN: usize = 2;
@@ -36,14 +36,22 @@ impl Pool {
         &mut self,
         registry: &Registry,
         address: SocketAddr,
-        target: u16,
+        target: &Target,
+        index: u16,
         now: Duration,
     ) -> io::Result<usize> {
         let place = self.free.last().copied().unwrap_or(self.places.len());
         self.serial += 1;
         let token = Token(FIRST_TOKEN + place);
-        let connection =
-            Connection::open(registry, token, address, target, self.serial, now, self.kernel_stamps)?;
+        let connection = Connection {
+            wire: Wire::connect(registry, token, address, target, self.kernel_stamps)?,
+            serial: self.serial,
+            target: index,
+            address,
+            opened: now,
+            is_open: false,
+            exchange: None,
+        };
         if self.free.pop().is_some() {
             self.places[place] = Some(connection);
         } else {
@@ -98,15 +106,17 @@ mod tests {
     use mio::Poll;
 
     use super::*;
+    use crate::Targets;
 
     #[test]
     fn places_are_used_again_but_names_are_not() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
+        let targets = Targets::resolve([address.to_string()]).unwrap();
         let poll = Poll::new().unwrap();
         let mut pool = Pool::new(2, false);
-        let open = |pool: &mut Pool, target| {
-            let place = pool.open(poll.registry(), address, target, Duration::ZERO).unwrap();
+        let open = |pool: &mut Pool, index| {
+            let place = pool.open(poll.registry(), address, targets.get(0), index, Duration::ZERO).unwrap();
             pool.park(place);
             place
         };
@@ -121,11 +131,12 @@ mod tests {
     #[test]
     fn the_latest_idle_connection_serves_next() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let targets = Targets::resolve([address.to_string()]).unwrap();
         let poll = Poll::new().unwrap();
         let mut pool = Pool::new(1, false);
         for _ in 0..3 {
-            let place =
-                pool.open(poll.registry(), listener.local_addr().unwrap(), 0, Duration::ZERO).unwrap();
+            let place = pool.open(poll.registry(), address, targets.get(0), 0, Duration::ZERO).unwrap();
             pool.park(place);
         }
         assert_eq!([pool.unpark(0), pool.unpark(0), pool.unpark(0)], [Some(2), Some(1), Some(0)]);

@@ -1,6 +1,6 @@
 //! The servers under load, as the user names them.
 //!
-//! A URL may lack its scheme (`http` is meant) and may end in `/v1` or in the path of an operation; both are
+//! A URL may lack its scheme (`http` is meant, `https` is TLS) and may end in `/v1` or in the path of an operation; both are
 //! taken off, because the path of each request is put after the base. Any other path prefix is kept. Host names
 //! are looked up once, before the run, so that no request waits for a name server. A name that cannot be looked
 //! up is not an error of the run: its target fails its own requests, as a target that refuses does.
@@ -14,6 +14,7 @@ use std::{
 };
 
 use protocol::Endpoint;
+use tls::{ClientConfig, ClientSettings, ServerName, TlsError};
 
 /// The targets of a run, in the order in which records name them.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub struct Targets(Vec<Target>);
 pub struct Target {
     name: Arc<str>,
     authority: String,
+    secure: Option<SecureTarget>,
     /// The path as given, without a slash at its end.
     path: String,
     /// The path without what the path of a request brings.
@@ -31,6 +33,13 @@ pub struct Target {
     addresses: Result<Vec<SocketAddr>, String>,
     /// The address that took the last connection; the first one tried next time.
     preferred: AtomicUsize,
+}
+
+/// How to reach one under TLS.
+#[derive(Clone, Debug)]
+pub(crate) struct SecureTarget {
+    pub(crate) config: Arc<ClientConfig>,
+    pub(crate) name: ServerName<'static>,
 }
 
 /// What is wrong with a target's URL.
@@ -42,11 +51,11 @@ pub enum TargetError {
     /// More URLs than a record can name.
     #[error("{0} target URLs given; at most 65535 are possible")]
     TooMany(usize),
-    /// TLS.
-    #[error("{0}: https is not supported; give an http URL, or put a TLS proxy in front")]
-    Https(String),
+    /// There can be no TLS.
+    #[error("{0}: {1}")]
+    Tls(String, #[source] TlsError),
     /// Anything else than HTTP.
-    #[error("{0}: only http URLs are supported")]
+    #[error("{0}: only http and https URLs are supported")]
     Scheme(String),
     /// A part that a base URL cannot have, or that is broken.
     #[error("{url}: {what}")]
@@ -67,14 +76,30 @@ const OPERATIONS: [Endpoint; 5] = [
 ];
 
 impl Targets {
-    /// Reads base URLs and looks their hosts up.
+    /// Reads base URLs and looks their hosts up. Servers behind `https` are trusted as this system trusts them.
     pub fn resolve<I>(urls: I) -> Result<Self, TargetError>
     where
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
-        let targets: Vec<Target> =
-            urls.into_iter().map(|url| Target::resolve(url.as_ref())).collect::<Result<_, _>>()?;
+        Self::resolve_with(urls, &ClientSettings::default())
+    }
+
+    /// The same, with other ideas of whom to trust.
+    pub fn resolve_with<I>(urls: I, settings: &ClientSettings) -> Result<Self, TargetError>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let mut config = None;
+        let mut secure = || match &config {
+            Some(known) => Ok(Arc::clone(known)),
+            None => Ok(Arc::clone(config.insert(settings.load()?))),
+        };
+        let targets: Vec<Target> = urls
+            .into_iter()
+            .map(|url| Target::resolve(url.as_ref(), &mut secure))
+            .collect::<Result<_, _>>()?;
         match targets.len() {
             0 => Err(TargetError::None),
             count if count > usize::from(u16::MAX) => Err(TargetError::TooMany(count)),
@@ -103,15 +128,17 @@ impl Targets {
 }
 
 impl Target {
-    fn resolve(url: &str) -> Result<Self, TargetError> {
+    /// `tls` is asked for what TLS needs, if the URL wants it.
+    fn resolve(
+        url: &str,
+        tls: &mut impl FnMut() -> Result<Arc<ClientConfig>, TlsError>,
+    ) -> Result<Self, TargetError> {
         let url = url.trim();
         let part = |what| TargetError::Part { url: url.to_owned(), what };
-        let rest = match url.split_once("://") {
-            None => url,
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
-                return Err(TargetError::Https(url.to_owned()));
-            }
+        let (scheme, usual_port, rest) = match url.split_once("://") {
+            None => ("http", "80", url),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => ("http", "80", rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => ("https", "443", rest),
             Some(_) => return Err(TargetError::Scheme(url.to_owned())),
         };
         if rest.contains(['?', '#']) {
@@ -124,7 +151,9 @@ impl Target {
         if authority.contains('@') {
             return Err(part("no user name in a URL; give an authorization header instead"));
         }
-        let (host, port) = split_authority(authority).map_err(part)?;
+        let (host, port) = split_authority(authority, usual_port).map_err(part)?;
+        let secure = (scheme == "https").then(|| SecureTarget::new(host, tls)).transpose();
+        let secure = secure.map_err(|error| TargetError::Tls(url.to_owned(), error))?;
         let path = path.trim_end_matches('/');
         let prefix = base_path(path);
         let addresses = (host, port)
@@ -135,8 +164,9 @@ impl Target {
                 |found| if found.is_empty() { Err(format!("{host} has no address")) } else { Ok(found) },
             );
         Ok(Self {
-            name: format!("http://{authority}{prefix}").into(),
+            name: format!("{scheme}://{authority}{prefix}").into(),
             authority: authority.to_owned(),
+            secure,
             path: path.to_owned(),
             prefix: prefix.to_owned(),
             addresses,
@@ -146,6 +176,10 @@ impl Target {
 
     pub(crate) fn authority(&self) -> &str {
         &self.authority
+    }
+
+    pub(crate) fn secure(&self) -> Option<&SecureTarget> {
+        self.secure.as_ref()
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -173,13 +207,28 @@ impl Target {
     }
 }
 
-fn split_authority(authority: &str) -> Result<(&str, u16), &'static str> {
+impl SecureTarget {
+    fn new(
+        host: &str,
+        config: &mut impl FnMut() -> Result<Arc<ClientConfig>, TlsError>,
+    ) -> Result<Self, TlsError> {
+        Ok(Self { name: tls::server_name(host)?, config: config()? })
+    }
+}
+
+fn split_authority<'a>(authority: &'a str, usual_port: &'a str) -> Result<(&'a str, u16), &'static str> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(bracketed) => {
             let (host, after) = bracketed.split_once(']').ok_or("the bracket after '[' is missing")?;
-            (host, after.strip_prefix(':').or((after.is_empty()).then_some("80")).ok_or("no port after ']'")?)
+            (
+                host,
+                after
+                    .strip_prefix(':')
+                    .or(after.is_empty().then_some(usual_port))
+                    .ok_or("no port after ']'")?,
+            )
         }
-        None => authority.split_once(':').unwrap_or((authority, "80")),
+        None => authority.split_once(':').unwrap_or((authority, usual_port)),
     };
     if host.is_empty() {
         return Err("the host is missing");
@@ -199,8 +248,13 @@ fn base_path(path: &str) -> &str {
 mod tests {
     use super::*;
 
+    fn resolve(url: &str) -> Result<Target, TargetError> {
+        let settings = ClientSettings { insecure: true, ..ClientSettings::default() };
+        Target::resolve(url, &mut || settings.load())
+    }
+
     fn name(url: &str) -> Result<String, TargetError> {
-        Target::resolve(url).map(|target| target.name.to_string())
+        resolve(url).map(|target| target.name.to_string())
     }
 
     #[test]
@@ -219,17 +273,30 @@ mod tests {
     }
 
     #[test]
-    fn ports_default_to_80_and_are_checked() {
-        assert_eq!(Target::resolve("127.0.0.1").unwrap().address(0), Ok(Some(([127, 0, 0, 1], 80).into())));
-        assert_eq!(split_authority("[::1]"), Ok(("::1", 80)));
+    fn ports_default_by_scheme_and_are_checked() {
+        for (url, port) in [("127.0.0.1", 80), ("HTTPS://127.0.0.1/v1", 443), ("https://127.0.0.1:80", 80)] {
+            assert_eq!(resolve(url).unwrap().address(0), Ok(Some(([127, 0, 0, 1], port).into())), "{url}");
+        }
+        assert_eq!(split_authority("[::1]", "443"), Ok(("::1", 443)));
         for url in ["http://:80", "a:0", "a:70000", "a:b", "[::1:80", "[::1]80", ""] {
             assert!(matches!(name(url), Err(TargetError::Part { .. })), "{url}");
         }
     }
 
     #[test]
+    fn only_https_is_secure() {
+        assert!(resolve("127.0.0.1").unwrap().secure().is_none());
+        let target = resolve("https://127.0.0.1:8443/v1").unwrap();
+        assert_eq!((&*target.name, target.secure().is_some()), ("https://127.0.0.1:8443", true));
+        let missing =
+            ClientSettings { authorities: Some("/missing.pem".into()), ..ClientSettings::default() };
+        let error = Targets::resolve_with(["https://127.0.0.1"], &missing).unwrap_err().to_string();
+        assert!(error.starts_with("https://127.0.0.1: /missing.pem: "), "{error}");
+        assert!(Targets::resolve_with(["http://127.0.0.1"], &missing).is_ok(), "nobody needs it");
+    }
+
+    #[test]
     fn what_is_not_supported_is_said() {
-        assert!(matches!(name("https://a"), Err(TargetError::Https(_))));
         assert!(matches!(name("unix://a"), Err(TargetError::Scheme(_))));
         assert!(name("http://u:p@a").unwrap_err().to_string().contains("authorization header"));
         assert!(name("http://a?b=c").unwrap_err().to_string().contains("no query"));
@@ -247,7 +314,7 @@ mod tests {
 
     #[test]
     fn every_address_is_tried_once_the_last_good_one_first() {
-        let mut target = Target::resolve("127.0.0.1:1").unwrap();
+        let mut target = resolve("127.0.0.1:1").unwrap();
         let other = SocketAddr::from(([127, 0, 0, 2], 1));
         target.addresses.as_mut().unwrap().push(other);
         target.prefer(other);

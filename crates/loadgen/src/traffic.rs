@@ -6,12 +6,13 @@ use report::Outcome;
 
 use crate::{
     Choice, Error, Features, Reuse,
-    connection::{Connection, Received},
+    connection::Connection,
     exchange::Exchange,
     inbox::Limit,
     request_head::HeadParts,
     response::Progress,
     session::{ConnectionId, Session},
+    wire::Received,
     worker::{Timer, Worker},
 };
 
@@ -83,7 +84,7 @@ impl Worker<'_> {
                 }
                 Err(why) => return self.fail(exchange, Outcome::Connect(why.to_owned()), now),
             };
-            match self.pool.open(self.poll.registry(), address, exchange.target, now) {
+            match self.pool.open(self.poll.registry(), address, target, exchange.target, now) {
                 Ok(place) => {
                     self.measures.opened += 1;
                     self.attach(place, exchange, now);
@@ -126,14 +127,16 @@ impl Worker<'_> {
         ended: bool,
     ) -> Result<(), Error> {
         let Some(connection) = self.pool.get(place) else { return Ok(()) };
-        if !connection.is_open {
+        let was_open = connection.is_open;
+        if !was_open {
             match connection.check_open() {
                 Ok(false) => return Ok(()),
                 Ok(true) => self.connected(place),
-                Err(error) => return self.connect_failed(place, &error.to_string()),
+                Err(error) => return self.connect_failed(place, &tls::explain(&error)),
             }
         }
-        if writable && self.pool.get(place).is_some_and(Connection::has_to_write) {
+        // The end of a handshake may be nothing to read and nothing new to write.
+        if (writable || !was_open) && self.pool.get(place).is_some_and(Connection::has_to_write) {
             self.write(place)?;
         }
         if readable { self.read(place, ended) } else { Ok(()) }
@@ -177,7 +180,7 @@ impl Worker<'_> {
         let Some(exchange) = connection.exchange.as_mut().filter(|exchange| !exchange.is_written()) else {
             return Ok(());
         };
-        match exchange.write_to(&mut connection.socket, now) {
+        match exchange.write_to(&mut connection.wire, now) {
             Ok(false) => Ok(()),
             Ok(true) => {
                 let written = self.shared.clock.now();
@@ -201,7 +204,7 @@ impl Worker<'_> {
     fn read(&mut self, place: usize, ended: bool) -> Result<(), Error> {
         loop {
             let Some(connection) = self.pool.get(place) else { return Ok(()) };
-            let received = connection.read(&mut self.buffer, ended);
+            let received = connection.wire.receive(&mut self.buffer, ended);
             let now = self.shared.clock.now();
             let Some(exchange) = &mut connection.exchange else {
                 // An idle connection has nothing to say; if it speaks or ends, it is of no use any more.

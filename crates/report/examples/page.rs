@@ -33,10 +33,8 @@ fn run(slow: f64, skew: u64) -> Report {
             .collect();
         let usage = |tokens| Count { tokens, source: CountSource::Usage };
         recorder.push(&Record {
-            phase: 0,
             index,
             session: index,
-            turn: 0,
             target: if chance * 10.0 < skew as f64 { 2 } else { (index % REPLICAS) as u16 },
             model: Arc::from("llama-3.1-8b"),
             scheduled: sent,
@@ -48,23 +46,13 @@ fn run(slow: f64, skew: u64) -> Report {
             done: at,
             chunks,
             connection_reused: true,
-            connect: None,
             input_tokens: usage(832),
             output_tokens: usage(tokens),
-            reasoning_tokens: None,
             cached_tokens: Some((700.0 / slow) as u32),
             requested_tokens: Some(tokens),
-            own_input_tokens: None,
-            own_output_tokens: None,
-            own_reasoning_tokens: None,
-            request_bytes: 0,
-            response_bytes: 0,
-            retries: 0,
-            retried_for: Duration::ZERO,
-            session_wait: Duration::ZERO,
-            core_wait: Duration::ZERO,
             status: Some(200),
             outcome: Outcome::Success,
+            ..Record::default()
         });
     }
     recorder.report()

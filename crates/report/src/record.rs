@@ -5,8 +5,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-/// One request, measured.
-#[derive(Clone, Debug)]
+/// One request, measured. The default one was never sent.
+#[derive(Clone, Debug, Default)]
 pub struct Record {
     /// Index of the phase of the plan (warm-up, stages) that the request belongs to.
     pub phase: u16,
@@ -41,7 +41,7 @@ pub struct Record {
 
     /// Whether the connection had served a request before.
     pub connection_reused: bool,
-    /// Time spent connecting, if a connection was opened for this request.
+    /// Time spent connecting, if a connection was opened for this request; the TLS handshake is part of it.
     pub connect: Option<Duration>,
     /// Prompt length.
     pub input_tokens: Count,
@@ -116,7 +116,7 @@ pub enum CountSource {
 }
 
 /// How a request ended.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Outcome {
     /// 2xx and a complete answer.
     Success,
@@ -137,6 +137,7 @@ pub enum Outcome {
     /// Still running when the run ended.
     Incomplete,
     /// Due, but never sent, because the run ended first.
+    #[default]
     NotSent,
 }
 

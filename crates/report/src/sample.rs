@@ -14,11 +14,6 @@ pub(crate) fn request(sent_ms: u64, ttft_ms: u64, gap_ms: u64, tokens: u32) -> R
         .map(|index| Chunk { at: ms(sent_ms + ttft_ms + index * gap_ms), tokens: 1 })
         .collect();
     Record {
-        phase: 0,
-        index: 0,
-        session: 0,
-        turn: 0,
-        target: 0,
         model: Arc::from("m"),
         scheduled: ms(sent_ms),
         admitted: ms(sent_ms),
@@ -29,23 +24,12 @@ pub(crate) fn request(sent_ms: u64, ttft_ms: u64, gap_ms: u64, tokens: u32) -> R
         done: chunks.last().map_or(ms(sent_ms), |chunk| chunk.at),
         chunks,
         connection_reused: true,
-        connect: None,
         input_tokens: Count { tokens: 100, source: CountSource::Usage },
         output_tokens: Count { tokens, source: CountSource::Usage },
-        reasoning_tokens: None,
-        cached_tokens: None,
         requested_tokens: Some(tokens),
-        own_input_tokens: None,
-        own_output_tokens: None,
-        own_reasoning_tokens: None,
-        request_bytes: 0,
-        response_bytes: 0,
-        retries: 0,
-        retried_for: Duration::ZERO,
-        session_wait: Duration::ZERO,
-        core_wait: Duration::ZERO,
         status: Some(200),
         outcome: Outcome::Success,
+        ..Record::default()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::SystemTime};
 
 use clap::{Args, ValueEnum};
+use loadgen::{ClientSettings, TargetError, Targets};
 use protocol::Endpoint;
 use report::{BenchFormat, BenchRun, MILLISECOND, Metric, Objective, bench_metric};
 use workload::BodyOptions;
@@ -28,6 +29,9 @@ pub(crate) struct Arguments {
     /// Port of the server.
     #[arg(long, default_value_t = 8000)]
     port: u16,
+    /// Talk to an https server whatever certificate it shows.
+    #[arg(long)]
+    insecure: bool,
     /// Path of the requests, after the base URL [default: the backend's].
     #[arg(long, value_name = "PATH")]
     pub(super) endpoint: Option<String>,
@@ -169,9 +173,10 @@ impl Arguments {
         Ok(())
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(super) fn targets(&self) -> Result<Targets, TargetError> {
         let own = || format!("http://{}:{}", self.host, self.port);
-        self.base_url.clone().unwrap_or_else(own)
+        let settings = ClientSettings { insecure: self.insecure, ..ClientSettings::default() };
+        Targets::resolve_with([self.base_url.clone().unwrap_or_else(own)], &settings)
     }
 
     pub(super) fn operation(&self) -> Endpoint {

@@ -38,7 +38,7 @@ pub(super) struct Measured {
 
 impl Sender {
     pub(super) fn new(arguments: &Arguments) -> anyhow::Result<Self> {
-        let targets = Targets::resolve([arguments.url()])?;
+        let targets = arguments.targets()?;
         if let Some((url, reason)) = targets.unresolved().next() {
             bail!("{url}: {reason}");
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use loadgen::{Ask, CountPrompt, Options, Reply, RoundRobin, Routed, Targets, UrlChooser};
+use loadgen::{Ask, ClientSettings, CountPrompt, Options, Reply, RoundRobin, Routed, Targets, UrlChooser};
 use protocol::Endpoint;
 use routing::PolicyName;
 use workload::{BodyOptions, MaxTokensField, Message, Prompt, Request, Tokenizer, write_body};
@@ -30,6 +30,19 @@ pub(super) struct Servers {
     pub(super) routed: Option<Arc<Routed>>,
 }
 
+/// AIPerf's switch for certificates is a variable of the environment.
+const VERIFY: &str = "AIPERF_HTTP_SSL_VERIFY";
+
+/// Whom to trust, by that variable.
+fn trust(verify: Option<&str>) -> anyhow::Result<ClientSettings> {
+    let insecure = match verify.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("1" | "true" | "t" | "yes" | "y" | "on") => false,
+        Some("0" | "false" | "f" | "no" | "n" | "off") => true,
+        Some(other) => bail!("{VERIFY} is {other:?}; it can be true or false"),
+    };
+    Ok(ClientSettings { insecure, ..ClientSettings::default() })
+}
+
 /// Host and port of a URL, as they are written.
 fn host(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
@@ -39,7 +52,8 @@ fn host(url: &str) -> &str {
 impl Servers {
     pub(super) fn new(arguments: &Arguments, seed: u64) -> anyhow::Result<Self> {
         let endpoint = &arguments.endpoint;
-        let targets = Targets::resolve(&endpoint.url)?;
+        let trust = trust(std::env::var(VERIFY).ok().as_deref())?;
+        let targets = Targets::resolve_with(&endpoint.url, &trust)?;
         for (url, reason) in targets.unresolved() {
             tracing::warn!("{url}: {reason}; its requests will fail");
         }
@@ -51,8 +65,10 @@ impl Servers {
         let own: Vec<&str> = endpoint.url.iter().map(|url| host(url)).collect();
         let is_own = |page: &&String| !(page.ends_with("/metrics") && own.contains(&host(page)));
         let pages: Vec<String> = arguments.output.server_metrics.iter().filter(is_own).cloned().collect();
-        let other_pages =
-            (!pages.is_empty()).then(|| Targets::resolve(&pages)).transpose().context("--server-metrics")?;
+        let other_pages = (!pages.is_empty())
+            .then(|| Targets::resolve_with(&pages, &trust))
+            .transpose()
+            .context("--server-metrics")?;
         Ok(Self { targets, other_pages, routed })
     }
 
@@ -228,5 +244,20 @@ pub(super) fn body_options(arguments: &Arguments) -> BodyOptions {
         },
         extra: extra.collect(),
         ..BodyOptions::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_checked_unless_the_variable_says_no() {
+        for (value, insecure) in
+            [(None, false), (Some("True"), false), (Some("False"), true), (Some("0"), true)]
+        {
+            assert_eq!(trust(value).unwrap().insecure, insecure, "{value:?}");
+        }
+        assert!(trust(Some("maybe")).unwrap_err().to_string().contains("true or false"));
     }
 }

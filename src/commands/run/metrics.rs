@@ -14,7 +14,12 @@ use report::{
 use serde_json::Value;
 use workload::inference_perf::{Config, PrometheusConfig, ServerType};
 
-use super::{driver::Outcome, files::Folder, lines::Lines, server::Server};
+use super::{
+    driver::Outcome,
+    files::Folder,
+    lines::Lines,
+    server::{Server, trust},
+};
 
 /// Time limit for one query.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,7 +106,7 @@ pub(super) fn write(
         return Ok(());
     };
     let Some(url) = &prometheus.url else { return Ok(()) };
-    let targets = Targets::resolve([url])?;
+    let targets = Targets::resolve_with([url], &trust(config))?;
     let margin = Duration::from_secs(prometheus.scrape_interval) + MARGIN;
     lines.info(&format!("waiting {} s for Prometheus to have seen the end of the run", margin.as_secs()));
     let until = Instant::now() + margin;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use engine::{Fleet, Profile};
-use loadgen::{Ask, Options, Retries, Targets};
+use loadgen::{Ask, ClientSettings, Identity, Options, Retries, Targets};
 use serde_json::{Map, Value};
 use workload::{
     BodyOptions, MaxTokensField,
@@ -32,6 +32,18 @@ pub(super) struct Server {
     _mock: Option<Fleet>,
 }
 
+/// Whom to trust behind `https`, and what to show.
+pub(super) fn trust(config: &Config) -> ClientSettings {
+    let server = config.server();
+    let identity = server.cert_path.zip(server.key_path);
+    ClientSettings {
+        insecure: config.evenload.insecure,
+        authorities: None,
+        identity: identity
+            .map(|(certificates, key)| Identity { certificates: certificates.into(), key: key.into() }),
+    }
+}
+
 impl Server {
     /// Finds the server and its model.
     pub(super) fn find(config: &Config, lines: &Lines) -> anyhow::Result<Self> {
@@ -44,8 +56,8 @@ impl Server {
             Some(fleet) => format!("http://{}", fleet.addresses()[0]),
             None => given.base_url.clone(),
         };
-        let targets = Targets::resolve(std::iter::once(&first).chain(&config.evenload.base_urls))
-            .context("server.base_url")?;
+        let urls = std::iter::once(&first).chain(&config.evenload.base_urls);
+        let targets = Targets::resolve_with(urls, &trust(config)).context("server.base_url")?;
         if let Some((url, reason)) = targets.unresolved().next() {
             bail!("server.base_url: {url}: {reason}");
         }

@@ -28,7 +28,8 @@ fn faults_name_their_line_and_column() {
         ("replicas: [http://a]\nlistne: 1\n", "evenload.yaml:2:1: ", "listne"),
         ("replicas: [http://a]\nlimits:\n  max_body: 5\n", "evenload.yaml:3:3: ", "max_body"),
         ("policy: prefix_hsh\n", "evenload.yaml:1:9: ", "prefix_hash"),
-        ("replicas:\n- https://a\n", "evenload.yaml:2:3: ", "https is not supported"),
+        ("replicas:\n- ftp://a\n", "evenload.yaml:2:3: ", "neither http:// nor https://"),
+        ("replicas: [http://a]\ntls: {cert: x}\n", "evenload.yaml:2:7: ", "cert"),
         ("replicas: [http://a\n", "evenload.yaml:", ""),
         ("replicas:\n- {url: 'http://a', weight: 0}\n", "evenload.yaml:2:", "zero"),
     ] {
@@ -52,6 +53,8 @@ fn what_cannot_be_used_is_refused() {
     assert!(matches!(read(""), Err(ConfigError::NoReplicas)));
     assert!(matches!(read("replicas: [http://a, 'http://a/']"), Err(ConfigError::Twice(_))));
     assert!(matches!(read("replicas: [http://a]\nhealth: {rise: 0}"), Err(ConfigError::Value(_))));
+    let half = read("replicas: [http://a]\ntls: {certificate: a.pem}").unwrap_err().to_string();
+    assert!(half.starts_with("tls.certificate and tls.key"), "{half}");
     let low = "replicas: [http://a]\npolicy: {prefix_hash: {load_factor_percent: 50}}";
     assert!(read(low).unwrap_err().to_string().contains("load_factor_percent"));
 }

@@ -3,17 +3,20 @@
 use std::{fmt, num::NonZero, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error};
+use tls::ServerName;
 
 /// A time, written as seconds, whole or with a fraction; such keys end in `_s`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Seconds(pub Duration);
 
-/// The base URL of a replica: `http://host:port`, with a path if the engine has one.
+/// The base URL of a replica: `http://host:port` or `https://host:port`, with a path if the engine has one.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ReplicaUrl {
     text: String,
     authority_end: usize,
     authority: String,
+    /// Of a secure one, what its certificate must be for.
+    name: Option<ServerName<'static>>,
 }
 
 /// A value that cannot be used.
@@ -47,8 +50,6 @@ pub struct EventSource {
 /// `tcp://host:port`, or `host:port`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct EventAddress(pub(super) Box<str>);
-
-const SCHEME: &str = "http://";
 
 // === impl Seconds ===
 
@@ -118,6 +119,16 @@ impl ReplicaUrl {
         &self.authority
     }
 
+    /// Whether to speak TLS.
+    pub fn is_secure(&self) -> bool {
+        self.name.is_some()
+    }
+
+    /// What its certificate must be for, if it is `https`.
+    pub(crate) fn secure_name(&self) -> Option<ServerName<'static>> {
+        self.name.clone()
+    }
+
     /// The path, without a final slash.
     pub fn path_prefix(&self) -> &str {
         &self.text[self.authority_end..]
@@ -129,26 +140,30 @@ impl FromStr for ReplicaUrl {
 
     fn from_str(url: &str) -> Result<Self, ValueError> {
         let wrong = |problem| ValueError::Url { url: url.into(), problem };
-        if url.starts_with("https://") {
-            return Err(wrong("https is not supported"));
-        }
         let text = url.trim_end_matches('/');
-        let rest = text.strip_prefix(SCHEME).ok_or_else(|| wrong("it does not begin with http://"))?;
+        let schemes = [("http://", 80), ("https://", 443)];
+        let (scheme, usual_port) = schemes
+            .into_iter()
+            .find(|(scheme, _)| text.starts_with(scheme))
+            .ok_or_else(|| wrong("it begins with neither http:// nor https://"))?;
         let parsed: http::Uri = text.parse().map_err(|_| wrong("it is malformed"))?;
         let authority = parsed.authority().ok_or_else(|| wrong("it has no host"))?;
         if authority.host().is_empty() || authority.as_str().contains('@') {
             return Err(wrong("it needs a host, and no user name"));
         }
-        if parsed.query().is_some() || rest.contains('#') {
+        if parsed.query().is_some() || text.contains('#') {
             return Err(wrong("it must end with its path"));
         }
         let port = match authority.port_u16() {
             Some(port @ 1..) => port,
-            None if authority.as_str() == authority.host() => 80,
+            None if authority.as_str() == authority.host() => usual_port,
             _ => return Err(wrong("its port is not a number from 1 to 65535")),
         };
+        let is_secure = usual_port == 443;
+        let name = is_secure.then(|| tls::server_name(authority.host().trim_matches(['[', ']'])));
         Ok(Self {
-            authority_end: SCHEME.len() + authority.as_str().len(),
+            name: name.transpose().map_err(|_| wrong("no certificate can be for its host"))?,
+            authority_end: scheme.len() + authority.as_str().len(),
             authority: format!("{}:{port}", authority.host()),
             text: text.into(),
         })
@@ -176,6 +191,11 @@ mod tests {
         let url: ReplicaUrl = "http://a.example:8000/base/".parse().unwrap();
         assert_eq!(url.as_str(), "http://a.example:8000/base");
         assert_eq!((url.authority(), url.path_prefix()), ("a.example:8000", "/base"));
+        assert!(!url.is_secure());
+        let url: ReplicaUrl = "https://a.example/base".parse().unwrap();
+        assert_eq!((url.authority(), url.path_prefix(), url.is_secure()), ("a.example:443", "/base", true));
+        let url: ReplicaUrl = "https://[::1]:8000".parse().unwrap();
+        assert_eq!((url.authority(), url.is_secure()), ("[::1]:8000", true));
         let url: ReplicaUrl = "http://[::1]".parse().unwrap();
         assert_eq!((url.authority(), url.path_prefix()), ("[::1]:80", ""));
     }
@@ -184,7 +204,8 @@ mod tests {
     fn what_is_no_url_is_said_to_be_none() {
         for bad in [
             "a:8000",
-            "https://a",
+            "https://",
+            "ftp://a",
             "http://",
             "http://:80",
             "http://a:0",

@@ -55,7 +55,7 @@ pub(super) fn write(
     put_field(&mut out, "via", b"1.1 evenload");
     put_field(&mut out, "x-forwarded-for", client.host.as_bytes());
     if !knows_protocol {
-        put_field(&mut out, "x-forwarded-proto", b"http");
+        put_field(&mut out, "x-forwarded-proto", client.scheme().as_bytes());
     }
     if !knows_id {
         put_field(&mut out, REQUEST_ID, request_id.as_bytes());

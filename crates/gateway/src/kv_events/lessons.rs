@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use super::{Room, correspondence::Prompt};
-use crate::{fleet::Backend, probe, shared::Shared};
+use crate::{fleet::Backend, probe, security::Security, shared::Shared};
 
 const PATH: &str = "/tokenize";
 /// Time for an answer.
@@ -131,7 +131,7 @@ impl Room {
                 if refused.borrow().get(&replica).is_some_and(|at| at.elapsed() < REFUSAL) {
                     return;
                 }
-                match ask(&backend, &body).await {
+                match ask(&self.shared.security, &backend, &body).await {
                     Ok(tokens) => told = tokens,
                     Err(problem) => {
                         self.shared.metrics.lessons.failed.add(1);
@@ -159,7 +159,7 @@ struct Problem {
     lasts: bool,
 }
 
-async fn ask(backend: &Backend, body: &[u8]) -> Result<Vec<u32>, Problem> {
+async fn ask(security: &Security, backend: &Backend, body: &[u8]) -> Result<Vec<u32>, Problem> {
     #[derive(Deserialize)]
     struct Answer {
         tokens: Vec<u32>,
@@ -167,7 +167,7 @@ async fn ask(backend: &Backend, body: &[u8]) -> Result<Vec<u32>, Problem> {
     let Some(question) = question(body) else {
         return Err(Problem { what: "the prompt is a list".into(), lasts: false });
     };
-    match probe::post(backend, PATH, question, TIMEOUT, MOST_ANSWER_BYTES).await {
+    match probe::post(security, backend, PATH, question, TIMEOUT, MOST_ANSWER_BYTES).await {
         Ok((status, answer)) if status.is_success() => {
             let answer: Result<Answer, _> = serde_json::from_slice(&answer);
             answer

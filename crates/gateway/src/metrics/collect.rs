@@ -28,6 +28,9 @@ const GATEWAY_COUNTERS: &[Row<Metrics>] = &[
         all.connections_accepted.get()
     }),
     ("accept_errors", "Connections that could not be accepted.", |all| all.accept_errors.get()),
+    ("failed_handshakes", "Connections of clients that came to no agreement on TLS.", |all| {
+        all.failed_handshakes.get()
+    }),
     ("retries", "Attempts repeated on another replica.", |all| all.retries.get()),
     ("retries_refused", "Attempts not repeated because the retry budget was used up.", |all| {
         all.retries_refused.get()

@@ -15,12 +15,9 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use crate::worker::Worker;
+use crate::{wire::Wire, worker::Worker};
 
 /// Bytes that are read ahead of a request in progress. A client that sends more is watched no further.
 const MOST_AHEAD: usize = 64 * 1024;
@@ -51,7 +48,7 @@ pub(crate) struct Client {
     pub(crate) address: SocketAddr,
     /// The address without its port, as replicas are told it.
     pub(crate) host: Box<str>,
-    stream: RefCell<TcpStream>,
+    wire: RefCell<Wire>,
     /// Read and not yet used.
     pub(crate) input: RefCell<BytesMut>,
     phase: Cell<Phase>,
@@ -67,19 +64,26 @@ pub(crate) struct TunnelIo(pub(crate) Rc<Client>);
 // === impl Client ===
 
 impl Client {
-    pub(crate) fn new(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
+    pub(crate) fn new(worker: Rc<Worker>, wire: Wire, address: SocketAddr) -> Self {
         let deadline = worker.now() + worker.limits().header_timeout;
-        Ok(Self {
+        Self {
             worker,
             address,
             host: address.ip().to_canonical().to_string().into(),
-            stream: RefCell::new(stream),
+            wire: RefCell::new(wire),
             input: RefCell::default(),
             phase: Cell::new(Phase::Head),
             deadline: Cell::new(deadline),
             read_waits: Cell::new(false),
-        })
+        }
+    }
+
+    /// The scheme of the URL that it asked for.
+    pub(crate) fn scheme(&self) -> &'static str {
+        match &*self.wire.borrow() {
+            Wire::Plain(_) => "http",
+            Wire::Secure(_) => "https",
+        }
     }
 
     /// Begins a phase, or begins it anew because something moved.
@@ -124,7 +128,7 @@ impl Client {
     pub(crate) fn poll_fill(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut room = self.worker.room.borrow_mut();
         let mut read = ReadBuf::new(&mut room);
-        let polled = Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, &mut read);
+        let polled = Pin::new(&mut *self.wire.borrow_mut()).poll_read(context, &mut read);
         self.read_waits.set(polled.is_pending());
         ready!(polled)?;
         self.input.borrow_mut().extend_from_slice(read.filled());
@@ -133,17 +137,17 @@ impl Client {
 
     /// Reads what has come straight behind what is there, which is the way for a long body whose room is made.
     pub(crate) fn poll_fill_in_place(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let (mut stream, mut input) = (self.stream.borrow_mut(), self.input.borrow_mut());
-        let polled = std::pin::pin!(stream.read_buf(&mut *input)).poll(context);
+        let (mut wire, mut input) = (self.wire.borrow_mut(), self.input.borrow_mut());
+        let polled = std::pin::pin!(wire.read_buf(&mut *input)).poll(context);
         self.read_waits.set(polled.is_pending());
         polled
     }
 
     /// Writes all of `bytes` and empties them.
     pub(crate) fn poll_write(&self, context: &mut Context<'_>, bytes: &mut BytesMut) -> Poll<io::Result<()>> {
-        let mut stream = self.stream.borrow_mut();
+        let mut wire = self.wire.borrow_mut();
         while !bytes.is_empty() {
-            match ready!(Pin::new(&mut *stream).poll_write(context, bytes))? {
+            match ready!(Pin::new(&mut *wire).poll_write(context, bytes))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 length => bytes.advance(length),
             }
@@ -154,30 +158,29 @@ impl Client {
 
     /// Writes a few last bytes, if there is room for them at once.
     pub(crate) fn write_last(&self, bytes: &[u8]) {
-        // Nobody is left to tell if this fails.
-        let _ = self.stream.borrow().try_write(bytes);
+        self.wire.borrow_mut().try_write(bytes);
     }
 
     /// Makes the close of the connection a reset: the one way to say that an answer without a length broke off.
     pub(crate) fn reset_at_close(&self) {
         // A socket that cannot be told is closed in the usual way.
-        let _ = self.stream.borrow().set_zero_linger();
+        let _ = self.wire.borrow().socket().set_zero_linger();
     }
 
     /// Closes our half, then reads and drops what comes until the client closes its half. A close with unread
     /// bytes would reset the connection, and the client would lose the answer.
     pub(crate) fn poll_close(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut stream = self.stream.borrow_mut();
+        let mut wire = self.wire.borrow_mut();
         if self.phase.get() != Phase::Closing {
             self.enter(Phase::Closing, self.worker.limits().lingering);
-            if let Poll::Ready(Err(_)) = Pin::new(&mut *stream).poll_shutdown(context) {
+            if let Poll::Ready(Err(_)) = Pin::new(&mut *wire).poll_shutdown(context) {
                 return Poll::Ready(());
             }
         }
         let mut room = self.worker.room.borrow_mut();
         loop {
             let mut read = ReadBuf::new(&mut room);
-            match ready!(Pin::new(&mut *stream).poll_read(context, &mut read)) {
+            match ready!(Pin::new(&mut *wire).poll_read(context, &mut read)) {
                 Ok(()) if !read.filled().is_empty() => {}
                 Ok(()) | Err(_) => return Poll::Ready(()),
             }
@@ -199,7 +202,7 @@ impl AsyncRead for TunnelIo {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut *self.0.stream.borrow_mut()).poll_read(context, buffer))?;
+        ready!(Pin::new(&mut *self.0.wire.borrow_mut()).poll_read(context, buffer))?;
         self.moved();
         Poll::Ready(Ok(()))
     }
@@ -208,7 +211,7 @@ impl AsyncRead for TunnelIo {
 impl AsyncWrite for TunnelIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.moved();
-        Pin::new(&mut *self.0.stream.borrow_mut()).poll_write(context, bytes)
+        Pin::new(&mut *self.0.wire.borrow_mut()).poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -216,32 +219,6 @@ impl AsyncWrite for TunnelIo {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.stream.borrow_mut()).poll_shutdown(context)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::{Config, shared::Shared};
-
-    #[test]
-    fn small_writes_are_not_held_back() {
-        let mut config = Config::default();
-        config.replicas.push("http://127.0.0.1:1".parse().unwrap());
-        let settings = config.resolve().unwrap();
-        let shared = Shared::new(settings).unwrap();
-        let worker = Rc::new(Worker::new(Arc::new(shared), 0));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let (stream, address) = listener.accept().await.unwrap();
-            assert!(!stream.nodelay().unwrap());
-            let client = Client::new(worker, stream, address).unwrap();
-            assert!(client.stream.borrow().nodelay().unwrap());
-        });
+        Pin::new(&mut *self.0.wire.borrow_mut()).poll_shutdown(context)
     }
 }

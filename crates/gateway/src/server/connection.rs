@@ -9,13 +9,16 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{net::TcpStream, time::sleep_until};
+use tokio::{
+    net::TcpStream,
+    time::{sleep_until, timeout},
+};
 
 use super::{
     client::{Client, Phase},
     service::{self, Next},
 };
-use crate::{Reason, error::Refusal, http1::request::RequestHead, shared::Stage, worker::Worker};
+use crate::{Reason, error::Refusal, http1::request::RequestHead, shared::Stage, wire::Wire, worker::Worker};
 
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -30,9 +33,22 @@ enum End {
 
 /// Serves one connection to its end.
 pub(crate) async fn drive(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr) {
-    worker.tick();
-    let Ok(client) = Client::new(Rc::clone(&worker), stream, address).map(Rc::new) else { return };
     let metrics = &worker.shared.metrics;
+    let wiring = Wire::accept(stream, worker.shared.security.of_clients());
+    let wire = match timeout(worker.limits().header_timeout, wiring).await {
+        Ok(Ok(wire)) => wire,
+        failed => {
+            let error = failed.map_or_else(
+                |late| late.to_string(),
+                |failed| failed.err().map(|error| tls::explain(&error)).unwrap_or_default(),
+            );
+            tracing::debug!(%address, error, "no handshake");
+            metrics.failed_handshakes.add(1);
+            return;
+        }
+    };
+    worker.tick();
+    let client = Rc::new(Client::new(Rc::clone(&worker), wire, address));
     let _counted = metrics.connections.hold(1);
     let mut conversation = pin!(converse(&client));
     let mut alarm = pin!(sleep_until(client.deadline().into()));

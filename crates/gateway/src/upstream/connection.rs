@@ -5,19 +5,19 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http1::{
-    body::Remaining,
-    chunked::{InvalidChunk, Progress},
-    response::{InvalidHead, ResponseHead},
+use crate::{
+    http1::{
+        body::Remaining,
+        chunked::{InvalidChunk, Progress},
+        response::{InvalidHead, ResponseHead},
+    },
+    wire::Wire,
 };
 
 /// Bodies up to this size go out in one piece with their head.
@@ -26,7 +26,7 @@ const MOST_COPIED: usize = 32 * 1024;
 /// A connection to a replica.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    wire: Wire,
     /// Bytes that were read and not yet used.
     pub(crate) buffer: BytesMut,
     /// Whether it served a request before this one.
@@ -65,21 +65,13 @@ pub(crate) enum BodyError {
 // === impl Connection ===
 
 impl Connection {
-    /// Wraps a connected socket. Small writes go out at once: without that, every event waits up to 40 ms.
-    pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: BytesMut::new(), reused: false })
+    pub(crate) fn new(wire: Wire) -> Self {
+        Self { wire, buffer: BytesMut::new(), reused: false }
     }
 
-    /// Whether an idle connection is still open and silent. Costs no system call unless something happened.
-    pub(crate) fn is_quiet(&self) -> bool {
-        match self.stream.poll_read_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Pending => true,
-            Poll::Ready(_) => {
-                let probe = self.stream.try_read(&mut [0]);
-                matches!(probe, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-            }
-        }
+    /// Whether an idle connection is still open and silent.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        self.wire.is_quiet()
     }
 
     /// Sends `request` and reads up to the end of the response head. An answer that comes before the request
@@ -93,7 +85,7 @@ impl Connection {
     ) -> Poll<Result<ResponseHead, ExchangeError>> {
         let mut broken = false;
         while !request.is_sent() && !broken {
-            match Pin::new(&mut self.stream).poll_write(context, request.unsent()) {
+            match Pin::new(&mut self.wire).poll_write(context, request.unsent()) {
                 Poll::Ready(Ok(length)) => request.sent += length,
                 // The answer may be there all the same: an engine that refuses a body closes while it comes.
                 Poll::Ready(Err(_)) => broken = true,
@@ -142,14 +134,14 @@ impl Connection {
 
     fn poll_read<'r>(&mut self, context: &mut Context<'_>, room: &'r mut [u8]) -> Poll<io::Result<&'r [u8]>> {
         let mut read = ReadBuf::new(room);
-        ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
+        ready!(Pin::new(&mut self.wire).poll_read(context, &mut read))?;
         let length = read.filled().len();
         Poll::Ready(Ok(&room[..length]))
     }
 
-    /// The socket, for a connection that left HTTP; `buffer` holds what already came.
-    pub(crate) fn into_parts(self) -> (TcpStream, BytesMut) {
-        (self.stream, self.buffer)
+    /// The wire, for a connection that left HTTP, and what already came.
+    pub(crate) fn into_parts(self) -> (Wire, BytesMut) {
+        (self.wire, self.buffer)
     }
 }
 
@@ -180,21 +172,5 @@ impl Outgoing {
 
     fn is_sent(&self) -> bool {
         self.sent == self.head.len() + self.body.len()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn small_writes_are_not_held_back() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            assert!(!stream.nodelay().unwrap());
-            assert!(Connection::new(stream).unwrap().stream.nodelay().unwrap());
-        });
     }
 }

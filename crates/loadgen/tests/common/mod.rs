@@ -114,7 +114,7 @@ impl Server {
     }
 }
 
-fn read_request(socket: &mut TcpStream) -> Option<(String, String)> {
+pub(crate) fn read_request(socket: &mut impl Read) -> Option<(String, String)> {
     let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
     loop {
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -123,7 +123,7 @@ fn read_request(socket: &mut TcpStream) -> Option<(String, String)> {
             let length: usize = length.parse().unwrap();
             while bytes.len() < end + 4 + length {
                 match socket.read(&mut piece) {
-                    Ok(1..) => {}
+                    Ok(got @ 1..) => bytes.extend_from_slice(&piece[..got]),
                     _ => return None,
                 }
             }
@@ -215,7 +215,10 @@ pub(crate) fn run(plan: Plan, urls: &[String], options: Options) -> Ran {
 }
 
 pub(crate) fn run_with(plan: Plan, urls: &[String], options: Options, control: Arc<Control>) -> Ran {
-    let targets = Targets::resolve(urls).unwrap();
+    run_against(plan, Targets::resolve(urls).unwrap(), options, control)
+}
+
+pub(crate) fn run_against(plan: Plan, targets: Targets, options: Options, control: Arc<Control>) -> Ran {
     let (done, ended) = mpsc::channel();
     let shared = control.clone();
     thread::spawn(move || {

@@ -404,8 +404,7 @@ mod tests {
         assert!(load(&bad, "").unwrap_err().to_string().contains("no call in it"));
         let empty = load(&bad, r#", "skip_invalid_files": true"#).unwrap_err().to_string();
         assert!(empty.contains("no session"), "{empty}");
-        let failed = span(1, 2, &json!([said("user", "Hi")]), &json!({}));
-        let mut failed = failed;
+        let mut failed = span(1, 2, &json!([said("user", "Hi")]), &json!({}));
         failed["status"] = json!({ "code": 2 });
         assert!(load(&[failed.clone()], r#", "include_errors": false"#).is_err());
         let twice = load(&[failed], r#", "duplicate_sessions_target": 3"#).unwrap();

@@ -91,9 +91,9 @@ section! {
         ignore_eos: bool = true;
         /// Sent as a bearer token, or as `x-api-key` with `anthropic_messages`.
         api_key: Option<String> = None;
-        /// Client certificate.
+        /// Client certificate (PEM), shown to an `https` server that asks for one.
         cert_path: Option<String> = None;
-        /// Key of the client certificate.
+        /// Key of the client certificate (PEM); one is not given without the other.
         key_path: Option<String> = None;
     }
 }

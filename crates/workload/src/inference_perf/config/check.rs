@@ -45,7 +45,13 @@ fn server(config: &Config) -> Checked {
     match &config.server {
         None => require(false, "server.base_url", missing),
         Some(server) if server.r#type == ServerType::Mock => Ok(()),
-        Some(server) => require(!server.base_url.trim().is_empty(), "server.base_url", missing),
+        Some(server) => {
+            let both = server.cert_path.is_some() == server.key_path.is_some();
+            require(both, "server.cert_path", || {
+                "goes with server.key_path, and the other way round".to_owned()
+            })?;
+            require(!server.base_url.trim().is_empty(), "server.base_url", missing)
+        }
     }
 }
 

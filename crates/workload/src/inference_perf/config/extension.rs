@@ -33,6 +33,8 @@ section! {
         threads: Option<u32> = None;
         /// More servers; requests go to `server.base_url` and these in turn, and each gets figures of its own.
         base_urls: Vec<String> = Vec::new();
+        /// Talk to `https` servers whatever certificate they show.
+        insecure: bool = false;
         /// Times of traces are divided by it.
         trace_speed: f64 = 1.0;
         /// Write `records.jsonl`: everything that was measured, one line a request.

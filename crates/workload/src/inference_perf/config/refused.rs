@@ -6,9 +6,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let data = &config.data;
     let shared_media = data.shared_prefix.as_ref().is_some_and(|shared| shared.multimodal.is_some());
     let managed = config.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref());
-    let server = config.server();
     let kind = format!("data.type: {}", data.r#type.word());
-    let refused: [(bool, &str, &str); 10] = [
+    let refused: [(bool, &str, &str); 9] = [
         (data.r#type == DataType::SyntheticAgentic, &kind, "made-up agents"),
         (data.r#type == DataType::VisionArena, &kind, "pictures"),
         (data.multimodal.is_some(), "data.multimodal", "pictures, films and sound"),
@@ -25,11 +24,6 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
             managed.is_some_and(|prometheus| prometheus.google_managed),
             "metrics.prometheus.google_managed",
             "managed Prometheus; give metrics.prometheus.url",
-        ),
-        (
-            server.cert_path.is_some() || server.key_path.is_some(),
-            "server.cert_path and server.key_path",
-            "TLS; put a TLS proxy in front of the server",
         ),
     ];
     let storage = &config.storage;

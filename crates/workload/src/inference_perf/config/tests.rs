@@ -166,6 +166,8 @@ fn stages_say_what_their_type_needs_and_nothing_else() {
         .is_ok()
     );
     assert_eq!(problem(STAGES), "server.base_url: required: name the server, as in http://localhost:8000");
+    let half = "server: {base_url: https://localhost, cert_path: a.pem}\n";
+    assert!(problem(&format!("{half}{STAGES}")).starts_with("server.cert_path: goes with server.key_path"));
 }
 
 #[test]

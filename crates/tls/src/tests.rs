@@ -1,0 +1,123 @@
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+};
+
+use rustls::server::WebPkiClientVerifier;
+
+use super::*;
+
+/// A self-signed certificate for a host, and its key, in files.
+fn identity(folder: &Path, host: &str) -> Identity {
+    let made = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
+    write(folder, host, &made.cert.pem(), &made.signing_key.serialize_pem())
+}
+
+fn write(folder: &Path, name: &str, certificates: &str, key: &str) -> Identity {
+    let identity = Identity {
+        certificates: folder.join(format!("{name}.pem")),
+        key: folder.join(format!("{name}.key")),
+    };
+    fs::write(&identity.certificates, certificates).unwrap();
+    fs::write(&identity.key, key).unwrap();
+    identity
+}
+
+/// What a client of `settings` gets from a server that calls itself `host` and says hello.
+fn hello(server: &Identity, host: &str, settings: &ClientSettings) -> io::Result<String> {
+    hello_from(server.server().unwrap(), host, settings)
+}
+
+fn hello_from(config: Arc<ServerConfig>, host: &str, settings: &ClientSettings) -> io::Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = std::thread::spawn(move || {
+        let (socket, _) = listener.accept().unwrap();
+        let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), socket);
+        // A client that does not trust us leaves in the middle.
+        let _ = stream.write_all(b"hello");
+        stream.conn.send_close_notify();
+        let _ = stream.flush();
+    });
+    let connection = ClientConnection::new(settings.load().unwrap(), server_name(host).unwrap()).unwrap();
+    let mut text = String::new();
+    let got = StreamOwned::new(connection, TcpStream::connect(address)?).read_to_string(&mut text);
+    serving.join().unwrap();
+    got.map(|_| text)
+}
+
+#[test]
+fn a_server_is_trusted_if_somebody_vouches_for_it_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = identity(folder.path(), "localhost");
+    let trusting =
+        ClientSettings { authorities: Some(server.certificates.clone()), ..ClientSettings::default() };
+    assert_eq!(hello(&server, "localhost", &trusting).unwrap(), "hello");
+    let other = hello(&server, "elsewhere", &trusting).unwrap_err().to_string();
+    assert!(other.contains("not valid for name"), "{other}");
+    let stranger = identity(folder.path(), "stranger");
+    let distrusting = ClientSettings { authorities: Some(stranger.certificates), ..trusting };
+    let unknown = explain(&hello(&server, "localhost", &distrusting).unwrap_err());
+    assert!(unknown.starts_with("nobody trusted vouches for"), "{unknown}");
+    let insecure = ClientSettings { insecure: true, ..ClientSettings::default() };
+    assert_eq!(hello(&server, "elsewhere", &insecure).unwrap(), "hello");
+}
+
+#[test]
+fn a_server_that_asks_who_we_are_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let [server, client] = ["localhost", "client"].map(|host| identity(folder.path(), host));
+    let mut roots = RootCertStore::empty();
+    roots.add(certificates(&client.certificates).unwrap().remove(0)).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build().unwrap();
+    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let (own, key) = server.read().unwrap();
+    let config =
+        Arc::new(builder.unwrap().with_client_cert_verifier(verifier).with_single_cert(own, key).unwrap());
+    let unknown =
+        ClientSettings { authorities: Some(server.certificates.clone()), ..ClientSettings::default() };
+    assert!(hello_from(Arc::clone(&config), "localhost", &unknown).is_err());
+    let known = ClientSettings { identity: Some(client), ..unknown };
+    assert_eq!(hello_from(config, "localhost", &known).unwrap(), "hello");
+}
+
+#[test]
+fn an_authority_is_no_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let authority = parameters.self_signed(&key).unwrap();
+    let server = write(folder.path(), "authority", &authority.pem(), &key.serialize_pem());
+    let trusting =
+        ClientSettings { authorities: Some(server.certificates.clone()), ..ClientSettings::default() };
+    let said = explain(&hello(&server, "localhost", &trusting).unwrap_err());
+    assert!(said.contains("CA:TRUE"), "{said}");
+}
+
+#[test]
+fn files_that_are_something_else_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = identity(folder.path(), "localhost");
+    let error = |settings: ClientSettings| settings.load().unwrap_err().to_string();
+    let missing = folder.path().join("missing.pem");
+    let said = error(ClientSettings { authorities: Some(missing.clone()), ..ClientSettings::default() });
+    assert!(said.starts_with(&missing.display().to_string()), "{said}");
+    let said = error(ClientSettings { authorities: Some(server.key.clone()), ..ClientSettings::default() });
+    assert!(said.ends_with("no certificate in it"), "{said}");
+    let swapped = Identity { certificates: server.certificates.clone(), key: server.certificates };
+    let said = error(ClientSettings { insecure: true, identity: Some(swapped), ..ClientSettings::default() });
+    assert!(said.contains("localhost.pem"), "{said}");
+    let strange =
+        Identity { key: identity(folder.path(), "stranger").key, ..identity(folder.path(), "localhost") };
+    assert!(strange.server().is_err(), "a key of another certificate");
+}
+
+#[test]
+fn hosts_are_names_or_addresses() {
+    for host in ["localhost", "127.0.0.1", "::1", "api.example.com"] {
+        assert!(server_name(host).is_ok(), "{host}");
+    }
+    assert!(server_name("a b").unwrap_err().to_string().contains("a b"));
+}
