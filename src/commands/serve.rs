@@ -29,7 +29,6 @@ impl Arguments {
             }
         };
         log(&settings);
-        spare_memory();
         let gateway = gateway::start(settings)?;
         tracing::info!(
             address = %gateway.address(),
@@ -47,15 +46,6 @@ impl Arguments {
         let Some(path) = &self.config else { return Ok((self.flags.resolve()?, None)) };
         let file = ConfigFile::read(path, self.flags)?;
         Ok((file.settings()?, Some(file)))
-    }
-}
-
-/// Keeps the kernel from backing memory by huge pages: they hold ten times what a balancer's many small buffers
-/// need. Without it evenload works as well, in more memory.
-fn spare_memory() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        tracing::debug!(%error, "huge pages stay on");
     }
 }
 

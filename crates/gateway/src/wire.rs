@@ -5,12 +5,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use tls::{ClientConfig, ServerConfig, ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
@@ -38,12 +40,20 @@ impl Secure {
 // === impl Wire ===
 
 impl Wire {
-    /// Takes a client's connection, under TLS if there is a `config`.
-    pub(crate) async fn accept(stream: TcpStream, config: Option<Arc<ServerConfig>>) -> io::Result<Self> {
+    /// Takes a client's connection, under TLS if there is a `config`; the client has until `limit` to agree.
+    pub(crate) async fn accept(
+        stream: TcpStream,
+        config: Option<Arc<ServerConfig>>,
+        limit: Duration,
+    ) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         Ok(match config {
             None => Self::Plain(stream),
-            Some(config) => Self::Secure(Secure::new(TlsAcceptor::from(config).accept(stream).await?)),
+            Some(config) => {
+                // A handshake is large, and plain connections must not hold the room for one.
+                let handshake = Box::pin(timeout(limit, TlsAcceptor::from(config).accept(stream)));
+                Self::Secure(Secure::new(handshake.await??))
+            }
         })
     }
 
@@ -56,7 +66,8 @@ impl Wire {
         Ok(match name {
             None => Self::Plain(stream),
             Some((config, name)) => {
-                Self::Secure(Secure::new(TlsConnector::from(config).connect(name, stream).await?))
+                let handshake = Box::pin(TlsConnector::from(config).connect(name, stream));
+                Self::Secure(Secure::new(handshake.await?))
             }
         })
     }
@@ -150,7 +161,8 @@ mod tests {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (accepted, _) = listener.accept().await.unwrap();
             assert!(!stream.nodelay().unwrap() && !accepted.nodelay().unwrap());
-            let wires = [Wire::connect(stream, None).await, Wire::accept(accepted, None).await];
+            let wires =
+                [Wire::connect(stream, None).await, Wire::accept(accepted, None, Duration::ZERO).await];
             assert!(wires.into_iter().all(|wire| wire.unwrap().socket().nodelay().unwrap()));
         });
     }

@@ -9,10 +9,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{
-    net::TcpStream,
-    time::{sleep_until, timeout},
-};
+use tokio::{net::TcpStream, time::sleep_until};
 
 use super::{
     client::{Client, Phase},
@@ -34,15 +31,11 @@ enum End {
 /// Serves one connection to its end.
 pub(crate) async fn drive(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr) {
     let metrics = &worker.shared.metrics;
-    let wiring = Wire::accept(stream, worker.shared.security.of_clients());
-    let wire = match timeout(worker.limits().header_timeout, wiring).await {
-        Ok(Ok(wire)) => wire,
-        failed => {
-            let error = failed.map_or_else(
-                |late| late.to_string(),
-                |failed| failed.err().map(|error| tls::explain(&error)).unwrap_or_default(),
-            );
-            tracing::debug!(%address, error, "no handshake");
+    let certificate = worker.shared.security.of_clients();
+    let wire = match Wire::accept(stream, certificate, worker.limits().header_timeout).await {
+        Ok(wire) => wire,
+        Err(error) => {
+            tracing::debug!(%address, error = tls::explain(&error), "no handshake");
             metrics.failed_handshakes.add(1);
             return;
         }
