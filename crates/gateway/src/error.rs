@@ -30,6 +30,13 @@ macro_rules! reasons {
                 }
             }
 
+            /// What it means, in a sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc),+).trim_ascii(),)+
+                }
+            }
+
             /// The status that is answered, or logged where no answer can be given any more.
             pub const fn status(self) -> u16 {
                 match self {

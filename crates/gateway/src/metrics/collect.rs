@@ -50,16 +50,14 @@ const GATEWAY_GAUGES: &[Row<Shared>] = &[
         all.budget.active()
     }),
     ("retrying_requests", "Retries under way.", |all| all.budget.retrying()),
-    (
-        "prefix_index_bytes",
-        "Memory of what prefix_aware knows of caches: its history and engines' events.",
-        |all| (all.fleet.router.index_bytes() + all.fleet.router.engine_caches_bytes()) as u64,
-    ),
     ("client_connections", "Open connections of clients.", |all| all.metrics.connections.get()),
     ("idle_upstream_connections", "Idle connections to replicas.", |all| all.metrics.idle_upstream.get()),
     ("buffered_body_bytes", "Request body bytes held in memory.", |all| all.metrics.buffered_bytes.get()),
-    ("prefix_index_bytes", "Memory of the prompt histories of prefix_aware.", |all| {
+    ("prefix_index_bytes", "Memory of prefix_aware's history of prompts.", |all| {
         all.fleet.router.index_bytes() as u64
+    }),
+    ("engine_caches_bytes", "Memory of what engines said about their caches.", |all| {
+        all.fleet.router.engine_caches_bytes() as u64
     }),
 ];
 
