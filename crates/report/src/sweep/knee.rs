@@ -28,6 +28,13 @@ struct Search<P, T> {
     low: f64,
 }
 
+/// What is known of the server at a rate. Where this side cannot tell there is none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Server {
+    KeepsUp,
+    FallsBehind,
+}
+
 /// Looks for the knee, with `probe(rate, seconds)` to send what it wants to know and to judge it, as long as it is
 /// `in_time`. Nothing if probes or time ran out before the server fell behind.
 ///
@@ -65,9 +72,9 @@ impl<E, P: FnMut(f64, u64) -> Result<Probe, E>, T: Fn() -> bool> Search<P, T> {
         let mut rate = (self.low * 2.0).max(FIRST_RATE);
         while self.low < LARGEST_RATE && self.may_go_on() {
             match self.probe_surely(rate, SHORT_PROBE_S)? {
-                Says::KeepsUp => self.low = rate,
-                Says::FallsBehind => return Ok(Some(rate)),
-                Says::ClientLimited | Says::Disturbed => return Ok(None),
+                Some(Server::KeepsUp) => self.low = rate,
+                Some(Server::FallsBehind) => return Ok(Some(rate)),
+                None => return Ok(None),
             }
             rate = (rate * 2.0).min(LARGEST_RATE);
         }
@@ -83,9 +90,9 @@ impl<E, P: FnMut(f64, u64) -> Result<Probe, E>, T: Fn() -> bool> Search<P, T> {
             let middle = if self.low > 0.0 { (self.low * high).sqrt() } else { high / 2.0 };
             let rate = guesses.find(|guess| self.low < *guess && *guess < high).unwrap_or(middle);
             match self.probe_surely(rate, PROBE_S)? {
-                Says::KeepsUp => self.low = rate,
-                Says::FallsBehind => high = rate,
-                Says::ClientLimited | Says::Disturbed => return Ok(None),
+                Some(Server::KeepsUp) => self.low = rate,
+                Some(Server::FallsBehind) => high = rate,
+                None => return Ok(None),
             }
         }
         Ok(Some(high))
@@ -95,7 +102,7 @@ impl<E, P: FnMut(f64, u64) -> Result<Probe, E>, T: Fn() -> bool> Search<P, T> {
     fn look_past(&mut self, high: f64) -> Result<Option<[f64; 2]>, E> {
         let mut answered = [0.0; 2];
         for answered in &mut answered {
-            if self.probe_quietly(high * PAST, PROBE_S)? == Says::KeepsUp && self.may_go_on() {
+            if self.probe_quietly(high * PAST, PROBE_S)? == Some(Server::KeepsUp) && self.may_go_on() {
                 self.low = high * PAST;
                 return Ok(None);
             }
@@ -105,10 +112,10 @@ impl<E, P: FnMut(f64, u64) -> Result<Probe, E>, T: Fn() -> bool> Search<P, T> {
     }
 
     /// A pause of this machine can look like a server that falls behind, or like a side that is too slow, once.
-    fn probe_surely(&mut self, rate: f64, seconds: u64) -> Result<Says, E> {
+    fn probe_surely(&mut self, rate: f64, seconds: u64) -> Result<Option<Server>, E> {
         let mut last = self.probe_quietly(rate, seconds)?;
         for _ in 0..TRIES {
-            if last == Says::KeepsUp || !self.may_go_on() {
+            if last == Some(Server::KeepsUp) || !self.may_go_on() {
                 break;
             }
             let says = self.probe_quietly(rate, seconds)?;
@@ -121,17 +128,16 @@ impl<E, P: FnMut(f64, u64) -> Result<Probe, E>, T: Fn() -> bool> Search<P, T> {
     }
 
     /// Repeats a probe that was disturbed. If all are, this side cannot tell.
-    fn probe_quietly(&mut self, rate: f64, seconds: u64) -> Result<Says, E> {
+    fn probe_quietly(&mut self, rate: f64, seconds: u64) -> Result<Option<Server>, E> {
         for _ in 0..TRIES {
-            let says = self.probe(rate, seconds)?;
-            if says != Says::Disturbed {
-                return Ok(says);
-            }
-            if !self.may_go_on() {
-                break;
+            match self.probe(rate, seconds)? {
+                Says::KeepsUp => return Ok(Some(Server::KeepsUp)),
+                Says::FallsBehind => return Ok(Some(Server::FallsBehind)),
+                Says::Disturbed if self.may_go_on() => {}
+                Says::Disturbed | Says::ClientLimited => break,
             }
         }
-        Ok(Says::ClientLimited)
+        Ok(None)
     }
 
     fn may_go_on(&self) -> bool {
