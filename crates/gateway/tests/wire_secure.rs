@@ -11,6 +11,7 @@ use std::{
     net::TcpStream,
     path::PathBuf,
     sync::mpsc,
+    time::Duration,
 };
 
 use gateway::Settings;
@@ -192,6 +193,23 @@ fn clients_are_told_apart_by_their_scheme() {
     assert!(!said.starts_with(b"HTTP"), "an alert at most");
     eventually("counted", || back.metric("evenload_failed_handshakes_total") == 1.0);
     assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
+fn a_handshake_that_hangs_is_ended() {
+    let (upstream, certificate) = (Upstream::fine(), Certificate::new());
+    let gateway = Gateway::with(&[upstream.address], |settings| {
+        settings.tls.identity = Some(certificate.identity.clone());
+        settings.limits.header_timeout = Duration::from_millis(100);
+    });
+    // The beginning of a record that never ends.
+    for said in [&b""[..], &b"\x16\x03\x01\x02"[..]] {
+        let mut silent = gateway.client();
+        silent.write(said);
+        assert_eq!(silent.read_all(), b"");
+    }
+    eventually("counted", || gateway.metric("evenload_failed_handshakes_total") == 2.0);
+    gateway.settle();
 }
 
 #[test]
