@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,13 +14,13 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use routing::{PolicySettings, Replica, ReplicaSpec, Router, SettingsError};
-use tls::{ClientConfig, ServerName};
+use tls::ServerName;
 use tokio::sync::Notify;
 
 use crate::{
     config::{EventSource, ReplicaConfig},
     metrics::ReplicaMetrics,
-    security::Security,
+    security::{Secret, Security},
 };
 
 /// All replicas of the gateway.
@@ -169,11 +170,8 @@ impl Backend {
     }
 
     /// How to meet it under TLS, if its URL says so.
-    pub(crate) fn secure_name(
-        &self,
-        security: &Security,
-    ) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
-        security.of_replicas().zip(self.name.clone())
+    pub(crate) fn secret(&self, security: &Security) -> io::Result<Option<Secret>> {
+        self.name.as_ref().map(|name| security.of_replica(name)).transpose()
     }
 
     /// Looks its name up again, unless its URL holds an address already. Keeps the last answer on failure.

@@ -207,8 +207,8 @@ async fn exchange(
 async fn connect(client: &Client, backend: &Backend) -> Result<Connection, Failure> {
     let failure = |reason| Failure { outcome: Outcome::ConnectFailed, reason, sent: false };
     for &address in backend.addresses().iter() {
-        let secure = backend.secure_name(&client.worker.shared.security);
-        let mut connecting = pin!(async { Wire::connect(TcpStream::connect(address).await?, secure).await });
+        let secret = backend.secret(&client.worker.shared.security);
+        let mut connecting = pin!(async { Wire::connect(TcpStream::connect(address).await?, secret?).await });
         let connected = poll_fn(|context| match connecting.as_mut().poll(context) {
             Poll::Pending if client.is_late() => Poll::Ready(None),
             polled => polled.map(Some),

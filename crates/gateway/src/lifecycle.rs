@@ -173,11 +173,11 @@ impl Handle {
     /// healthy or may be trusted. Replicas that stay keep their load.
     pub fn apply(&self, settings: &Settings) -> Result<(), ConfigError> {
         settings.validate()?;
+        self.shared.security.trust(settings)?;
         self.shared.fleet.router.set_policy(settings.policy.clone())?;
         // Whether there are checks to wait for was decided at the start.
         let wait_for_check = self.shared.settings.health.wait_for_check;
         self.shared.fleet.router.set_health(HealthSettings { wait_for_check, ..settings.health.clone() })?;
-        self.shared.security.trust(settings)?;
         self.shared.fleet.set_replicas(&settings.replicas);
         Ok(())
     }

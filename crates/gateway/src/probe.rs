@@ -72,9 +72,8 @@ async fn ask(
     if addresses.is_empty() {
         return Err(ProbeError::Unresolved(backend.authority.clone()));
     }
-    let wiring = async {
-        Wire::connect(TcpStream::connect(&addresses[..]).await?, backend.secure_name(security)).await
-    };
+    let wiring =
+        async { Wire::connect(TcpStream::connect(&addresses[..]).await?, backend.secret(security)?).await };
     let mut connection = Connection::new(wiring.await.map_err(ProbeError::Connect)?);
     let content = match body.len() {
         0 => String::new(),

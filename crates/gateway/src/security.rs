@@ -5,17 +5,29 @@ use std::{fs, io, sync::Arc};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use tls::{ClientConfig, ClientSettings, Identity, ServerConfig, TlsError};
+use tls::{ClientConfig, ClientSettings, Identity, ServerConfig, ServerName, TlsError};
 
 use crate::Settings;
+
+/// As it is written: see [`TlsConfig`](crate::TlsConfig).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TlsSettings {
+    /// What clients are shown; without it they come without TLS.
+    pub identity: Option<Identity>,
+    /// How to meet replicas whose URL is `https`.
+    pub replicas: ClientSettings,
+}
 
 /// What connections are made secure with.
 #[derive(Debug)]
 pub(crate) struct Security {
     shown: Option<Shown>,
-    /// There is none while no replica's URL is `https`.
+    /// There is none before a replica's URL was `https`.
     replicas: ArcSwapOption<ClientConfig>,
 }
+
+/// What a connection to a replica under TLS needs, and the name that the replica must prove.
+pub(crate) type Secret = (Arc<ClientConfig>, ServerName<'static>);
 
 /// A certificate, and what its files held when they were looked at last.
 #[derive(Debug)]
@@ -39,14 +51,16 @@ impl Security {
 
     /// Whom to trust from the next connection on.
     pub(crate) fn trust(&self, settings: &Settings) -> Result<(), TlsError> {
-        let needed = settings.replicas.iter().any(|replica| replica.url.is_secure());
-        self.replicas.store(needed.then(|| settings.tls.replicas.load()).transpose()?);
+        if settings.replicas.iter().any(|replica| replica.url.is_secure()) {
+            self.replicas.store(Some(settings.tls.replicas.load()?));
+        }
         Ok(())
     }
 
-    /// How to meet replicas.
-    pub(crate) fn of_replicas(&self) -> Option<Arc<ClientConfig>> {
-        self.replicas.load_full()
+    /// How to meet a replica of this name. Never without TLS, whatever happens.
+    pub(crate) fn of_replica(&self, name: &ServerName<'static>) -> io::Result<Secret> {
+        let config = self.replicas.load_full();
+        config.map(|config| (config, name.clone())).ok_or_else(|| io::Error::other("nobody is trusted"))
     }
 
     /// How to meet clients; without it they come as they are.
@@ -88,15 +102,6 @@ fn held(identity: &Identity) -> io::Result<[Vec<u8>; 2]> {
     Ok([fs::read(&identity.certificates)?, fs::read(&identity.key)?])
 }
 
-/// As it is written: see [`TlsConfig`](crate::TlsConfig).
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct TlsSettings {
-    /// What clients are shown; without it they come without TLS.
-    pub identity: Option<Identity>,
-    /// How to meet replicas whose URL is `https`.
-    pub replicas: ClientSettings,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +110,20 @@ mod tests {
         let made = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
         fs::write(&identity.certificates, made.cert.pem()).unwrap();
         fs::write(&identity.key, made.signing_key.serialize_pem()).unwrap();
+    }
+
+    #[test]
+    fn a_name_without_anyone_to_trust_is_an_error_and_no_plain_connection() {
+        let mut settings = Settings::new(vec!["http://a".parse().unwrap()]).unwrap();
+        let security = Security::new(&settings).unwrap();
+        let name = tls::server_name("a").unwrap();
+        assert!(security.of_replica(&name).is_err());
+        settings.tls.replicas.insecure = true;
+        settings.replicas = vec!["https://a".parse().unwrap()];
+        security.trust(&settings).unwrap();
+        settings.replicas = vec!["http://a".parse().unwrap()];
+        security.trust(&settings).unwrap();
+        assert!(security.of_replica(&name).is_ok(), "requests may be on their way still");
     }
 
     #[test]

@@ -8,13 +8,15 @@ use std::{
     time::Duration,
 };
 
-use tls::{ClientConfig, ServerConfig, ServerName};
+use tls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use crate::security::Secret;
 
 /// A connected socket. Small writes go out at once: without that, every event waits up to 40 ms.
 #[derive(Debug)]
@@ -58,12 +60,9 @@ impl Wire {
     }
 
     /// Makes use of a connection to a replica, under TLS if it has a name to prove.
-    pub(crate) async fn connect(
-        stream: TcpStream,
-        name: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    ) -> io::Result<Self> {
+    pub(crate) async fn connect(stream: TcpStream, secret: Option<Secret>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(match name {
+        Ok(match secret {
             None => Self::Plain(stream),
             Some((config, name)) => {
                 let handshake = Box::pin(TlsConnector::from(config).connect(name, stream));

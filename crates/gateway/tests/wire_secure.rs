@@ -173,6 +173,25 @@ fn a_replica_that_nobody_vouches_for_gets_no_request() {
 }
 
 #[test]
+fn whom_to_trust_can_change_while_it_runs() {
+    let (upstream, certificate) = (Upstream::fine(), Certificate::new());
+    let back = back(&upstream, &certificate);
+    let front = Gateway::over(&[Upstream::nobody()]);
+    let url = format!("https://{}", back.0.address());
+    let mut settings = Settings::new(vec![url.parse().unwrap()]).unwrap();
+    settings.policy = "random".parse().unwrap();
+    settings.health.slow_start = Duration::ZERO;
+    settings.tls.replicas.authorities = Some("/missing.pem".into());
+    let error = front.0.apply(&settings).unwrap_err().to_string();
+    assert!(error.starts_with("/missing.pem: "), "{error}");
+    let policy = front.0.router().policy().name().label();
+    assert_eq!((policy, front.ask(chat()).status), ("prefix_aware", 503), "nothing has changed");
+    settings.tls.replicas.authorities = certificate.trusted();
+    front.0.apply(&settings).unwrap();
+    assert_eq!(front.ask(chat()).status, 200);
+}
+
+#[test]
 fn clients_are_told_apart_by_their_scheme() {
     let (upstream, certificate) = (Upstream::fine(), Certificate::new());
     let back = back(&upstream, &certificate);

@@ -19,8 +19,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 pub use rustls::{
-    ClientConfig, ClientConnection, IoState, ServerConfig, ServerConnection, StreamOwned,
-    pki_types::ServerName,
+    ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned, pki_types::ServerName,
 };
 
 /// How to meet servers.
