@@ -108,6 +108,8 @@ impl Router {
     /// The replicas for `specs`: those of `old` that are named again, and new ones.
     fn merge(&self, old: &[Arc<Replica>], specs: Vec<ReplicaSpec>, joins_late: bool) -> Arc<[Arc<Replica>]> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        // New replicas get one run of numbers, whoever else makes some meanwhile.
+        let mut ids = NEXT_ID.fetch_add(specs.len() as u64, Relaxed)..;
         // Slots of those who leave are free again once their histories are closed: not for this change.
         let taken: HashSet<u32> = old.iter().map(|replica| replica.history.slot).collect();
         let mut free = (0..).filter(|slot| !taken.contains(slot));
@@ -122,7 +124,7 @@ impl Router {
                 Some(known) if known.spec == spec => Arc::clone(known),
                 Some(known) => Arc::new(known.with_spec(spec)),
                 None => {
-                    let id = NEXT_ID.fetch_add(1, Relaxed);
+                    let id = ids.next().unwrap_or_default();
                     let slot = free.next().unwrap_or_default();
                     Arc::new(Replica {
                         id,

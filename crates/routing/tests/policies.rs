@@ -303,3 +303,16 @@ fn sessions_without_a_name_go_where_the_load_is_least() {
     assert!(held.iter().all(|pick| pick.reason == PickReason::NoKey));
     assert!(pool.replicas().iter().all(|replica| replica.load.requests() == 1));
 }
+
+#[test]
+fn replicas_of_one_pool_are_numbered_in_a_row_whoever_makes_others() {
+    let is_in_a_row = || {
+        let specs = (0..50).map(|number| ReplicaSpec::new(format!("http://{number}"))).collect();
+        let replicas = Router::new(PolicyName::Random.into(), specs).unwrap().replicas();
+        replicas.windows(2).all(|pair| pair[1].id == pair[0].id + 1)
+    };
+    std::thread::scope(|scope| {
+        let makers: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..200).all(|_| is_in_a_row()))).collect();
+        assert!(makers.into_iter().all(|maker| maker.join().unwrap()));
+    });
+}
