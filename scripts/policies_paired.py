@@ -47,6 +47,10 @@ def main():
     flags = {name: flags for name, flags, *_ in policies.runs()}
     chosen = [arguments.policy, *arguments.against]
     for name in arguments.names:
+        if name not in flags:
+            parser.error(f"no workload {name}; there are {', '.join(flags)}")
+        if "{data}" in flags[name] and not policies.DATA:
+            parser.error(f"{name} needs EVENLOAD_DATA")
         words = flags[name].format(data=policies.DATA).split()
         jobs = [(words, policy, seed) for policy in chosen for seed in range(first, last + 1)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:

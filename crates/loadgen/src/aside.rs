@@ -10,8 +10,7 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
-
-use tls::{ClientConnection, StreamOwned};
+use tls::StreamOwned;
 
 use crate::{Targets, chunked::Chunked, target::Target};
 
@@ -89,8 +88,7 @@ impl<'a> Ask<'a> {
         match target.secure() {
             None => talk(socket, &bytes, |socket| limit(socket, until)),
             Some(secure) => {
-                let session = ClientConnection::new(secure.config.clone(), secure.name.clone())
-                    .map_err(|error| error.to_string())?;
+                let session = secure.session().map_err(|error| error.to_string())?;
                 talk(StreamOwned::new(session, socket), &bytes, |stream| limit(&stream.sock, until))
             }
         }

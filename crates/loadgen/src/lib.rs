@@ -10,8 +10,8 @@
 //! when a read returns, before anything is parsed. The sender measures itself too: its [`RunSummary`] says how far
 //! it was in the way of the figures.
 //!
-//! HTTP/1.1, over TLS where a target's URL says so. A reused connection that turns out to be dead before any answer is replaced once; other
-//! retries only where [`Retries`] asks for them.
+//! HTTP/1.1, over TLS where a target's URL says so. A reused connection that turns out to be dead before any answer
+//! is replaced once; other retries only where [`Retries`] asks for them.
 
 mod admission;
 mod answer;

@@ -6,6 +6,7 @@
 //! up is not an error of the run: its target fails its own requests, as a target that refuses does.
 
 use std::{
+    io,
     net::{SocketAddr, ToSocketAddrs},
     sync::{
         Arc,
@@ -14,7 +15,7 @@ use std::{
 };
 
 use protocol::Endpoint;
-use tls::{ClientConfig, ClientSettings, ServerName, TlsError};
+use tls::{ClientConfig, ClientConnection, ClientSettings, ServerName, TlsError};
 
 /// The targets of a run, in the order in which records name them.
 #[derive(Debug)]
@@ -38,8 +39,8 @@ pub struct Target {
 /// How to reach one under TLS.
 #[derive(Clone, Debug)]
 pub(crate) struct SecureTarget {
-    pub(crate) config: Arc<ClientConfig>,
-    pub(crate) name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
 }
 
 /// What is wrong with a target's URL.
@@ -213,6 +214,11 @@ impl SecureTarget {
         config: &mut impl FnMut() -> Result<Arc<ClientConfig>, TlsError>,
     ) -> Result<Self, TlsError> {
         Ok(Self { name: tls::server_name(host)?, config: config()? })
+    }
+
+    /// A connection's side of TLS, from its first byte on.
+    pub(crate) fn session(&self) -> io::Result<ClientConnection> {
+        ClientConnection::new(Arc::clone(&self.config), self.name.clone()).map_err(io::Error::other)
     }
 }
 

@@ -159,8 +159,8 @@ impl FromStr for ReplicaUrl {
             None if authority.as_str() == authority.host() => usual_port,
             _ => return Err(wrong("its port is not a number from 1 to 65535")),
         };
-        let is_secure = usual_port == 443;
-        let name = is_secure.then(|| tls::server_name(authority.host().trim_matches(['[', ']'])));
+        let name =
+            (scheme == "https://").then(|| tls::server_name(authority.host().trim_matches(['[', ']'])));
         Ok(Self {
             name: name.transpose().map_err(|_| wrong("no certificate can be for its host"))?,
             authority_end: scheme.len() + authority.as_str().len(),

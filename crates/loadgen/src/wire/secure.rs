@@ -18,8 +18,7 @@ pub(super) struct Secure {
 
 impl Secure {
     pub(super) fn new(target: &SecureTarget) -> io::Result<Self> {
-        let session = ClientConnection::new(target.config.clone(), target.name.clone());
-        Ok(Self { session: session.map_err(io::Error::other)?, plain: 0, ended: false })
+        Ok(Self { session: target.session()?, plain: 0, ended: false })
     }
 
     /// Goes on with the handshake. True when it is over.
