@@ -7,7 +7,7 @@ use protocol::BLOCK_TOKENS;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use routing::{
-    Coefficients, EngineReport, Pick, PolicySettings, PredictionSnapshot, Query, ReplicaSpec, Router,
+    Coefficients, EngineReport, Lease, PolicySettings, PredictionSnapshot, Query, ReplicaSpec, Router,
 };
 
 use crate::{Error, Fault, FaultKind, PromptHashes};
@@ -48,7 +48,7 @@ pub struct Scrape {
 /// What one replica did in a run.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct ReplicaFigures {
-    /// Requests sent to it.
+    /// Requests sent to it since the last phase began.
     pub requests: u64,
     /// The engine's own counters.
     #[serde(flatten)]
@@ -93,10 +93,10 @@ struct Balancer {
     first_id: u64,
 }
 
-/// A pick, and what the engine is told besides.
-pub(crate) struct Picked {
-    pub(crate) replica: usize,
-    pub(crate) pick: Pick,
+/// A request that has come to a balancer.
+#[derive(Clone, Copy)]
+pub(crate) struct Reached {
+    balancer: usize,
     /// Prompt tokens that need not be computed, whatever the replica's cache holds.
     pub(crate) loaded_tokens: u32,
 }
@@ -131,6 +131,10 @@ impl Fleet {
         if let Some(fault) = fault {
             return Err(Error::Fault { replica: fault.replica, replicas: settings.profiles.len() });
         }
+        let cut = |profile: &&Profile| !(profile.block_tokens as usize).is_multiple_of(BLOCK_TOKENS);
+        if let Some(Profile { block_tokens, .. }) = settings.profiles.iter().find(cut) {
+            return Err(Error::BlockTokens(*block_tokens));
+        }
         let names = settings.names.map(|names| format!("-{names}")).unwrap_or_default();
         let specs: Vec<ReplicaSpec> = (0..settings.profiles.len())
             .map(|index| ReplicaSpec::new(format!("replica-{index:04}{names}")))
@@ -159,40 +163,46 @@ impl Fleet {
         })
     }
 
-    /// Picks a replica for a request that failed on those `tried` (places in the fleet).
-    pub(crate) fn pick(
-        &mut self,
-        prompt: &PromptHashes,
-        session: u64,
-        output_tokens: u32,
-        tried: &[usize],
-        now: Duration,
-    ) -> Result<Picked, Error> {
+    /// A request comes to one of the balancers.
+    pub(crate) fn reach(&mut self, prompt: &PromptHashes) -> Reached {
         let balancer = match self.balancers.len() {
             1 => 0,
             count => self.generator.random_range(0..count),
         };
         let loaded_tokens = self.sent.as_mut().map_or(0, |sent| {
             let held = prompt.blocks.iter().take_while(|block| sent.contains(*block)).count();
-            sent.extend(&prompt.blocks[held..]);
+            sent.extend(&prompt.with_answer[held..]);
             (held * BLOCK_TOKENS) as u32
         });
-        let Balancer { router, first_id } = &self.balancers[balancer];
+        Reached { balancer, loaded_tokens }
+    }
+
+    /// Picks a replica for a request that failed on those `tried` (places in the fleet).
+    pub(crate) fn pick(
+        &mut self,
+        reached: Reached,
+        prompt: &PromptHashes,
+        session_key: Option<u64>,
+        output_tokens: Option<u32>,
+        tried: &[usize],
+        now: Duration,
+    ) -> Result<(usize, Lease), Error> {
+        let Balancer { router, first_id } = &self.balancers[reached.balancer];
         let tried: Vec<u64> = tried.iter().map(|replica| first_id + *replica as u64).collect();
         let query = Query {
-            prefix_key: Some(routing::prefix_key(None, &prompt.prefix.to_le_bytes())),
-            session_key: Some(routing::session_key(&session.to_le_bytes())),
-            blocks: &prompt.blocks,
+            prefix_key: prompt.prefix.map(|prefix| routing::prefix_key(None, &prefix.to_le_bytes())),
+            session_key,
+            blocks: if self.sent.is_some() { &[] } else { &prompt.blocks },
             block_tokens: BLOCK_TOKENS as u32,
-            prompt_tokens: prompt.tokens - loaded_tokens.min(prompt.tokens - 1),
-            output_tokens: self.output_known.then_some(output_tokens),
+            prompt_tokens: prompt.tokens - reached.loaded_tokens.min(prompt.tokens - 1),
+            output_tokens: output_tokens.filter(|_| self.output_known),
             tried: &tried,
             ..Query::default()
         };
-        let pick = router.pick(&query, now, &mut self.generator)?;
-        let replica = (pick.lease.replica().id - first_id) as usize;
+        let lease = router.pick(&query, now, &mut self.generator)?.lease;
+        let replica = (lease.replica().id - first_id) as usize;
         self.replicas[replica].requests += 1;
-        Ok(Picked { replica, pick, loaded_tokens })
+        Ok((replica, lease))
     }
 
     /// Begins a step on an idle replica that has work; returns when it ends.
@@ -234,6 +244,11 @@ impl Fleet {
                 .then(|| EngineReport::new(snapshot.running.into(), snapshot.waiting.into(), Some(usage)))
         };
         self.replicas.iter().map(queue).collect()
+    }
+
+    /// Forgets how many requests went where: a phase begins.
+    pub(crate) fn count_anew(&mut self) {
+        self.replicas.iter_mut().for_each(|replica| replica.requests = 0);
     }
 
     pub(crate) fn balancers(&self) -> usize {

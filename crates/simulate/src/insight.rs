@@ -23,7 +23,8 @@ pub struct Demand {
     pub requests: u64,
     /// Prompt tokens of all requests.
     pub prompt_tokens: u64,
-    /// Tokens of the distinct prompt blocks: what a cache must hold to miss nothing twice.
+    /// Tokens of the distinct blocks of prompts and, as far as they are known, answers: what a cache must hold to miss
+    /// nothing twice.
     pub working_set_tokens: u64,
     /// Prompt and output of the longest request.
     pub longest_tokens: u32,
@@ -36,27 +37,37 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Counts the blocks of prompts with the lengths of their answers, in the order in which they are sent, against the caches of `profiles`.
-    pub fn of(requests: impl IntoIterator<Item = (PromptHashes, u32)>, profiles: &[Profile]) -> Self {
-        Self::counted(requests, profiles, MOST_BLOCKS)
+    /// Counts the blocks of prompts with the lengths of their answers, in the order in which they are sent, against the
+    /// caches of `profiles`; `warm` ones were sent all before.
+    pub fn of(
+        requests: impl IntoIterator<Item = (PromptHashes, u32)>,
+        profiles: &[Profile],
+        warm: bool,
+    ) -> Self {
+        Self::counted(requests, profiles, warm, MOST_BLOCKS)
     }
 
     fn counted(
         requests: impl IntoIterator<Item = (PromptHashes, u32)>,
         profiles: &[Profile],
+        warm: bool,
         most_blocks: usize,
     ) -> Self {
         let mut demand = Self::default();
         let mut seen = HashSet::new();
         let (mut hits, mut halvings) = (0.0, 0_u32);
+        // No engine takes less of a prompt than a block of its own.
+        let parts = profiles.iter().map(|profile| profile.block_tokens as usize / BLOCK_TOKENS).min();
+        let parts = parts.unwrap_or(1).max(1) as f64;
         for (prompt, output) in requests {
             demand.requests += 1;
             demand.longest_tokens = demand.longest_tokens.max(prompt.tokens.saturating_add(output));
             demand.prompt_tokens += u64::from(prompt.tokens);
             // An engine computes at least the last token, so a block that ends the prompt is never taken whole.
             let usable = (prompt.tokens.saturating_sub(1) as usize / BLOCK_TOKENS).min(prompt.blocks.len());
-            hits += held(&prompt.blocks[..usable], &seen, halvings);
-            seen.extend(prompt.blocks.iter().copied().filter(|block| in_sample(*block, halvings)));
+            let found = if warm { usable as f64 } else { held(&prompt.blocks[..usable], &seen, halvings) };
+            hits += (found / parts).floor() * parts;
+            seen.extend(prompt.with_answer.iter().copied().filter(|block| in_sample(*block, halvings)));
             while seen.len() > most_blocks && halvings < 31 {
                 halvings += 1;
                 seen.retain(|block| in_sample(*block, halvings));
@@ -109,7 +120,7 @@ mod tests {
                     tokens: blocks.len() as u32 * 16 + 1,
                     with_answer: std::sync::Arc::clone(&blocks),
                     blocks,
-                    prefix: 0,
+                    prefix: None,
                 },
                 9,
             )
@@ -118,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_demand_is_counted_exactly_while_it_is_small() {
-        let demand = Demand::of(prompts(), &[Profile::l4(), Profile::rtx4090()]);
+        let demand = Demand::of(prompts(), &[Profile::l4(), Profile::rtx4090()], false);
         assert_eq!(demand.longest_tokens, 60 * 16 + 10);
         assert_eq!(demand.working_set_tokens, (20 + 500 * 40) * 16);
         let hits = 16 * (20 * 499 + 500 * (30 + 40 + 50));
@@ -131,8 +142,10 @@ mod tests {
 
     #[test]
     fn a_sample_estimates_the_same() {
-        let (whole, sample) =
-            (Demand::of(prompts(), &[Profile::l4()]), Demand::counted(prompts(), &[Profile::l4()], 3000));
+        let (whole, sample) = (
+            Demand::of(prompts(), &[Profile::l4()], false),
+            Demand::counted(prompts(), &[Profile::l4()], false, 3000),
+        );
         let close =
             |sample: f64, whole: f64| assert!((sample / whole - 1.0).abs() < 0.05, "{sample} for {whole}");
         close(sample.working_set_tokens as f64, whole.working_set_tokens as f64);

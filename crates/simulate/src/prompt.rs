@@ -15,9 +15,12 @@ pub struct PromptHashes {
     pub with_answer: Arc<[u64]>,
     /// Length; at least 1.
     pub tokens: u32,
-    /// Stands for the first hundred characters, which reach into the second block.
-    pub prefix: u64,
+    /// Stands for the first hundred characters, which reach into the second block. Absent where a balancer saw none.
+    pub prefix: Option<u64>,
 }
+
+/// Output of a request that does not say its length.
+const UNSAID_OUTPUT: u32 = 128;
 
 /// What was said in a session so far, for turns that add to it.
 #[derive(Clone, Debug, Default)]
@@ -27,11 +30,51 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// The answer to the last turn is made up: its length is known, and that it differs from others.
-    pub(crate) fn answered(&mut self, session: u64, tokens: u32) {
-        if self.text.is_empty() {
-            return;
+    /// What a turn's prompt is, after all that was said before; its answer, of `output` tokens, is said then too. Texts
+    /// and messages add to what was said, other prompts are whole.
+    pub(crate) fn turn(
+        &mut self,
+        request: &Request,
+        session: u64,
+        output: u32,
+        goes_on: bool,
+    ) -> PromptHashes {
+        let mut hashes = match &request.prompt {
+            Prompt::Blocks { ids, block_tokens, tokens, tail } => {
+                PromptHashes::of_trace(ids, *block_tokens, *tokens, *tail)
+            }
+            Prompt::Raw(body) => {
+                let tokens = request.input_tokens.unwrap_or_else(|| estimate_tokens(body.len()));
+                PromptHashes::of_text(&request.model, body, tokens)
+            }
+            Prompt::Text(text) => {
+                self.said(text.as_bytes(), request.input_tokens);
+                PromptHashes::of_text(&request.model, &self.text, self.tokens)
+            }
+            Prompt::Messages(messages) => {
+                let mut text = Vec::new();
+                for message in messages.iter() {
+                    text.extend_from_slice(message.role.as_bytes());
+                    text.push(0);
+                    text.extend_from_slice(message.content.as_bytes());
+                    text.push(0);
+                }
+                self.said(&text, request.input_tokens);
+                PromptHashes::of_text(&request.model, &self.text, self.tokens)
+            }
+        };
+        if goes_on && !self.text.is_empty() {
+            self.answered(session, output);
+            hashes.with_answer = PromptHashes::of_text(&request.model, &self.text, self.tokens).blocks;
         }
+        if let Some(seen) = request.seen {
+            hashes.prefix = seen.prefix_key;
+        }
+        hashes
+    }
+
+    /// The answer to the last turn is made up: its length is known, and that it differs from others.
+    fn answered(&mut self, session: u64, tokens: u32) {
         let words = (u64::from(tokens) * (BLOCK_BYTES / BLOCK_TOKENS) as u64).div_ceil(8);
         let start = self.text.len() as u64;
         for word in 0..words {
@@ -46,57 +89,38 @@ impl History {
     }
 }
 
-impl PromptHashes {
-    /// Derives the hashes of the first request of a session. Trace blocks keep their ids; text is cut by the
-    /// common token rule.
-    pub fn of(request: &Request) -> Self {
-        Self::after(request, &mut History::default())
-    }
+/// Length of the answer to a request.
+pub(crate) fn output_tokens(request: &Request) -> u32 {
+    request.output_tokens.unwrap_or(UNSAID_OUTPUT).max(1)
+}
 
-    /// The same for a later turn: texts and messages add to what was said, other prompts are whole.
-    pub(crate) fn after(request: &Request, history: &mut History) -> Self {
-        match &request.prompt {
-            Prompt::Blocks { ids, block_tokens, tokens, tail } => {
-                Self::of_trace(ids, *block_tokens, *tokens, *tail)
-            }
-            Prompt::Raw(body) => {
-                let tokens = request.input_tokens.unwrap_or_else(|| estimate_tokens(body.len()));
-                Self::of_text(&request.model, body, tokens)
-            }
-            Prompt::Text(text) => {
-                history.said(text.as_bytes(), request.input_tokens);
-                Self::of_text(&request.model, &history.text, history.tokens)
-            }
-            Prompt::Messages(messages) => {
-                let mut text = Vec::new();
-                for message in messages.iter() {
-                    text.extend_from_slice(message.role.as_bytes());
-                    text.push(0);
-                    text.extend_from_slice(message.content.as_bytes());
-                    text.push(0);
-                }
-                history.said(&text, request.input_tokens);
-                Self::of_text(&request.model, &history.text, history.tokens)
-            }
+impl PromptHashes {
+    /// Prompt and answer as an engine knows them whose blocks have `block_tokens` tokens, a multiple of 16: hashes are
+    /// chained, so that the last one of its small blocks stands for each.
+    pub(crate) fn engine_blocks(&self, block_tokens: u32) -> Arc<[u64]> {
+        match block_tokens as usize / BLOCK_TOKENS {
+            0 | 1 => Arc::clone(&self.with_answer),
+            parts => self.with_answer.iter().skip(parts - 1).step_by(parts).copied().collect(),
         }
     }
 
+    /// Cuts a trace's blocks, whatever their size, into those of 16 tokens: one is known by the ids that it lies in, and by where it begins in
+    /// the first of them.
     fn of_trace(ids: &[u64], block_tokens: u32, tokens: u32, tail: u64) -> Self {
-        let small = BLOCK_TOKENS as u64;
-        let parts = (u64::from(block_tokens) / small).max(1);
-        let full = u64::from(tokens) / small;
-        let all = || {
-            ids.iter().flat_map(move |id| {
-                (0..parts).map(move |part| {
-                    xxh3_64_with_seed(&id.to_le_bytes(), if parts == 1 { small } else { part })
-                })
-            })
+        let (small, size) = (BLOCK_TOKENS as u64, u64::from(block_tokens.max(1)));
+        let block = |number: u64| {
+            let (first, last) = (number * small / size, (number * small + small - 1) / size);
+            let place = if size == small { small } else { number * small % size / small };
+            ids[first as usize..=last as usize]
+                .iter()
+                .fold(place, |hash, id| xxh3_64_with_seed(&id.to_le_bytes(), hash))
         };
-        let blocks: Arc<[u64]> = all().take(full as usize).collect();
+        let known = ids.len() as u64 * size / small;
+        let blocks: Arc<[u64]> = (0..known.min(u64::from(tokens) / small)).map(block).collect();
         // Ids beyond the prompt's last, partial block are the answer's.
-        let goes_on = ids.len() as u64 > u64::from(tokens).div_ceil(small * parts);
-        let with_answer = if goes_on { all().collect() } else { Arc::clone(&blocks) };
-        Self { prefix: prefix(&blocks, tail), blocks, with_answer, tokens: tokens.max(1) }
+        let goes_on = ids.len() as u64 > u64::from(tokens).div_ceil(size);
+        let with_answer = if goes_on { (0..known).map(block).collect() } else { Arc::clone(&blocks) };
+        Self { prefix: Some(prefix(&blocks, tail)), blocks, with_answer, tokens: tokens.max(1) }
     }
 
     fn of_text(model: &str, text: &[u8], tokens: u32) -> Self {
@@ -106,7 +130,7 @@ impl PromptHashes {
         blocks.truncate(tokens as usize / BLOCK_TOKENS);
         let tail = xxh3_64(&text[text.len() - text.len() % BLOCK_BYTES..]);
         let blocks: Arc<[u64]> = blocks.into();
-        Self { prefix: prefix(&blocks, tail), with_answer: Arc::clone(&blocks), blocks, tokens }
+        Self { prefix: Some(prefix(&blocks, tail)), with_answer: Arc::clone(&blocks), blocks, tokens }
     }
 }
 
@@ -132,16 +156,19 @@ mod tests {
     #[test]
     fn a_turn_is_asked_with_all_that_was_said_before() {
         let mut history = History::default();
-        let first = PromptHashes::after(&text(&"a".repeat(200)), &mut history);
-        history.answered(7, 100);
-        let second = PromptHashes::after(&text(&"b".repeat(80)), &mut history);
+        let first = history.turn(&text(&"a".repeat(200)), 7, 100, true);
+        let second = history.turn(&text(&"b".repeat(80)), 7, 9, false);
         assert_eq!((first.tokens, second.tokens), (50, 50 + 100 + 20));
         assert_eq!(first.blocks.len(), 3);
         assert!(second.blocks.starts_with(&first.blocks) && second.blocks.len() == 10);
+        assert_eq!(
+            first.with_answer[..],
+            second.blocks[..(50 + 100) / 16],
+            "what was answered is asked again"
+        );
         let mut other = History::default();
-        PromptHashes::after(&text(&"a".repeat(200)), &mut other);
-        other.answered(8, 100);
-        let elsewhere = PromptHashes::after(&text(&"b".repeat(80)), &mut other);
+        other.turn(&text(&"a".repeat(200)), 8, 100, true);
+        let elsewhere = other.turn(&text(&"b".repeat(80)), 8, 9, false);
         assert_eq!(second.blocks[..3], elsewhere.blocks[..3]);
         assert_ne!(second.blocks[4], elsewhere.blocks[4], "another session got another answer");
     }
@@ -151,10 +178,41 @@ mod tests {
         let ids: Arc<[u64]> = [5, 9].into();
         let request = |tokens| {
             let prompt = Prompt::Blocks { ids: Arc::clone(&ids), block_tokens: 512, tokens, tail: 0 };
-            PromptHashes::of(&Request::new(Endpoint::Completions, "m", prompt))
+            History::default().turn(&Request::new(Endpoint::Completions, "m", prompt), 0, 1, false)
         };
         let (long, short) = (request(1000), request(600));
         assert_eq!((long.blocks.len(), short.blocks.len()), (62, 37));
         assert!(long.blocks.starts_with(&short.blocks));
+    }
+
+    #[test]
+    fn trace_blocks_of_any_size_share_what_they_share() {
+        // 8, 16, 24, 100 and 512 tokens a block: of 960 tokens, as many as whole blocks cover are the same.
+        for size in [8, 16, 24, 100, 512_u32] {
+            let shared = 480 / size * size;
+            let request = |own: u64| {
+                let ids = (0..960_u32.div_ceil(size)).map(|block| match block * size < shared {
+                    true => u64::from(block),
+                    false => own << 32 | u64::from(block),
+                });
+                let prompt = Prompt::Blocks { ids: ids.collect(), block_tokens: size, tokens: 960, tail: 0 };
+                History::default().turn(&Request::new(Endpoint::Completions, "m", prompt), 0, 1, false)
+            };
+            let (one, other) = (request(1), request(2));
+            assert_eq!(one.blocks.len(), 60, "{size}");
+            let same = one.blocks.iter().zip(&*other.blocks).take_while(|(one, other)| one == other).count();
+            assert_eq!(same as u32, shared / 16, "{size}");
+            let different: std::collections::HashSet<u64> = one.blocks.iter().copied().collect();
+            assert_eq!(different.len(), 60, "{size}");
+        }
+    }
+
+    #[test]
+    fn an_engine_with_larger_blocks_knows_each_by_its_end() {
+        let ids: Arc<[u64]> = (0..10).collect();
+        let prompt = Prompt::Blocks { ids, block_tokens: 16, tokens: 160, tail: 0 };
+        let hashes = History::default().turn(&Request::new(Endpoint::Completions, "m", prompt), 0, 1, false);
+        assert_eq!(hashes.engine_blocks(16), hashes.blocks);
+        assert_eq!(*hashes.engine_blocks(64), [hashes.blocks[3], hashes.blocks[7]]);
     }
 }

@@ -18,7 +18,7 @@ use std::{
 
 use protocol::{COMPLETE, Decision, Endpoint};
 use serde::Serialize;
-use workload::{Dataset, Entry, Prompt, Request, Turn};
+use workload::{Dataset, Entry, Prompt, Request, Seen, Turn};
 
 /// A decision log in memory.
 #[derive(Clone, Debug, Default)]
@@ -119,16 +119,18 @@ impl DecisionLog {
     pub fn dataset(&self) -> Dataset {
         let endings = self.answer_blocks();
         let first = self.decisions.first().map_or(0.0, |decision| decision.timestamp);
-        let entries = self.decisions.iter().zip(endings).zip(0..).map(|((decision, ending), number)| {
+        let entries = self.decisions.iter().zip(endings).map(|(decision, ending)| {
             let ids: Vec<u64> = decision.hash_ids.iter().copied().chain(ending).collect();
             let prompt = Prompt::Blocks {
                 ids: ids.into(),
                 block_tokens: decision.block_tokens,
                 tokens: decision.input_length.max(1),
-                tail: decision.prefix_key.unwrap_or(number),
+                tail: 0,
             };
             let mut request = Request::new(Endpoint::Completions, Arc::from(&*decision.model), prompt);
             request.output_tokens = Some(decision.output_length);
+            let Decision { prefix_key, session_key, max_tokens, .. } = *decision;
+            request.seen = Some(Seen { prefix_key, session_key, max_tokens });
             let at = Duration::try_from_secs_f64((decision.timestamp - first) / 1e3).unwrap_or_default();
             Entry { at: Some(at), turns: vec![Turn::from(request)] }
         });
@@ -275,6 +277,20 @@ mod tests {
             .collect();
         // 37 + 30 tokens are four full blocks.
         assert_eq!(ids, [vec![1, 2, 3, 4], vec![1, 2, 9, 9], vec![1, 2, 3, 4, 5], vec![7]]);
+    }
+
+    #[test]
+    fn policies_see_what_the_balancer_saw() {
+        let keys = |prefix_key, session_key, max_tokens| Decision {
+            prefix_key,
+            session_key,
+            max_tokens,
+            ..decision(1.0, &[1, 2, 3], 5)
+        };
+        let log = written(&[keys(Some(7), Some(8), Some(9)), keys(None, None, None)], "").unwrap();
+        let mut seen = log.dataset().entries.into_iter().map(|entry| entry.turns[0].request.seen.unwrap());
+        let expected = Seen { prefix_key: Some(7), session_key: Some(8), max_tokens: Some(9) };
+        assert_eq!((seen.next(), seen.next()), (Some(expected), Some(Seen::default())));
     }
 
     #[test]

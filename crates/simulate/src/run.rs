@@ -51,6 +51,11 @@ pub enum Error {
         /// Replicas in the fleet.
         replicas: usize,
     },
+    /// A profile with blocks that prompts are not cut for.
+    #[error(
+        "an engine with blocks of {0} tokens cannot be simulated: give it block_tokens of a multiple of 16"
+    )]
+    BlockTokens(u32),
     /// The pace of a file that has none.
     #[error("the workload has no times of its own: give a rate or a concurrency")]
     NoTimes,

@@ -7,11 +7,14 @@ use std::time::Duration;
 use engine::Profile;
 use report::{PhaseShape, Record, Recorder, Report, RunShape, TimeSeries};
 use routing::PolicySettings;
-use workload::{PhaseKind, Plan};
+use workload::{Arrival, PhaseKind, Plan, Turn};
 
 use crate::{
-    ClientModel, Error, Figures, FleetSettings, Pace, PromptHashes, Settings, Traffic, insight::Demand,
-    prompt::History, run, traffic::Source,
+    ClientModel, Error, Figures, FleetSettings, Pace, Settings, Traffic,
+    insight::Demand,
+    prompt::{History, output_tokens},
+    run,
+    traffic::Source,
 };
 
 /// Everything that stays the same while policies are compared.
@@ -104,8 +107,8 @@ impl LoadedScenario {
         self.run(fleet, seed, watch)
     }
 
-    /// What no policy can beat: every prompt finds in the cache all that was ever sent before, wherever it goes, it
-    /// goes where the fewest tokens are pending, and memory never limits a batch.
+    /// What a perfect cache would give: every prompt finds all that was ever sent before, wherever it goes; it goes where it
+    /// is done soonest by what is pending there and how fast the replica is; and memory never limits a batch.
     pub fn bound(&self, demand: &Demand, seed: u64, watch: impl FnMut(Progress)) -> Result<Trial, Error> {
         let mut fleet = self.scenario.fleet.clone();
         for profile in &mut fleet.profiles {
@@ -114,7 +117,7 @@ impl LoadedScenario {
             profile.kv_blocks =
                 profile.kv_blocks.max(longest.saturating_mul(profile.max_num_seqs).min(MOST_BLOCKS));
         }
-        fleet.policy = PolicySettings::LeastTokens;
+        fleet.policy = PolicySettings::default();
         (fleet.balancers, fleet.output_known, fleet.all_hits) = (1, true, true);
         self.run(fleet, seed, watch)
     }
@@ -158,18 +161,16 @@ impl LoadedScenario {
     pub fn demand(&self, seed: u64) -> Result<Demand, Error> {
         let Scenario { pace, concurrency, sessions, .. } = self.scenario;
         let phase = self.source.phase("measured", pace, concurrency, sessions, seed)?;
-        let prompts = phase.arrivals.flat_map(|arrival| {
-            let turns = arrival.session.turns;
+        let prompts = phase.arrivals.flat_map(|Arrival { session, .. }| {
             let mut history = History::default();
-            let mut prompts = Vec::with_capacity(turns.len());
-            for (turn, request) in turns.iter().map(|turn| &turn.request).enumerate() {
-                let output = request.output_tokens.unwrap_or(1);
-                prompts.push((PromptHashes::after(request, &mut history), output));
-                history.answered(turn as u64, output);
-            }
-            prompts
+            let last = session.turns.len().saturating_sub(1);
+            let prompt = |(turn, Turn { request, .. }): (usize, Turn)| {
+                let output = output_tokens(&request);
+                (history.turn(&request, session.id, output, turn < last), output)
+            };
+            session.turns.into_iter().enumerate().map(prompt).collect::<Vec<_>>()
         });
-        Ok(Demand::of(prompts, &self.scenario.fleet.profiles))
+        Ok(Demand::of(prompts, &self.scenario.fleet.profiles, self.scenario.warm))
     }
 
     /// Requests of a trial, warm-up included.

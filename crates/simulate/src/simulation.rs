@@ -14,15 +14,14 @@ use workload::{Arrival, Phase, PhaseKind};
 use crate::{
     ClientModel, Error, Fault, Figures, PromptHashes, Scrape, Settings,
     client::EventLoop,
-    fleet::Fleet,
+    fleet::{Fleet, Reached},
+    prompt::output_tokens,
     queue::EventQueue,
     sessions::{ActiveSession, PhaseState},
 };
 
 /// Between two health checks of a replica whose state may change; every fifth one is of all replicas.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Output of a request that does not say its length.
-const UNSAID_OUTPUT: u32 = 128;
 
 enum Event {
     /// The next session of the plan is due.
@@ -107,7 +106,10 @@ struct Rest {
     record: Record,
     prompt: PromptHashes,
     output_tokens: u32,
-    loaded_tokens: u32,
+    /// As a balancer is told it.
+    output_limit: Option<u32>,
+    session_key: Option<u64>,
+    reached: Option<Reached>,
     tried: Vec<usize>,
     session: Box<ActiveSession>,
 }
@@ -155,6 +157,7 @@ impl Simulation {
     ) -> Result<(), Error> {
         let measured = phase.kind == PhaseKind::Measured;
         let mut state = PhaseState::new(number, phase, self.now);
+        self.fleet.count_anew();
         if let Some(first) = &state.next {
             self.events.push(state.start + first.at, Event::Arrive);
         }
@@ -241,11 +244,13 @@ impl Simulation {
     fn turn(&mut self, mut session: Box<ActiveSession>, state: &mut PhaseState) -> Result<(), Error> {
         let Some(turn) = session.turns.next() else { return self.release(state) };
         let request = turn.request;
-        let output_tokens = request.output_tokens.unwrap_or(UNSAID_OUTPUT).max(1);
-        let prompt = PromptHashes::after(&request, &mut session.history);
-        if session.turns.len() > 0 {
-            session.history.answered(session.id, output_tokens);
-        }
+        let output_tokens = output_tokens(&request);
+        let goes_on = session.turns.len() > 0;
+        let prompt = session.history.turn(&request, session.id, output_tokens, goes_on);
+        let (session_key, output_limit) = match request.seen {
+            Some(seen) => (seen.session_key, seen.max_tokens),
+            None => (Some(routing::session_key(&session.id.to_le_bytes())), Some(output_tokens)),
+        };
         let record = Record {
             phase: state.number,
             index: state.index,
@@ -274,7 +279,9 @@ impl Simulation {
                 record,
                 prompt,
                 output_tokens,
-                loaded_tokens: 0,
+                output_limit,
+                session_key,
+                reached: None,
                 tried: Vec::new(),
                 session,
             }),
@@ -311,15 +318,15 @@ impl Simulation {
 
     fn send(&mut self, slot: usize) -> Result<(), Error> {
         let Some(request) = self.requests[slot].as_mut() else { return Ok(()) };
-        let Rest { record, prompt, output_tokens, loaded_tokens, tried, session } = &mut *request.rest;
+        let Rest { record, prompt, output_limit, session_key, reached, tried, .. } = &mut *request.rest;
         record.sent.get_or_insert(self.now);
         record.written.get_or_insert(self.now);
-        match self.fleet.pick(prompt, session.id, *output_tokens, tried, self.now) {
-            Ok(picked) => {
-                request.replica = picked.replica;
-                *loaded_tokens = picked.loaded_tokens;
-                record.target = u16::try_from(picked.replica).unwrap_or(u16::MAX);
-                request.lease = Some(picked.pick.lease);
+        let reached = *reached.get_or_insert_with(|| self.fleet.reach(prompt));
+        match self.fleet.pick(reached, prompt, *session_key, *output_limit, tried, self.now) {
+            Ok((replica, lease)) => {
+                request.replica = replica;
+                record.target = u16::try_from(replica).unwrap_or(u16::MAX);
+                request.lease = Some(lease);
                 self.events.push_last(self.now + self.network, Event::Deliver { slot });
             }
             Err(Error::Pick(none)) => self.end(slot, self.now, Outcome::Status(503, none.to_string())),

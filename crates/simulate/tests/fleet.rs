@@ -11,7 +11,7 @@ use simulate::{
 use workload::{BlockSessions, Delay, Length};
 
 /// Conversations of three turns, all behind one preamble.
-fn scenario(sessions: usize, concurrency: u32, change: impl FnOnce(&mut FleetSettings)) -> LoadedScenario {
+fn described(sessions: usize, concurrency: u32, change: impl FnOnce(&mut FleetSettings)) -> Scenario {
     let mut fleet = FleetSettings::uniform(&Profile::l4(), 4, PolicySettings::default());
     change(&mut fleet);
     let conversations = BlockSessions {
@@ -23,7 +23,7 @@ fn scenario(sessions: usize, concurrency: u32, change: impl FnOnce(&mut FleetSet
         delay: Delay::default(),
         max_tokens: 4096,
     };
-    let scenario = Scenario {
+    Scenario {
         traffic: Traffic::Conversations(conversations),
         pace: Pace::AtOnce,
         sessions: Some(sessions),
@@ -31,8 +31,11 @@ fn scenario(sessions: usize, concurrency: u32, change: impl FnOnce(&mut FleetSet
         warm: false,
         fleet,
         client: ClientModel::IDEAL,
-    };
-    scenario.load().unwrap()
+    }
+}
+
+fn scenario(sessions: usize, concurrency: u32, change: impl FnOnce(&mut FleetSettings)) -> LoadedScenario {
+    described(sessions, concurrency, change).load().unwrap()
 }
 
 fn trial(loaded: &LoadedScenario, policy: &str) -> Trial {
@@ -96,13 +99,33 @@ fn balancers_that_see_a_part_each_serve_everything_together() {
 
 #[test]
 fn nothing_beats_the_bound() {
-    let loaded = scenario(400, 64, |_| {});
-    let demand = loaded.demand(1).unwrap();
-    let bound = loaded.bound(&demand, 1, |_| {}).unwrap();
-    assert!((bound.report.total.prefix_hit_ratio().unwrap() - demand.best_hit_ratio).abs() < 0.02);
-    for policy in ["random", "least_tokens", "prefix_hash", "prefix_aware"] {
-        let trial = trial(&loaded, policy);
-        assert!(trial.report.total.duration_s() > 0.99 * bound.report.total.duration_s(), "{policy}");
+    let mixed: fn(&mut FleetSettings) = |fleet| fleet.profiles[3] = Profile::h100();
+    for change in [|_: &mut FleetSettings| {}, mixed] {
+        let loaded = scenario(400, 64, change);
+        let demand = loaded.demand(1).unwrap();
+        let bound = loaded.bound(&demand, 1, |_| {}).unwrap();
+        assert!((bound.report.total.prefix_hit_ratio().unwrap() - demand.best_hit_ratio).abs() < 0.02);
+        for policy in ["random", "least_tokens", "prefix_hash", "prefix_aware"] {
+            let trial = trial(&loaded, policy);
+            assert!(trial.report.total.duration_s() > 0.99 * bound.report.total.duration_s(), "{policy}");
+        }
+    }
+}
+
+#[test]
+fn a_cache_with_room_holds_prompts_and_answers() {
+    for (block_tokens, warm) in [(16, false), (64, false), (16, true)] {
+        let scenario = described(10, 1, |fleet| {
+            fleet.profiles.truncate(1);
+            fleet.profiles[0].kv_blocks *= 16 * 16 / block_tokens;
+            fleet.profiles[0].block_tokens = block_tokens;
+        });
+        let loaded = Scenario { warm, ..scenario }.load().unwrap();
+        let best = loaded.demand(1).unwrap().best_hit_ratio;
+        let found = trial(&loaded, "prefix_aware").report.total.prefix_hit_ratio().unwrap();
+        assert!((found - best).abs() < 1e-9, "{block_tokens} {warm}: {found} of {best}");
+        // Turns of 470, 660 and 850 tokens; the first one finds the preamble, each other one its past.
+        assert!(best > if block_tokens == 16 { 0.7 } else { 0.6 } && best < 1.0, "{best}");
     }
 }
 
@@ -111,6 +134,9 @@ fn what_cannot_be_run_is_said() {
     let faulty = scenario(1, 1, |fleet| fleet.faults = vec!["1:9:down".parse().unwrap()]);
     let error = faulty.trial(PolicySettings::default(), 1).unwrap_err();
     assert_eq!(error.to_string(), "a fault of replica 9, but there are 4: the first one is 0");
+    let uneven = scenario(1, 1, |fleet| fleet.profiles[1].block_tokens = 24);
+    let error = uneven.trial(PolicySettings::default(), 1).unwrap_err().to_string();
+    assert!(error.contains("blocks of 24 tokens") && error.contains("multiple of 16"), "{error}");
     let none = Scenario { pace: Pace::OwnTimes { speed_up: 1.0 }, ..Scenario::kubeai(8) };
     assert!(matches!(none.load(), Err(Error::NoTimes)));
     let empty = Scenario {

@@ -69,7 +69,8 @@ impl BlockSessions {
             if turn > 0 && tokens.saturating_add(answer) > self.max_tokens {
                 break;
             }
-            let ids = (0..tokens as usize / BLOCK_TOKENS).map(id).collect();
+            // Those beyond the prompt's are the answer's: the next prompt has them.
+            let ids = (0..(tokens + answer) as usize / BLOCK_TOKENS).map(id).collect();
             let tail = xxh3_64_with_seed(&u64::from(turn).to_le_bytes(), !own);
             let mut request =
                 template.request(Prompt::Blocks { ids, block_tokens: BLOCK_TOKENS as u32, tokens, tail });
@@ -124,7 +125,7 @@ mod tests {
         for pair in session.windows(2) {
             assert!(ids(&pair[1]).starts_with(&ids(&pair[0])));
         }
-        assert_eq!(ids(&session[4]).len(), 270 / 16);
+        assert_eq!(ids(&session[4]).len(), (270 + 20) / 16);
         assert_eq!((session[0].delay, session[1].delay), (Duration::ZERO, Duration::from_secs(1)));
     }
 
@@ -136,7 +137,7 @@ mod tests {
         };
         assert_eq!((starts(2).len(), starts(3).len()), (2, 60));
         let all: HashSet<u64> = sessions.iter().flat_map(|turns| ids(turns.last().unwrap())).collect();
-        assert_eq!(all.len(), 2 * 2 + 60 * (16 - 2));
+        assert_eq!(all.len(), 2 * 2 + 60 * (18 - 2));
     }
 
     #[test]

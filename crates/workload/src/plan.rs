@@ -119,6 +119,19 @@ pub struct Request {
     pub cancel_after: Option<Duration>,
     /// Keys that the dataset wants in this request's body; they win over everything else.
     pub extra: Option<Arc<Map<String, Value>>>,
+    /// What a balancer saw of it, where that is recorded and its text is not.
+    pub seen: Option<Seen>,
+}
+
+/// What routing depends on besides a prompt's blocks, as a balancer recorded it. What is absent was not there.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Seen {
+    /// Stands for the prompt's first characters.
+    pub prefix_key: Option<u64>,
+    /// Stands for the session's name.
+    pub session_key: Option<u64>,
+    /// Output length that the request allowed.
+    pub max_tokens: Option<u32>,
 }
 
 /// The content of a request.
@@ -169,6 +182,7 @@ impl Request {
             stream: true,
             cancel_after: None,
             extra: None,
+            seen: None,
         }
     }
 }

@@ -148,6 +148,12 @@ pub(super) fn pattern(text: &str) -> Result<Pattern, String> {
     }
 }
 
+/// Sessions per second.
+pub(super) fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (1e-6..=1e6).contains(rate));
+    rate.ok_or_else(|| format!("`{text}` is no rate: give sessions per second, from 0.000001 to 1000000"))
+}
+
 /// A time in milliseconds.
 pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
     let time = text.parse().ok().and_then(|time: f64| Duration::try_from_secs_f64(time / 1e3).ok());

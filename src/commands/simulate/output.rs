@@ -36,6 +36,12 @@ pub(super) struct Compared {
 
 pub(super) fn demand_lines(demand: &Demand) -> String {
     let Demand { working_set_tokens, replica_capacity_tokens, fleet_capacity_tokens, .. } = demand;
+    if *working_set_tokens == 0 {
+        return format!(
+            "{} requests with {} prompt tokens; the workload does not say what they share: no prefix is ever a hit\n",
+            demand.requests, demand.prompt_tokens
+        );
+    }
     let share = |capacity: &u64| *working_set_tokens as f64 / (*capacity).max(1) as f64;
     format!(
         "{} requests with {} prompt tokens; best possible hit ratio {:.3}\n\

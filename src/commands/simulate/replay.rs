@@ -27,8 +27,8 @@ pub(super) struct Arguments {
     #[arg(long = "policy", default_value = "prefix_aware", value_parser = inputs::policy)]
     policies: Vec<Policy>,
     /// Replicas, of the engine profiles in turn. [default: as many as answered in the log]
-    #[arg(long)]
-    replicas: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    replicas: Option<u16>,
     /// Engine profile, NAME[@SPEED]: a built-in name or a JSON file, such as `simulate fit` writes from the same log,
     /// and how many times as fast. Repeat for a mixed fleet.
     #[arg(long = "profile", default_value = "l4-llama-3.1-8b-fp8", value_parser = inputs::engines)]
@@ -39,7 +39,7 @@ pub(super) struct Arguments {
     /// One way, from the balancer to an engine, in milliseconds.
     #[arg(long, default_value = "0", value_parser = inputs::milliseconds)]
     network_ms: Duration,
-    /// The balancers do not know output lengths.
+    /// The balancers do not know the output lengths that requests allowed.
     #[arg(long)]
     unknown_output: bool,
     /// Divide the log's times by this: the same requests, so many times as fast.
@@ -92,7 +92,7 @@ impl Arguments {
 
     fn scenario(&self, log: &DecisionLog) -> anyhow::Result<Scenario> {
         let kinds = self.profiles.iter().map(Engines::profile).collect::<anyhow::Result<Vec<Profile>>>()?;
-        let replicas = self.replicas.unwrap_or_else(|| log.replicas());
+        let replicas = self.replicas.map_or_else(|| log.replicas(), usize::from);
         let profiles: Vec<Profile> = kinds.iter().cycle().take(replicas).cloned().collect();
         let policy = self.policies.first().map(|policy| policy.settings.clone()).unwrap_or_default();
         let fleet = FleetSettings::uniform(&Profile::l4(), 1, policy);

@@ -34,17 +34,17 @@ pub(super) struct Arguments {
     #[arg(long)]
     sessions: Option<usize>,
     /// Sessions in flight; without it the loop is open.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: Option<u32>,
     /// Sessions per second; without it one starts as soon as there is room, or at the file's own times.
-    #[arg(long)]
+    #[arg(long, value_parser = inputs::rate)]
     rate: Option<f64>,
-    /// Gaps between sessions at a rate: constant, poisson, or gamma:SHAPE (below 1 in bursts).
-    #[arg(long, default_value = "poisson", value_parser = inputs::pattern)]
-    arrival: Pattern,
-    /// Divide the file's own times by this.
-    #[arg(long, default_value_t = 1.0)]
-    speed_up: f64,
+    /// Gaps between sessions at a rate: constant, poisson, or gamma:SHAPE (below 1 in bursts). [default: poisson]
+    #[arg(long, value_parser = inputs::pattern)]
+    arrival: Option<Pattern>,
+    /// Divide the file's own times by this. [default: 1]
+    #[arg(long)]
+    speed_up: Option<f64>,
     /// Send everything once before, so that caches are warm.
     #[arg(long)]
     warm: bool,
@@ -69,27 +69,27 @@ pub(super) struct Arguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Made workloads, and tokens that prompts share")]
 struct Made {
-    /// Tokens that prompts start with, in made sessions and in those of `sessions:FILE`.
-    #[arg(long, default_value_t = 0)]
-    preamble_tokens: u32,
-    /// Different preambles; a made session draws one.
-    #[arg(long, default_value_t = 1)]
-    preambles: u32,
-    /// Turns of a session: MEAN, MEAN,DEVIATION or LOW-HIGH.
-    #[arg(long, default_value = "5", value_parser = inputs::length)]
-    turns: Length,
-    /// Tokens of a turn's message, likewise.
-    #[arg(long, default_value = "200,100", value_parser = inputs::length)]
-    message_tokens: Length,
-    /// Tokens of an answer, likewise.
-    #[arg(long, default_value = "200,100", value_parser = inputs::length)]
-    answer_tokens: Length,
-    /// Seconds from an answer to the next message: MEAN or MEAN,DEVIATION.
-    #[arg(long, default_value = "0", value_parser = inputs::delay)]
-    think_time_s: Delay,
-    /// A session ends before its prompt and answer would be longer than this.
-    #[arg(long, default_value_t = 8192)]
-    max_session_tokens: u32,
+    /// Tokens that prompts start with, in made sessions and in those of `sessions:FILE`. [default: 0]
+    #[arg(long)]
+    preamble_tokens: Option<u32>,
+    /// Different preambles; a made session draws one. [default: 1]
+    #[arg(long)]
+    preambles: Option<u32>,
+    /// Turns of a session: MEAN, MEAN,DEVIATION or LOW-HIGH. [default: 5]
+    #[arg(long, value_parser = inputs::length)]
+    turns: Option<Length>,
+    /// Tokens of a turn's message, likewise. [default: 200,100]
+    #[arg(long, value_parser = inputs::length)]
+    message_tokens: Option<Length>,
+    /// Tokens of an answer, likewise. [default: 200,100]
+    #[arg(long, value_parser = inputs::length)]
+    answer_tokens: Option<Length>,
+    /// Seconds from an answer to the next message: MEAN or MEAN,DEVIATION. [default: 0]
+    #[arg(long, value_parser = inputs::delay)]
+    think_time_s: Option<Delay>,
+    /// A conversation ends before its prompt and answer would be longer than this. [default: 8192]
+    #[arg(long)]
+    max_session_tokens: Option<u32>,
     /// Tokens in a block of the file's ids, where that is not the kind's usual number.
     #[arg(long)]
     block_tokens: Option<u32>,
@@ -99,8 +99,8 @@ struct Made {
 #[command(next_help_heading = "Fleet")]
 struct Fleet {
     /// Replicas in all, of the engine profiles in turn.
-    #[arg(long, default_value_t = 8)]
-    replicas: usize,
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    replicas: u16,
     /// Engine profile, NAME[@SPEED][=COUNT]: a built-in name or a JSON file, how many times as fast, how many
     /// replicas. Repeat for a mixed fleet; with counts on all of them --replicas plays no part.
     #[arg(long = "profile", default_value = "l4-llama-3.1-8b-fp8", value_parser = inputs::engines)]
@@ -152,15 +152,24 @@ impl Arguments {
             _ => (self.concurrency, self.rate),
         };
         let pace = match rate {
-            Some(rate) => Pace::Rate { pattern: self.arrival, rate },
+            Some(rate) => Pace::Rate { pattern: self.arrival.unwrap_or(Pattern::Poisson), rate },
             None if concurrency.is_none() && matches!(self.workload, Workload::File { .. }) => {
-                Pace::OwnTimes { speed_up: self.speed_up }
+                Pace::OwnTimes { speed_up: self.speed_up.unwrap_or(1.0) }
             }
             None => Pace::AtOnce,
         };
         if pace == Pace::AtOnce && concurrency.is_none() {
             bail!("give --concurrency (a closed loop) or --rate (an open one)");
         }
+        if self.arrival.is_some() && rate.is_none() {
+            bail!("--arrival is about a rate: give --rate");
+        }
+        if self.speed_up.is_some() && !matches!(pace, Pace::OwnTimes { .. }) {
+            bail!(
+                "--speed-up is about a file's own times: give a file with times, and neither --rate nor --concurrency"
+            );
+        }
+        self.made.check(&self.workload)?;
         Ok(Scenario {
             traffic: self.traffic(),
             pace,
@@ -173,29 +182,35 @@ impl Arguments {
     }
 
     fn traffic(&self) -> Traffic {
-        let Made { preamble_tokens, preambles, turns, message_tokens, answer_tokens, .. } = self.made;
+        let made = &self.made;
+        let preamble_tokens = made.preamble_tokens.unwrap_or(0);
+        let preambles = made.preambles.unwrap_or(1);
+        let turns = made.turns.unwrap_or(Length::exactly(5));
+        let usual = Length::Normal { mean: 200.0, stddev: 100.0 };
+        let (message, answer) = (made.message_tokens.unwrap_or(usual), made.answer_tokens.unwrap_or(usual));
+        let delay = made.think_time_s.unwrap_or_default();
         match &self.workload {
             Workload::Kubeai => Traffic::Kubeai,
             Workload::Prompts(path) => Traffic::Prompts(path.clone()),
             Workload::Sessions(path) => Traffic::Sessions { path: path.clone(), preamble_tokens },
             Workload::File { path, kind } => {
-                Traffic::File { path: path.clone(), kind: *kind, block_tokens: self.made.block_tokens }
+                Traffic::File { path: path.clone(), kind: *kind, block_tokens: made.block_tokens }
             }
             Workload::Conversations => Traffic::Conversations(BlockSessions {
                 preambles,
                 preamble_tokens,
                 turns,
-                message: message_tokens,
-                answer: answer_tokens,
-                delay: self.made.think_time_s,
-                max_tokens: self.made.max_session_tokens,
+                message,
+                answer,
+                delay,
+                max_tokens: made.max_session_tokens.unwrap_or(8192),
             }),
             Workload::Words => Traffic::Words(Box::new(Synthetic {
                 turns,
-                delay: self.made.think_time_s,
+                delay,
                 prefixes: if preamble_tokens > 0 { preambles } else { 0 },
                 prefix_tokens: preamble_tokens,
-                ..Synthetic::new(SequenceLengths::of(message_tokens, Some(answer_tokens)))
+                ..Synthetic::new(SequenceLengths::of(message, Some(answer)))
             })),
         }
     }
@@ -204,6 +219,30 @@ impl Arguments {
     fn what(&self) -> String {
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         format!("evenload {}", arguments.join(" "))
+    }
+}
+
+impl Made {
+    /// Refuses flags that play no part in a workload: who gives one believes to have tried it.
+    fn check(&self, workload: &Workload) -> anyhow::Result<()> {
+        let (conversations, words) =
+            (matches!(workload, Workload::Conversations), matches!(workload, Workload::Words));
+        let made = conversations || words;
+        let shared = made || matches!(workload, Workload::Sessions(_));
+        let flags = [
+            ("preamble-tokens", self.preamble_tokens.is_some(), shared),
+            ("preambles", self.preambles.is_some(), made),
+            ("turns", self.turns.is_some(), made),
+            ("message-tokens", self.message_tokens.is_some(), made),
+            ("answer-tokens", self.answer_tokens.is_some(), made),
+            ("think-time-s", self.think_time_s.is_some(), made),
+            ("max-session-tokens", self.max_session_tokens.is_some(), conversations),
+            ("block-tokens", self.block_tokens.is_some(), matches!(workload, Workload::File { .. })),
+        ];
+        match flags.into_iter().find(|(_, given, used)| *given && !used) {
+            Some((flag, ..)) => bail!("--{flag} plays no part in this --workload: leave it out"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -217,7 +256,7 @@ impl Fleet {
             }
         } else if counted == 0 {
             let kinds = self.profiles.iter().map(Engines::profile).collect::<anyhow::Result<Vec<_>>>()?;
-            profiles.extend(kinds.iter().cycle().take(self.replicas).cloned());
+            profiles.extend(kinds.iter().cycle().take(self.replicas.into()).cloned());
         } else {
             bail!("give a count (=COUNT) for every --profile or for none");
         }

@@ -18,12 +18,13 @@ impl Simulation {
         let rest = &request.rest;
         let submission = engine::Submission {
             id: u64::from(request.number) << 32 | slot as u64,
-            block_hashes: rest.prompt.with_answer.clone(),
+            block_hashes: rest.prompt.engine_blocks(replica.scheduler.profile().block_tokens),
             prompt_tokens: rest.prompt.tokens,
             output_tokens: rest.output_tokens,
             adapter: 0,
         };
-        match replica.scheduler.submit_loaded(submission, rest.loaded_tokens, self.now) {
+        let loaded_tokens = rest.reached.map_or(0, |reached| reached.loaded_tokens);
+        match replica.scheduler.submit_loaded(submission, loaded_tokens, self.now) {
             Ok(()) => {
                 request.delivered = true;
                 let replica = request.replica;
