@@ -288,6 +288,11 @@ impl Slowness {
         (self.0.get(), share)
     }
 
+    /// Approaches what all have in common by this share.
+    pub(crate) fn fade(&self, shared: f64, share: f64) {
+        self.0.approach(shared, share);
+    }
+
     /// What is nobody's own, where the replicas' logarithms are `mean` on average.
     pub(crate) fn shared(mean: f64) -> f64 {
         mean - mean.clamp(-COMMON_NOISE, COMMON_NOISE)

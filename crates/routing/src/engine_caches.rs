@@ -23,7 +23,7 @@ use std::{
 
 use parking_lot::RwLock;
 
-use crate::prefix_index::Identity;
+use crate::prefix_index::{Identity, release_table};
 
 const SHARDS: usize = 64;
 
@@ -45,23 +45,27 @@ struct Said {
 
 /// A set of slots.
 #[derive(Clone, Debug, Default)]
-struct Slots(Vec<u64>);
+struct Slots {
+    /// The first 64.
+    first: u64,
+    more: Vec<u64>,
+}
 
-/// In tables that are half empty at times.
-const BLOCK_BYTES: usize = 2 * size_of::<(u64, Said)>() + 2 * size_of::<u64>();
+/// In tables that have room for up to three times as many.
+const BLOCK_BYTES: usize = 3 * size_of::<(u64, Said)>();
 
 impl Slots {
     fn with(&mut self, slot: u32) {
         let (word, bit) = place(slot);
-        if self.0.len() <= word {
-            self.0.resize(word + 1, 0);
+        if self.more.len() < word {
+            self.more.resize(word, 0);
         }
-        self.0[word] |= bit;
+        *self.word_mut(word).unwrap_or(&mut 0) |= bit;
     }
 
     fn without(&mut self, slot: u32) {
         let (word, bit) = place(slot);
-        if let Some(word) = self.0.get_mut(word) {
+        if let Some(word) = self.word_mut(word) {
             *word &= !bit;
         }
     }
@@ -72,11 +76,21 @@ impl Slots {
     }
 
     fn word(&self, index: usize) -> u64 {
-        self.0.get(index).copied().unwrap_or_default()
+        match index.checked_sub(1) {
+            None => self.first,
+            Some(more) => self.more.get(more).copied().unwrap_or_default(),
+        }
+    }
+
+    fn word_mut(&mut self, index: usize) -> Option<&mut u64> {
+        match index.checked_sub(1) {
+            None => Some(&mut self.first),
+            Some(more) => self.more.get_mut(more),
+        }
     }
 
     fn is_empty(&self) -> bool {
-        self.0.iter().all(|word| *word == 0)
+        self.first == 0 && self.more.iter().all(|word| *word == 0)
     }
 }
 
@@ -157,11 +171,14 @@ impl EngineCaches {
             !(said.held.is_empty() && said.gone.is_empty())
         });
         self.blocks.fetch_sub(before - shard.len(), Relaxed);
+        release_table(shard);
     }
 
     /// Nothing is known about the block any more.
     pub(crate) fn forget(&self, block: u64) {
-        if self.shard(block).write().remove(&block).is_some() {
+        let mut shard = self.shard(block).write();
+        if shard.remove(&block).is_some() {
+            release_table(&mut shard);
             self.blocks.fetch_sub(1, Relaxed);
         }
     }
@@ -174,14 +191,18 @@ impl EngineCaches {
         let mut sent: Vec<(u32, u32)> = (0..).zip(&*matched).map(|(slot, blocks)| (*blocks, slot)).collect();
         sent.sort_unstable();
         let words = matched.len().div_ceil(u64::BITS as usize);
-        let (mut open, mut believed) = (Slots::default(), Slots(vec![0; words]));
-        (0..matched.len() as u32).for_each(|slot| open.with(slot));
+        let (mut open, mut believed) = (vec![0_u64; words], vec![0_u64; words]);
+        let add = |set: &mut [u64], slot: u32| {
+            let (word, bit) = place(slot);
+            set[word] |= bit;
+        };
+        (0..matched.len() as u32).for_each(|slot| add(&mut open, slot));
         matched.fill(0);
         for (at, block) in blocks.iter().enumerate().rev() {
             while let Some(&(blocks, slot)) = sent.last()
                 && blocks as usize > at
             {
-                believed.with(slot);
+                add(&mut believed, slot);
                 sent.pop();
             }
             let shard = self.shard(*block).read();
@@ -189,9 +210,9 @@ impl EngineCaches {
             let mut left = 0;
             for word in 0..words {
                 let (held, gone) = said.map_or((0, 0), |said| (said.held.word(word), said.gone.word(word)));
-                let mut found = open.0[word] & (held | believed.0[word] & !gone);
-                open.0[word] &= !found;
-                left |= open.0[word];
+                let mut found = open[word] & (held | believed[word] & !gone);
+                open[word] &= !found;
+                left |= open[word];
                 while found != 0 {
                     let slot = word * u64::BITS as usize + found.trailing_zeros() as usize;
                     matched[slot] = at as u32 + 1;
@@ -256,5 +277,10 @@ mod tests {
         assert_eq!(corrected(&caches, &PROMPT, &[0, 0, 0, 0]), [0, 0, 0, 3]);
         caches.clear(3);
         assert_eq!(caches.bytes(), 0);
+        let many = || (0..100_000_u64).map(|block| block.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        many().for_each(|block| caches.holds(0, block));
+        many().skip(1000).for_each(|block| caches.forget(block));
+        let places: usize = caches.shards.iter().map(|shard| shard.read().capacity()).sum();
+        assert!(places <= 64 * 64, "small tables keep some: {places}");
     }
 }

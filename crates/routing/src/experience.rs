@@ -2,12 +2,18 @@
 //!
 //! It belongs to the router and outlives changes of policy and replicas.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 
 use crate::{
-    Coefficients, EngineReport, PolicySettings,
+    Coefficients, EngineReport, PolicySettings, Replica,
     arrivals::Arrivals,
     coefficients::{Learner, Number, Observation, Slowness},
     engine_caches::EngineCaches,
@@ -21,6 +27,8 @@ pub(crate) struct Experience {
     pub(crate) learner: Learner,
     /// What all replicas' slowness has in common: it is the factors' to learn.
     common_slowness: Number,
+    /// The second in which what replicas had of their own last faded.
+    faded: AtomicU64,
     /// Share of known prompts that were not in the cache.
     missed: Number,
     /// When an engine last reported a queue, in seconds.
@@ -43,6 +51,13 @@ pub(crate) struct Basis {
     pub(crate) learn: bool,
 }
 
+/// A replica without a token for so long is not compared with the others any more: what was found is getting old.
+const QUIET: Duration = Duration::from_secs(60);
+/// Its slowness is forgotten by so much a second, so that one that was slow once is tried again within minutes.
+const FADE: f64 = 1.0 / 256.0;
+/// Seconds that count at most where nobody was picked for long: a pool that rested knows its replicas still.
+const MOST_FADED: u64 = 10;
+
 /// A request moves the means by this share.
 const SHARE_OF_A_REQUEST: f64 = 1.0 / 256.0;
 
@@ -52,6 +67,7 @@ impl Experience {
             basis: ArcSwap::from_pointee(Basis { engine: Coefficients::default(), learn: true }),
             learner: Learner::new(),
             common_slowness: Number::new(0.0),
+            faded: AtomicU64::new(0),
             missed: Number::new(0.0),
             queue_seen: Number::new(f64::NEG_INFINITY),
             arrivals: Arrivals::new(),
@@ -94,6 +110,18 @@ impl Experience {
     pub(crate) fn compare(&self, own: &Slowness, ratio: f64, tokens: f64) {
         let (logarithm, share) = own.observe(ratio, tokens);
         self.common_slowness.approach(logarithm, share / 8.0);
+    }
+
+    /// Once a second: replicas that get nothing to do are not slower than others for ever.
+    pub(crate) fn fade(&self, replicas: &[Arc<Replica>], now: Duration) {
+        let (second, before) = (now.as_secs(), self.faded.load(Relaxed));
+        if second <= before || self.faded.compare_exchange(before, second, Relaxed, Relaxed).is_err() {
+            return;
+        }
+        let share = FADE * (second - before).min(MOST_FADED) as f64;
+        for replica in replicas.iter().filter(|replica| replica.load.quiet_for(now) > QUIET) {
+            replica.load.slowness.fade(self.shared_slowness(), share);
+        }
     }
 
     /// A known prompt was missed, or not. Returns the share that are, as it was before; at least a little.

@@ -94,6 +94,8 @@ pub(crate) enum Availability {
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
     pub(crate) settings: ArcSwap<HealthSettings>,
+    /// Of the balancer, so that several do not probe what they all ejected at the same moment.
+    pub(crate) scatter: AtomicU64,
     /// How often a replica stopped being [`ordinary`](Health::is_ordinary), or may have.
     pub(crate) disturbances: AtomicU64,
 }
@@ -154,10 +156,14 @@ struct History {
 struct Window {
     parts: [(u32, u32); 10],
     newest: u64,
+    length: Duration,
 }
 
 impl Window {
     fn add(&mut self, good: bool, now: Duration, length: Duration) {
+        if self.length != length {
+            *self = Self { length, ..Self::default() };
+        }
         let part = u64::try_from(now.as_nanos() / (length.as_nanos() / 10).max(1)).unwrap_or(u64::MAX);
         for stale in self.newest.saturating_add(1)..=part.min(self.newest.saturating_add(10)) {
             self.parts[(stale % 10) as usize] = (0, 0);
@@ -275,8 +281,9 @@ impl Health {
         }
         let doubled = settings.ejection.saturating_mul(1 << history.ejections.min(30));
         let length = doubled.min(settings.ejection_cap);
-        // Equal jitter, the same for the same replica and count, so that a run can be repeated.
-        let share = (xxh3_64_with_seed(&history.ejections.to_le_bytes(), self.id) >> 40) as f64;
+        // Equal jitter, the same for the same balancer, replica and count, so that a run can be repeated.
+        let seed = self.id ^ self.rules.scatter.load(Relaxed);
+        let share = (xxh3_64_with_seed(&history.ejections.to_le_bytes(), seed) >> 40) as f64;
         let length = length / 2 + (length / 2).mul_f64(share / f64::from(1 << 24));
         history.ejections = history.ejections.saturating_add(1);
         history.failures_in_row = 0;

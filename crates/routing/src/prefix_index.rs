@@ -29,6 +29,7 @@ use parking_lot::RwLock;
 
 pub(crate) use history::{History, Limits};
 use history::{HistoryState, RECORD_BYTES, RECORD_TIME, Record};
+pub(crate) use segment::release_table;
 use segment::{Holder, Place, Segment, Visit, common_length};
 
 const SHARDS: usize = 64;
@@ -239,6 +240,11 @@ impl PrefixIndex {
         self.resized(before, segment.bytes());
     }
 
+    /// Forgets the oldest prompts of a replica until these limits hold.
+    pub(crate) fn limit(&self, history: &History, limits: Limits) {
+        self.make_room(history.slot, &mut history.state.lock(), limits);
+    }
+
     /// Forgets the oldest prompts until the limits hold.
     fn make_room(&self, slot: u32, state: &mut HistoryState, limits: Limits) {
         let too_much = |state: &HistoryState| state.blocks > limits.blocks || state.bytes() > limits.bytes;
@@ -252,6 +258,7 @@ impl PrefixIndex {
                 self.resized(0, RECORD_BYTES);
             }
         }
+        state.trim();
     }
 
     /// Forgets the oldest prompts for as long as `old` says so.
@@ -262,6 +269,7 @@ impl PrefixIndex {
             self.resized(RECORD_BYTES, 0);
             self.forget_path(slot, record, state, |_| true);
         }
+        state.trim();
     }
 
     /// Forgets a prompt from its end, up to where another one renewed it, while `go_on`. Returns the segment
@@ -288,6 +296,7 @@ impl PrefixIndex {
             let parent = segment.parent.filter(|_| kept == 0);
             if segment.holders.is_empty() {
                 entry.remove();
+                release_table(&mut shard);
                 self.segments.fetch_sub(1, Relaxed);
                 self.resized(before, 0);
                 drop(shard);

@@ -178,6 +178,16 @@ pub(crate) struct OpenCount {
     pub(crate) waiting: u32,
 }
 
+impl Load {
+    /// How long ago the last token came; zero where none ever did.
+    pub(crate) fn quiet_for(&self, now: Duration) -> Duration {
+        match self.produced_at.load(Relaxed) {
+            0 => Duration::ZERO,
+            at => now.saturating_sub(Duration::from_nanos(at)),
+        }
+    }
+}
+
 impl OpenCount {
     const fn bits(self) -> u64 {
         (self.waiting as u64) << 32 | self.requests as u64

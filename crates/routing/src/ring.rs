@@ -2,7 +2,8 @@
 //!
 //! A ring depends on the names and weights of the replicas and on nothing else, so every balancer with the same
 //! configuration has the same homes without talking to the others. When one of `n` replicas leaves, the keys
-//! that had their home there move, about one in `n`, and no others.
+//! that had their home there move, about one in `n`, and no others; unless the weights of the rest have another common
+//! unit, in which case many do.
 //!
 //! Hashed parts are separated by a NUL, so that `m-1` with index 12 and `m-11` with index 2 are two points.
 
@@ -15,8 +16,8 @@ use xxhash_rust::{
 
 use crate::{Replica, snapshot::Standing};
 
-/// Points on all replicas together. Above it every replica gets fewer, in proportion.
-const MAXIMUM_POINTS: u64 = 1 << 20;
+/// Points of one replica. Where the heaviest would have more, every replica gets fewer, in proportion.
+const MAXIMUM_POINTS: u64 = 1 << 15;
 
 /// The key of a prompt prefix for `prefix_hash`.
 pub fn prefix_key(adapter: Option<&str>, prefix: &[u8]) -> u64 {
@@ -48,12 +49,15 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// `virtual_nodes` points for each unit of a replica's weight.
+    /// `virtual_nodes` points for each unit of a replica's weight, the unit being the largest that measures all weights: how many
+    /// others there are changes nothing for a replica.
     pub(crate) fn new(replicas: &[Arc<Replica>], virtual_nodes: u32) -> Self {
-        let wanted = |replica: &Replica| u64::from(virtual_nodes) * u64::from(replica.spec.weight.max(1));
-        let total: u64 = replicas.iter().map(|replica| wanted(replica)).sum();
-        let divisor = total.div_ceil(MAXIMUM_POINTS).max(1);
+        let weight = |replica: &Replica| u64::from(replica.spec.weight.max(1));
+        let unit = replicas.iter().fold(0, |unit, replica| common_divisor(unit, weight(replica))).max(1);
         let mut points = Vec::new();
+        let wanted = |replica: &Replica| u64::from(virtual_nodes) * (weight(replica) / unit);
+        let most = replicas.iter().map(|replica| wanted(replica)).max().unwrap_or_default();
+        let divisor = most.div_ceil(MAXIMUM_POINTS).max(1);
         for (place, replica) in (0..).zip(replicas) {
             for point in 0..(wanted(replica) / divisor).max(1) {
                 let mut hash = Xxh3::new();
@@ -94,6 +98,11 @@ impl Ring {
         let (before, after) = self.points.split_at(start);
         after.iter().chain(before).map(|point| point.1)
     }
+}
+
+/// The largest number that divides both.
+fn common_divisor(left: u64, right: u64) -> u64 {
+    if right == 0 { left } else { common_divisor(right, left % right) }
 }
 
 /// Who suits `key` best among replicas with these names and weights, by rendezvous hashing: an order of its own

@@ -66,6 +66,7 @@ impl Router {
         let _changing = self.changing.lock();
         self.experience.follow(&policy);
         let replicas = Arc::clone(&self.snapshot.load().replicas);
+        self.keep_within(&policy, &replicas);
         self.store(replicas, Arc::new(policy));
         Ok(())
     }
@@ -75,6 +76,11 @@ impl Router {
         settings.validate()?;
         self.rules.change(settings);
         Ok(())
+    }
+
+    /// Gives this balancer a number of its own, so that it does not probe ejected replicas at the same moments as others.
+    pub fn scatter(&self, seed: u64) {
+        self.rules.scatter.store(seed, Relaxed);
     }
 
     /// Changes the pool. A name that stays keeps its load and health, whatever else changes about it; one that
@@ -93,6 +99,16 @@ impl Router {
                 self.experience.index.close(&replica.history);
                 self.experience.caches.clear(replica.history.slot);
             }
+        }
+        self.keep_within(&old.policy, &replicas);
+    }
+
+    /// Forgets what is too much for histories whose share of the memory has become smaller.
+    fn keep_within(&self, policy: &PolicySettings, replicas: &[Arc<Replica>]) {
+        if let PolicySettings::PrefixAware(settings) = policy {
+            let bytes = share_of_index(settings, replicas.len());
+            let limits = Limits { blocks: usize::MAX, bytes };
+            replicas.iter().for_each(|replica| self.experience.index.limit(&replica.history, limits));
         }
     }
 
@@ -179,6 +195,7 @@ impl Router {
     /// Chooses a replica and opens a lease on it.
     pub fn pick(&self, query: &Query<'_>, now: Duration, random: &mut dyn Rng) -> Result<Pick, NoReplica> {
         let snapshot = self.snapshot.load();
+        self.experience.fade(&snapshot.replicas, now);
         let mut candidates = snapshot.candidates(query, now)?;
         let engine = snapshot.engine();
         let expected = snapshot.expected(query);
@@ -217,11 +234,16 @@ impl Router {
         let cache_blocks = cache_tokens as f64 / f64::from(query.block_tokens.max(1));
         let limits = Limits {
             blocks: (settings.history_factor * cache_blocks) as usize,
-            bytes: settings.index_bytes / replicas.max(1),
+            bytes: share_of_index(settings, replicas),
         };
         self.experience.caches.sent(replica.history.slot, query.blocks);
         self.experience.index.insert(&replica.history, query.blocks, limits, now)
     }
+}
+
+/// Bytes of one replica's history.
+fn share_of_index(settings: &PrefixAwareSettings, replicas: usize) -> usize {
+    settings.index_bytes / replicas.max(1)
 }
 
 fn open(replica: &Arc<Replica>, probe: bool, choice: &Choice, call: Call<'_>) -> Lease {

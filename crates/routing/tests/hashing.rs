@@ -72,6 +72,19 @@ fn only_the_keys_of_a_leaving_replica_move() {
 }
 
 #[test]
+fn weights_in_per_cent_move_no_more_keys_than_weights_of_one() {
+    let pool = |count: u32| {
+        let specs =
+            (0..count).map(|index| ReplicaSpec { weight: 100, ..ReplicaSpec::new(format!("r{index}")) });
+        router("prefix_hash", specs.collect())
+    };
+    let (before, after) = (homes(&pool(60), 2000), homes(&pool(61), 2000));
+    let moved = before.iter().zip(&after).filter(|(before, after)| before != after);
+    assert!(moved.clone().all(|(_, after)| after == "r60"));
+    assert!((5..=80).contains(&moved.count()));
+}
+
+#[test]
 fn below_the_minimum_load_no_key_leaves_its_home() {
     let pool = router("prefix_hash", numbered(4));
     let held: Vec<_> = (0..8).map(|_| pick(&pool, 5)).collect();

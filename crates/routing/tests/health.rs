@@ -158,6 +158,35 @@ fn a_low_share_of_successes_ejects() {
 }
 
 #[test]
+fn a_longer_window_counts_from_the_change_on() {
+    let pool = router("random", specs(&["a", "b"]));
+    let now = seconds(86_400);
+    outcomes(&pool, 0, Outcome::Answered, 2000, now);
+    pool.set_health(HealthSettings { window: seconds(60), ..HealthSettings::default() }).unwrap();
+    let later = now + seconds(3600);
+    for _ in 0..10 {
+        assert_eq!(state(&pool, 0, later), HealthState::Unknown);
+        outcomes(&pool, 0, Outcome::Answered, 1, later);
+        outcomes(&pool, 0, Outcome::ServerError, 1, later);
+    }
+    assert_eq!(state(&pool, 0, later), HealthState::Ejected, "half of 20; what was an hour ago is forgotten");
+}
+
+#[test]
+fn balancers_do_not_probe_at_the_same_moment() {
+    let ends = |scatter| {
+        let pool = router("random", specs(&["a", "b"]));
+        pool.scatter(scatter);
+        outcomes(&pool, 0, Outcome::Broken, 5, seconds(1));
+        let ejected =
+            |ms: &u64| state(&pool, 0, seconds(1) + Duration::from_millis(*ms)) == HealthState::Ejected;
+        (0..6000).take_while(ejected).count()
+    };
+    let times: std::collections::BTreeSet<usize> = (0..8).map(ends).collect();
+    assert!(times.len() >= 7 && times.iter().all(|ms| (2500..=5000).contains(ms)), "{times:?}");
+}
+
+#[test]
 fn busy_is_not_broken() {
     let pool = router("random", specs(&["a", "b"]));
     let now = seconds(10);

@@ -346,6 +346,21 @@ fn memory_stays_within_its_budget() {
 }
 
 #[test]
+fn memory_stays_within_its_budget_when_replicas_join() {
+    let settings = r#"{"prefix_aware": {"index_bytes": 2097152, "history_factor": 1000}}"#;
+    let pool = with(settings, numbered(1));
+    let mut random = generator(1);
+    for id in 0..5_000 {
+        pick(&pool, &prompt(id, 2, 1 + id % 60), &mut random);
+    }
+    let alone = pool.index_bytes();
+    pool.set_replicas(numbered(8));
+    assert!(pool.index_bytes() * 8 < alone * 2, "{alone} and then {}", pool.index_bytes());
+    pool.set_policy(serde_json::from_str(&settings.replace("2097152", "1048576")).unwrap()).unwrap();
+    assert!(pool.index_bytes() <= 1_048_576 / 8, "{}", pool.index_bytes());
+}
+
+#[test]
 fn other_policies_keep_what_was_learned() {
     let pool = router("prefix_aware", numbered(4));
     let mut random = generator(1);

@@ -90,6 +90,24 @@ fn a_slow_replica_gets_less() {
 }
 
 #[test]
+fn a_replica_that_was_slow_once_is_tried_again() {
+    let scenario = described(2000, 1, |fleet| {
+        fleet.faults = vec!["100:2:speed=0.3".parse().unwrap(), "400:2:speed=1".parse().unwrap()];
+    });
+    let Traffic::Conversations(talks) = scenario.traffic else { panic!("no conversations") };
+    let long = BlockSessions {
+        preamble_tokens: 0,
+        turns: Length::exactly(1),
+        message: Length::normal(400.0, 100.0).unwrap(),
+        answer: Length::normal(200.0, 50.0).unwrap(),
+        ..talks
+    };
+    let settings = Scenario { traffic: Traffic::Conversations(long), ..scenario };
+    let requests = requests(&trial(&settings.load().unwrap(), "prefix_aware"));
+    assert!(requests[2] * 8 > requests.iter().sum::<u64>(), "{requests:?}");
+}
+
+#[test]
 fn balancers_that_see_a_part_each_serve_everything_together() {
     let loaded = scenario(200, 32, |fleet| fleet.balancers = 16);
     for policy in ["least_queue", "prefix_aware", "round_robin"] {

@@ -116,7 +116,9 @@ fn print(fit: &Fit, out: &mut impl Write) -> anyhow::Result<()> {
         None => writeln!(out, "held out: nothing; a table needs four rows for that")?,
     }
     let worst = fit.held_out.as_ref().unwrap_or(&fit.seen).worst();
-    let verdict = if worst > POOR {
+    let verdict = if fit.held_out.is_none() {
+        "not judged: what a fit is made from says little about it"
+    } else if worst > POOR {
         "poor: are the limits right (--fit-kv-blocks finds the memory), does all load of the engine appear in the \
          measurements?"
     } else {

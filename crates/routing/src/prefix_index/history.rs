@@ -52,6 +52,13 @@ impl HistoryState {
         self.segments * HELD_BYTES + self.blocks * size_of::<u64>() + self.records.len() * RECORD_BYTES
     }
 
+    /// Gives back the space of a queue that was longer: what is charged for a record covers no more.
+    pub(super) fn trim(&mut self) {
+        if self.records.capacity() > (2 * self.records.len()).max(64) {
+            self.records.shrink_to(self.records.len() * 3 / 2);
+        }
+    }
+
     /// The replica gets the first `blocks` blocks of a segment.
     pub(super) fn renew(&mut self, segment: &mut Segment, visit: Visit, blocks: u32) {
         let (rows, held) = (segment.holders.len(), segment.held(visit.slot));

@@ -1,9 +1,13 @@
 //! Runs of prompt blocks, and who holds how much of them.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::{
+    collections::HashMap,
+    hash::BuildHasher,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
 
-// Space in tables counts twice, since they are half empty at times.
-const SEGMENT_BYTES: usize = 2 * size_of::<(u64, Segment)>();
+// Space in tables counts three times: see `release_table`.
+const SEGMENT_BYTES: usize = 3 * size_of::<(u64, Segment)>();
 /// Charged to a replica for each segment that it holds, besides the segment's blocks.
 pub(super) const HELD_BYTES: usize = SEGMENT_BYTES + 4 * size_of::<Holder>() + 4 * size_of::<Branch>();
 
@@ -141,6 +145,14 @@ impl Segment {
             self.blocks.truncate(held);
             self.blocks.shrink_to_fit();
         }
+    }
+}
+
+/// Gives back the space of a table that was much fuller. Tables have a power of two of places, seven eighths of which they
+/// use: with this one never more than three for each entry, but for small ones.
+pub(crate) fn release_table<V, S: BuildHasher>(table: &mut HashMap<u64, V, S>) {
+    if table.capacity() > (5 * table.len() / 2).max(64) {
+        table.shrink_to(table.len());
     }
 }
 

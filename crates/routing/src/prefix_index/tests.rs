@@ -93,6 +93,21 @@ fn the_oldest_goes_first_and_beginnings_outlive_endings() {
 }
 
 #[test]
+fn tables_and_queues_that_were_fuller_give_their_space_back() {
+    let index = PrefixIndex::new();
+    let a = History::new(0);
+    for id in 0..60_000_u64 {
+        index.insert(&a, &[id.wrapping_mul(0x9e37_79b9_7f4a_7c15)], WIDE, NOW);
+    }
+    let places = || index.shards.iter().map(|shard| shard.read().capacity()).sum::<usize>();
+    assert!(places() >= 60_000);
+    index.limit(&a, Limits { blocks: 10_000, ..WIDE });
+    assert_eq!(index.segments(), 10_000);
+    assert!(places() <= 30_000, "{}", places());
+    assert!(a.state.lock().records.capacity() <= 20_000);
+}
+
+#[test]
 fn a_prompt_longer_than_the_limit_leaves_nothing() {
     let index = PrefixIndex::new();
     let a = History::new(0);

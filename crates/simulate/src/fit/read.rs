@@ -12,8 +12,12 @@ use protocol::{COMPLETE, Decision};
 use report::{Outcome, RecordReader};
 use serde::Deserialize;
 use serde_json::Value;
+use workload::MAX_PROMPT_TOKENS;
 
 use super::{Evidence, Limits, MeasuredRequest, MeasuredRow};
+
+/// Requests of a row; more tell nothing new.
+const MOST_REQUESTS: usize = 1_000_000;
 
 /// Why a file gives no measurements.
 #[derive(Debug, thiserror::Error)]
@@ -102,16 +106,20 @@ fn table(text: &str, path: &str) -> Result<Vec<MeasuredRow>, ReadError> {
             [row.duration_s, row.output_tokens_per_s, row.mean_ttft_ms, row.mean_tpot_ms, row.mean_e2e_ms];
         let none = figures.iter().all(Option::is_none);
         let load = (row.concurrency.is_some_and(|together| together > 0)
-            || row.rate.is_some_and(|rate| rate > 0.0))
-            && row.requests != Some(0);
+            || row.rate.is_some_and(|rate| (1e-6..=1e6).contains(&rate)))
+            && row.requests.is_none_or(|requests| (1..=MOST_REQUESTS).contains(&requests));
+        let lengths = [row.input_tokens, row.output_tokens].iter().all(|tokens| *tokens <= MAX_PROMPT_TOKENS);
         let positive = figures.iter().flatten().all(|figure| *figure > 0.0 && figure.is_finite());
-        none || !load || !positive
+        none || !load || !lengths || !positive
     };
     match rows.iter().position(wrong) {
         Some(place) => Err(ReadError::Line {
             path: path.to_owned(),
             line: place + 1,
-            reason: "a row needs a concurrency or a rate, and at least one figure, all above 0".into(),
+            reason: format!(
+                "a row needs a concurrency or a rate (requests per second, from 0.000001 to 1000000), at least one \
+                 figure, all above 0, at most {MAX_PROMPT_TOKENS} tokens and {MOST_REQUESTS} requests"
+            ),
         }),
         None => Ok(rows),
     }

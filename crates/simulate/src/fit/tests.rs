@@ -137,6 +137,14 @@ fn files_are_told_apart_and_faults_named() {
         ("", "no measurement"),
         ("{\"rate\":1,\"input_tokens\":9,\"output_tokens\":9}\n", "bad.jsonl:1: a row needs"),
         (
+            "{\"rate\":1e-300,\"input_tokens\":9,\"output_tokens\":9,\"mean_ttft_ms\":9}\n",
+            "bad.jsonl:1: a row needs",
+        ),
+        (
+            "{\"rate\":1,\"input_tokens\":4000000000,\"output_tokens\":9,\"mean_ttft_ms\":9}\n",
+            "bad.jsonl:1: a row needs",
+        ),
+        (
             "{\"rate\":1,\"input_tokens\":9,\"output_tokens\":9,\"mean_tpot\":1}\n",
             "bad.jsonl:1: unknown field",
         ),
