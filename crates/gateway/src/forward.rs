@@ -67,7 +67,7 @@ pub(crate) async fn ask(
     let shared = &worker.shared;
     let understood = Understood::of(worker, head, &body);
     flight.decision = understood.decision().map(Box::new);
-    let mut tried = Vec::new();
+    let (mut tried, mut attempts) = (Vec::new(), 0);
     let mut last: Option<Failure> = None;
     let mut retry = None;
     let upgrade = head.upgrade().is_some();
@@ -79,8 +79,11 @@ pub(crate) async fn ask(
         let (pick, backend) = match pick {
             Ok(pick) => match shared.fleet.backend(pick.lease.replica().id) {
                 Some(backend) => (pick, backend),
-                // It left between two instructions.
-                None => return Err(nowhere(NoReplica::NoneHealthy, last.as_ref())),
+                // It left between two instructions; the others did not.
+                None => {
+                    tried.push(pick.lease.replica().id);
+                    continue;
+                }
             },
             Err(none) => return Err(nowhere(none, last.as_ref())),
         };
@@ -92,6 +95,7 @@ pub(crate) async fn ask(
         backend.metrics.picks(reason).add(1);
         backend.metrics.prompt_tokens.add(understood.prompt_tokens().into());
         tried.push(backend.id);
+        attempts += 1;
         let outgoing = outgoing::write(head, &client, &backend, request_id, body.len());
         let mut request = Outgoing::new(outgoing, &body);
         flight.attempt(Attempt { lease, backend: Arc::clone(&backend), _retry: retry.take(), outcome: None });
@@ -106,7 +110,7 @@ pub(crate) async fn ask(
                     shared.lessons.offer(shared, &backend, Endpoint::from_path(head.path()), &body);
                 }
                 let outcome = flight.current().and_then(|attempt| attempt.outcome);
-                let attempt = retryable(outcome.unwrap_or(Outcome::Answered), true, head, tried.len());
+                let attempt = retryable(outcome.unwrap_or(Outcome::Answered), true, head, attempts);
                 if may_retry(&attempt, &shared.settings.retry).is_err()
                     || !has_other(&client, &understood, &tried)
                 {
@@ -125,7 +129,7 @@ pub(crate) async fn ask(
             Err(failure) => failure,
         };
         flight.judge(failure.outcome);
-        let attempt = retryable(failure.outcome, failure.sent, head, tried.len());
+        let attempt = retryable(failure.outcome, failure.sent, head, attempts);
         if may_retry(&attempt, &shared.settings.retry).is_err() {
             return Err(failed(&failure, &backend));
         }
@@ -141,10 +145,10 @@ pub(crate) async fn ask(
     }
 }
 
-fn retryable(outcome: Outcome, sent: bool, head: &RequestHead, tried: usize) -> routing::Attempt {
+fn retryable(outcome: Outcome, sent: bool, head: &RequestHead, attempts: u32) -> routing::Attempt {
     routing::Attempt {
         outcome,
-        retries: u32::try_from(tried).unwrap_or(u32::MAX).saturating_sub(1),
+        retries: attempts - 1,
         sent,
         answering: false,
         idempotent: head.method.is_idempotent(),

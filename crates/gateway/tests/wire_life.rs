@@ -230,6 +230,37 @@ fn w46_a_replica_may_leave_while_it_streams() {
 }
 
 #[test]
+fn w46_replicas_come_and_go_under_load_without_a_failure() {
+    let upstreams = [Upstream::fine(), Upstream::fine(), Upstream::fine()];
+    let gateway = Arc::new(Gateway::before(&upstreams[0]));
+    let stop = Arc::new(AtomicBool::new(false));
+    let threads = [(); 4].map(|()| {
+        let (gateway, stop) = (Arc::clone(&gateway), Arc::clone(&stop));
+        thread::spawn(move || {
+            let mut client = gateway.client();
+            while !stop.load(SeqCst) {
+                client.write(chat());
+                let answer = client.answer();
+                assert_eq!(answer.status, 200, "{}", answer.text());
+            }
+        })
+    });
+    for round in 0..100 {
+        let replicas = upstreams[..=round % 3].iter();
+        let replicas = replicas.map(|upstream| format!("http://{}", upstream.address).parse().unwrap());
+        let mut settings = Settings::new(replicas.collect()).unwrap();
+        settings.policy = "random".parse().unwrap();
+        gateway.0.apply(&settings).unwrap();
+        thread::sleep(Duration::from_millis(2));
+    }
+    stop.store(true, SeqCst);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    gateway.settle();
+}
+
+#[test]
 fn w47_the_policy_changes_under_load_without_a_failure() {
     let upstreams = [Upstream::fine(), Upstream::fine()];
     let gateway = Arc::new(Gateway::over(&upstreams.each_ref().map(|upstream| upstream.address)));
