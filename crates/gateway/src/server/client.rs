@@ -222,3 +222,17 @@ impl AsyncWrite for TunnelIo {
         Pin::new(&mut *self.0.wire.borrow_mut()).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+impl Client {
+    /// One of a gateway before nobody, and its other end.
+    pub(crate) async fn pair() -> (Rc<Self>, tokio::net::TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, address) = listener.accept().await.unwrap();
+        let settings = crate::Settings::new(vec!["http://127.0.0.1:1".parse().unwrap()]).unwrap();
+        let shared = std::sync::Arc::new(crate::shared::Shared::new(settings).unwrap());
+        let worker = Rc::new(Worker::new(shared, 0));
+        (Rc::new(Self::new(worker, Wire::Plain(accepted), address)), stream)
+    }
+}
