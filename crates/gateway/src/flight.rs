@@ -90,6 +90,8 @@ impl Flight {
     /// Takes a replica for the request; the one before, if any, gets its load back.
     pub(crate) fn attempt(&mut self, attempt: Attempt) {
         self.retries += u32::from(self.attempt.is_some());
+        // What the one before answered is thrown away.
+        self.status = 0;
         self.end_attempt();
         self.attempt = Some(attempt);
     }
