@@ -210,8 +210,9 @@ impl AsyncRead for TunnelIo {
 
 impl AsyncWrite for TunnelIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut *self.0.wire.borrow_mut()).poll_write(context, bytes))?;
         self.moved();
-        Pin::new(&mut *self.0.wire.borrow_mut()).poll_write(context, bytes)
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
