@@ -50,7 +50,10 @@ pub(super) async fn read<'c>(
         return Err(reading.too_large());
     }
     if head.expects_continue() && client.input.borrow().is_empty() {
-        client.write_last(CONTINUE);
+        let mut words = BytesMut::from(CONTINUE);
+        if poll_fn(|context| client.poll_write(context, &mut words)).await.is_err() {
+            return Err(broken("the connection broke before the request body".into()));
+        }
     }
     client.enter(Phase::Body, limits.body_timeout);
     let body = match head.body {
