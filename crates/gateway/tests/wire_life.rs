@@ -303,6 +303,7 @@ fn decisions_are_explained_and_not_taken() {
     let upstreams = [Upstream::fine(), Upstream::fine()];
     let gateway = Gateway::with(&upstreams.each_ref().map(|upstream| upstream.address), |settings| {
         settings.policy = "prefix_aware".parse().unwrap();
+        settings.limits.max_body = 4 << 20;
     });
     let text = "a prompt of more than one block ".repeat(20);
     let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}],"max_tokens":9}}"#);
@@ -328,6 +329,11 @@ fn decisions_are_explained_and_not_taken() {
     }
     assert_eq!(explain("/v1/chat/completions", "{").status, 400);
     assert_eq!(explain("/elsewhere", "").status, 200, "what routing cannot read goes by load");
+    let long = "a".repeat(3 << 20);
+    let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{long}"}}]}}"#);
+    assert_eq!(explain("/v1/chat/completions", &body).status, 200, "what is served can be explained");
+    let answer = explain("/v1/chat/completions", &"a".repeat((4 << 20) + 1));
+    assert_eq!((answer.status, answer.code().as_str()), (413, "body_too_large"));
     assert_eq!(sent(), before);
     gateway.settle();
 }
