@@ -211,16 +211,14 @@ fn requests_that_have_come_are_answered_before_the_end() {
     let fleet = engines(1000.0);
     let mut serve = Serve::before(&fleet, "");
     let check = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
-    let mut kept: Vec<TcpStream> = (0..10).map(|_| connect(serve.address)).collect();
-    let mut answer = [0; 15];
-    for stream in &mut kept {
+    let mut streams: Vec<TcpStream> = (0..10).map(|_| connect(serve.address)).collect();
+    for stream in &mut streams {
         stream.write_all(check).unwrap();
         let mut last = [0; 1024];
         assert!(stream.read(&mut last).unwrap() > 0);
     }
     // What comes now is there when the signal is.
     serve.signal("-STOP");
-    let mut streams = kept;
     streams.extend((0..10).map(|_| connect(serve.address)));
     for stream in &mut streams {
         stream.write_all(check).unwrap();
@@ -228,9 +226,11 @@ fn requests_that_have_come_are_answered_before_the_end() {
     serve.signal("-TERM");
     serve.signal("-CONT");
     for (number, stream) in streams.iter_mut().enumerate() {
+        let mut answer = [0; 15];
         stream.read_exact(&mut answer).unwrap_or_else(|error| panic!("connection {number}: {error}"));
         assert_eq!(&answer, b"HTTP/1.1 200 OK");
     }
+    drop(streams);
     assert_eq!(serve.status(), Some(0));
 }
 
