@@ -112,7 +112,7 @@ impl Worker {
         sweeping.abort();
     }
 
-    fn enter(&self, stage: Stage) {
+    pub(crate) fn enter(&self, stage: Stage) {
         self.stage.set(stage);
         for waker in self.connections.borrow().values() {
             waker.wake_by_ref();

@@ -362,6 +362,26 @@ fn w47_draining_lets_requests_end_and_takes_no_more() {
 }
 
 #[test]
+fn w47_connections_that_wait_to_be_accepted_are_served() {
+    // Nothing is accepted while the first check goes on.
+    let upstream = Upstream::new(|conn| {
+        conn.read_request();
+        conn.is_closed_by_peer();
+    });
+    let gateway = Gateway::with(&[upstream.address], checked);
+    let mut clients = [(); 5].map(|()| gateway.client());
+    for client in &mut clients {
+        client.write("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    gateway.0.drain();
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+    drop(clients);
+    gateway.0.join();
+}
+
+#[test]
 fn w47_the_drain_time_ends() {
     let (upstream, _release) = held();
     let gateway = Gateway::with(&[upstream.address], |settings| {

@@ -113,3 +113,24 @@ fn poll_head(client: &Client, context: &mut Context<'_>) -> Poll<Result<Option<R
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, runtime::Builder};
+
+    use super::*;
+
+    #[test]
+    fn a_drain_takes_the_request_that_has_come_and_waits_for_none() {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (client, mut stream) = Client::pair().await;
+            stream.write_all(b"GET /come HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            client.worker.enter(Stage::Draining);
+            let head = poll_fn(|context| poll_head(&client, context)).await.unwrap();
+            assert_eq!(head.map(|head| head.path().to_owned()).as_deref(), Some("/come"));
+            client.enter(Phase::Idle, client.worker.limits().idle_timeout);
+            assert!(poll_fn(|context| poll_head(&client, context)).await.unwrap().is_none());
+        });
+    }
+}
