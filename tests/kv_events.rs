@@ -178,6 +178,28 @@ fn an_eviction_and_a_restart_are_seen_in_every_format() {
 }
 
 #[test]
+fn an_engine_that_starts_again_is_followed_without_a_replay_too() {
+    let fleet = engines(1, None, EventFormat::Vllm);
+    let ([http], [[events, replay]]) = (fleet.addresses(), fleet.kv_events()) else { panic!() };
+    let ports = [http.port(), events.port(), replay.port()];
+    let handle = balance(&[(*http, *events, None)]);
+    until("a connection", || metric(&handle, "kv_event_connected") == 1.0);
+    for name in ["first", "second", "third"] {
+        complete(&handle, &prompt(name, 480));
+    }
+    until("batches", || metric(&handle, "kv_event_batches") >= 3.0);
+    fleet.shutdown();
+    until("the connection to break", || metric(&handle, "kv_event_connected") == 0.0);
+    let _fleet = engines(1, Some(ports), EventFormat::Vllm);
+    until("a connection", || metric(&handle, "kv_event_connected") == 1.0);
+    assert_eq!((metric(&handle, "kv_event_losses"), metric(&handle, "kv_event_blocks")), (1.0, 0.0));
+    // Its numbers begin anew, below the last one.
+    complete(&handle, &prompt("fourth", 480));
+    until("the prompt's blocks", || metric(&handle, "kv_event_blocks") == 30.0);
+    assert_eq!(metric(&handle, "kv_event_gaps"), 0.0);
+}
+
+#[test]
 fn what_others_sent_to_a_replica_is_known_once_the_prompt_is() {
     let fleet = engines(2, None, EventFormat::Vllm);
     let handle = balance_fleet(&fleet);

@@ -207,6 +207,34 @@ fn a_termination_lets_streams_end_and_a_second_one_does_not() {
 }
 
 #[test]
+fn requests_that_have_come_are_answered_before_the_end() {
+    let fleet = engines(1000.0);
+    let mut serve = Serve::before(&fleet, "");
+    let check = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut streams: Vec<TcpStream> = (0..10).map(|_| connect(serve.address)).collect();
+    for stream in &mut streams {
+        stream.write_all(check).unwrap();
+        let mut last = [0; 1024];
+        assert!(stream.read(&mut last).unwrap() > 0);
+    }
+    // What comes now is there when the signal is.
+    serve.signal("-STOP");
+    streams.extend((0..10).map(|_| connect(serve.address)));
+    for stream in &mut streams {
+        stream.write_all(check).unwrap();
+    }
+    serve.signal("-TERM");
+    serve.signal("-CONT");
+    for (number, stream) in streams.iter_mut().enumerate() {
+        let mut answer = [0; 15];
+        stream.read_exact(&mut answer).unwrap_or_else(|error| panic!("connection {number}: {error}"));
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    }
+    drop(streams);
+    assert_eq!(serve.status(), Some(0));
+}
+
+#[test]
 fn without_file_descriptors_it_waits_and_goes_on() {
     let fleet = engines(1000.0);
     let mut serve = Serve::new(&config(&fleet, ""), "ulimit -n 40; exec \"$@\"");

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{Path, State},
+    extract::{DefaultBodyLimit, FromRequest, Path, Request, State},
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -67,17 +67,36 @@ struct Named {
     url: String,
 }
 
+/// The body of a request; what cannot be read is said in the usual shape.
+struct Posted(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Posted {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        Bytes::from_request(request, state).await.map(Self).map_err(|rejection| {
+            let reason = match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => Reason::BodyTooLarge,
+                _ => Reason::BodyBroken,
+            };
+            reason.response(rejection.body_text()).map(axum::body::Body::from)
+        })
+    }
+}
+
 /// The routes of the operators' side.
 pub(crate) fn routes(shared: Arc<Shared>) -> Router {
     let mut registry = Registry::with_prefix("evenload");
     registry.register_collector(Box::new(Scrape(Arc::clone(&shared))));
     let registry = Arc::new(registry);
+    // What would be served can be explained.
+    let explained = usize::try_from(shared.settings.limits.max_body).unwrap_or(usize::MAX);
     Router::new()
         .route("/metrics", get(move || metrics(Arc::clone(&registry))))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/api/fleet", get(fleet))
-        .route("/api/explain/{*path}", post(explain))
+        .route("/api/explain/{*path}", post(explain).layer(DefaultBodyLimit::max(explained)))
         .route("/api/policy", get(policy).put(set_policy))
         .route("/api/replicas/drain", post(|state, body| set_draining(state, body, true)))
         .route("/api/replicas/resume", post(|state, body| set_draining(state, body, false)))
@@ -139,7 +158,7 @@ async fn explain(
     State(shared): State<Arc<Shared>>,
     Path(path): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    Posted(body): Posted,
 ) -> Response {
     let endpoint = Endpoint::from_path(&format!("/{path}"));
     let session = |name: &str| headers.get(name).map(|value| session_key(value.as_bytes()));
@@ -152,7 +171,7 @@ async fn explain(
     Json(shared.fleet.router.explain(&meaning.query(&[]), now, &mut random)).into_response()
 }
 
-async fn set_policy(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+async fn set_policy(State(shared): State<Arc<Shared>>, Posted(body): Posted) -> Response {
     let parsed = serde_json::from_slice::<PolicySettings>(&body).map_err(|error| error.to_string());
     match parsed.and_then(|policy| shared.fleet.router.set_policy(policy).map_err(|error| error.to_string()))
     {
@@ -165,7 +184,7 @@ async fn set_policy(State(shared): State<Arc<Shared>>, body: Bytes) -> Response 
     }
 }
 
-async fn set_draining(State(shared): State<Arc<Shared>>, body: Bytes, draining: bool) -> Response {
+async fn set_draining(State(shared): State<Arc<Shared>>, Posted(body): Posted, draining: bool) -> Response {
     let named: Named = match serde_json::from_slice(&body) {
         Ok(named) => named,
         Err(error) => return problem(StatusCode::BAD_REQUEST, "invalid_body", &error.to_string()),

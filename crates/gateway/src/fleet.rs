@@ -4,7 +4,7 @@
 //! former life, and one whose weight changes keeps everything.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::SocketAddr,
     sync::Arc,
@@ -68,31 +68,37 @@ impl Fleet {
             changing: Mutex::new(()),
             changed: Notify::new(),
         };
-        fleet.follow(replicas);
+        fleet.follow(&fleet.router.replicas(), replicas, false);
         Ok(fleet)
     }
 
-    /// Changes the replicas. Those that stay keep their load, health and counters.
-    pub(crate) fn set_replicas(&self, replicas: &[ReplicaConfig]) {
+    /// Changes the replicas. Those that stay keep their load, health and counters. Whatever replica a pick gives
+    /// meanwhile has its backend: those that join have one before they can be picked, and those that leave keep
+    /// theirs until they cannot.
+    pub(crate) fn set_replicas(&self, configs: &[ReplicaConfig]) {
         let _changing = self.changing.lock();
-        self.router.set_replicas(specs(replicas));
-        self.follow(replicas);
+        self.router.set_replicas_after(specs(configs), |replicas| self.follow(replicas, configs, true));
+        self.follow(&self.router.replicas(), configs, false);
         self.changed.notify_waiters();
     }
 
-    fn follow(&self, configs: &[ReplicaConfig]) {
+    /// Has a backend for each of `replicas`, and where `keeps` for those before, too.
+    fn follow(&self, replicas: &[Arc<Replica>], configs: &[ReplicaConfig], keeps: bool) {
         let old = self.backends.load();
-        let replicas = self.router.replicas();
-        let mut backends: Vec<Arc<Backend>> = replicas
+        let by_url: HashMap<&str, &ReplicaConfig> =
+            configs.iter().map(|config| (config.url.as_str(), config)).collect();
+        let mut backends: BTreeMap<u64, Arc<Backend>> = replicas
             .iter()
             .filter_map(|replica| {
-                let known = old.iter().find(|backend| backend.id == replica.id);
-                let config = || configs.iter().find(|config| config.url.as_str() == &*replica.spec.name);
-                known.cloned().or_else(|| Some(Arc::new(Backend::new(replica.id, config()?))))
+                let known = place(&old, replica.id).map(|place| Arc::clone(&old[place]));
+                let new = || Some(Arc::new(Backend::new(replica.id, by_url.get(&*replica.spec.name)?)));
+                Some((replica.id, known.or_else(new)?))
             })
             .collect();
-        backends.sort_unstable_by_key(|backend| backend.id);
-        self.backends.store(Arc::new(backends));
+        if keeps {
+            backends.extend(old.iter().map(|backend| (backend.id, Arc::clone(backend))));
+        }
+        self.backends.store(Arc::new(backends.into_values().collect()));
         let adapters = replicas.iter().filter_map(|replica| replica.spec.adapters.as_ref()).flatten();
         self.adapters.store(Arc::new(adapters.cloned().collect()));
     }
@@ -110,8 +116,7 @@ impl Fleet {
     /// What the gateway knows of the replica with this id.
     pub(crate) fn backend(&self, id: u64) -> Option<Arc<Backend>> {
         let backends = self.backends.load();
-        let place = backends.binary_search_by_key(&id, |backend| backend.id).ok()?;
-        Some(Arc::clone(&backends[place]))
+        place(&backends, id).map(|place| Arc::clone(&backends[place]))
     }
 
     /// The replica with this id, as it is now.
@@ -137,6 +142,10 @@ impl Fleet {
     }
 }
 
+fn place(backends: &[Arc<Backend>], id: u64) -> Option<usize> {
+    backends.binary_search_by_key(&id, |backend| backend.id).ok()
+}
+
 fn specs(replicas: &[ReplicaConfig]) -> Vec<ReplicaSpec> {
     replicas
         .iter()
@@ -151,7 +160,7 @@ fn specs(replicas: &[ReplicaConfig]) -> Vec<ReplicaSpec> {
 // === impl Backend ===
 
 impl Backend {
-    fn new(id: u64, config: &ReplicaConfig) -> Self {
+    pub(crate) fn new(id: u64, config: &ReplicaConfig) -> Self {
         let authority = config.url.authority();
         Self {
             id,
@@ -169,14 +178,24 @@ impl Backend {
         self.addresses.load_full()
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_addresses(&self, addresses: Vec<SocketAddr>) {
+        self.addresses.store(Arc::new(addresses));
+    }
+
     /// How to meet it under TLS, if its URL says so.
     pub(crate) fn secret(&self, security: &Security) -> io::Result<Option<Secret>> {
         self.name.as_ref().map(|name| security.of_replica(name)).transpose()
     }
 
+    /// Whether its URL names it, and holds no address.
+    pub(crate) fn has_name(&self) -> bool {
+        self.authority.parse::<SocketAddr>().is_err()
+    }
+
     /// Looks its name up again, unless its URL holds an address already. Keeps the last answer on failure.
     pub(crate) async fn resolve(&self) {
-        if self.authority.parse::<SocketAddr>().is_ok() {
+        if !self.has_name() {
             return;
         }
         match tokio::net::lookup_host(&*self.authority).await {
@@ -188,5 +207,38 @@ impl Backend {
             }
             Err(error) => tracing::debug!(replica = %self.authority, %error, "name not resolved"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    use super::*;
+
+    #[test]
+    fn a_replica_that_can_be_picked_has_its_backend() {
+        let configs: Vec<ReplicaConfig> =
+            (1..500).map(|port| format!("http://127.0.0.1:{port}").parse().unwrap()).collect();
+        let fleet = Fleet::new("random".parse().unwrap(), &configs[..1]).unwrap();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let missing = scope.spawn(|| {
+                let mut missing = 0;
+                while !over.load(SeqCst) {
+                    // Nobody leaves here: whoever was in the pool still is.
+                    let replicas = fleet.router.replicas();
+                    missing += replicas.iter().filter(|replica| fleet.backend(replica.id).is_none()).count();
+                }
+                missing
+            });
+            for count in (1..configs.len()).step_by(5) {
+                fleet.set_replicas(&configs[..count]);
+            }
+            over.store(true, SeqCst);
+            assert_eq!(missing.join().unwrap(), 0);
+        });
+        fleet.set_replicas(&configs[..2]);
+        assert_eq!((fleet.backends.load().len(), fleet.members().len()), (2, 2), "the others are dropped");
     }
 }

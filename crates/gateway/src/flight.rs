@@ -38,6 +38,8 @@ pub(crate) struct Flight {
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
     output_tokens: u64,
+    /// What the engine says that it counted, so far.
+    usage: Usage,
     retries: u32,
     /// For the log line, where there may be one.
     request: Option<Box<(Method, String, String)>>,
@@ -72,6 +74,7 @@ impl Flight {
             request_bytes: 0,
             response_bytes: 0,
             output_tokens: 0,
+            usage: Usage::default(),
             retries: 0,
             request: None,
             decision: None,
@@ -90,6 +93,8 @@ impl Flight {
     /// Takes a replica for the request; the one before, if any, gets its load back.
     pub(crate) fn attempt(&mut self, attempt: Attempt) {
         self.retries += u32::from(self.attempt.is_some());
+        // What the one before answered is thrown away.
+        self.status = 0;
         self.end_attempt();
         self.attempt = Some(attempt);
     }
@@ -132,16 +137,12 @@ impl Flight {
         }
     }
 
-    /// Takes over what the engine says it produced and found in its cache.
+    /// Takes over what the engine says it produced and found in its cache. A stream may say it often, and in parts.
     pub(crate) fn report(&mut self, usage: Usage) {
-        self.output_tokens = usage.completion_tokens.into();
-        if let Some(decision) = &mut self.decision {
-            decision.prompt_tokens = Some(usage.prompt_tokens).filter(|tokens| *tokens > 0);
-            decision.cached_tokens = usage.cached_tokens;
-        }
+        self.usage.update(usage);
+        self.output_tokens = self.usage.completion_tokens.into();
         if let (Some(attempt), Some(cached)) = (&mut self.attempt, usage.cached_tokens) {
             attempt.lease.observed_cached(cached);
-            attempt.backend.metrics.cached_tokens.add(cached.into());
         }
     }
 
@@ -178,6 +179,8 @@ impl Flight {
         };
         let mut decision = *decision;
         decision.timestamp = log.time(self.started);
+        decision.prompt_tokens = Some(self.usage.prompt_tokens).filter(|tokens| *tokens > 0);
+        decision.cached_tokens = self.usage.cached_tokens;
         decision.output_length = u32::try_from(self.output_tokens).unwrap_or(u32::MAX);
         decision.replica =
             self.attempt.as_ref().map(|attempt| attempt.lease.replica().spec.name.to_string().into());
@@ -243,6 +246,7 @@ impl Drop for Flight {
                 metrics.answers(self.status).add(1);
                 metrics.duration.observe(elapsed);
                 metrics.output_tokens.add(self.output_tokens);
+                metrics.cached_tokens.add(self.usage.cached_tokens.unwrap_or_default().into());
                 if let Some(first) = self.first_token {
                     metrics.first_token.observe(first.saturating_duration_since(self.started));
                 }

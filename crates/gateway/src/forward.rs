@@ -2,12 +2,13 @@
 //!
 //! An attempt may be repeated on another replica as the retry rule and its budget allow; a connect failure, at
 //! which nothing can have reached the engine, always in principle. An idle connection that turns out to be
-//! closed is not an attempt: the request goes out once more to the same replica on a fresh connection.
+//! closed is not an attempt: the request goes out once more to the same replica on a fresh connection. It is told
+//! from an engine that dies over a request by the time that the close took, see [`IDLE_CLOSE`].
 
 mod outgoing;
 pub(crate) mod query;
 
-use std::{future::poll_fn, io, pin::pin, rc::Rc, sync::Arc, task::Poll};
+use std::{future::poll_fn, io, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -28,6 +29,10 @@ use crate::{
 };
 use query::Understood;
 
+/// How soon after the first byte of a request the close of a kept connection must be seen to count as one that was
+/// on its way already, as when an engine's own limit of idleness runs out: a round trip, and a busy machine's delay.
+/// Later, or with a byte of an answer, the engine may have worked on the request.
+const IDLE_CLOSE: Duration = Duration::from_millis(100);
 /// The name under which requests are numbered.
 const REQUEST_ID: &str = "x-request-id";
 
@@ -67,7 +72,7 @@ pub(crate) async fn ask(
     let shared = &worker.shared;
     let understood = Understood::of(worker, head, &body);
     flight.decision = understood.decision().map(Box::new);
-    let mut tried = Vec::new();
+    let (mut tried, mut attempts) = (Vec::new(), 0);
     let mut last: Option<Failure> = None;
     let mut retry = None;
     let upgrade = head.upgrade().is_some();
@@ -79,8 +84,11 @@ pub(crate) async fn ask(
         let (pick, backend) = match pick {
             Ok(pick) => match shared.fleet.backend(pick.lease.replica().id) {
                 Some(backend) => (pick, backend),
-                // It left between two instructions.
-                None => return Err(nowhere(NoReplica::NoneHealthy, last.as_ref())),
+                // It left between two instructions; the others did not.
+                None => {
+                    tried.push(pick.lease.replica().id);
+                    continue;
+                }
             },
             Err(none) => return Err(nowhere(none, last.as_ref())),
         };
@@ -92,6 +100,7 @@ pub(crate) async fn ask(
         backend.metrics.picks(reason).add(1);
         backend.metrics.prompt_tokens.add(understood.prompt_tokens().into());
         tried.push(backend.id);
+        attempts += 1;
         let outgoing = outgoing::write(head, &client, &backend, request_id, body.len());
         let mut request = Outgoing::new(outgoing, &body);
         flight.attempt(Attempt { lease, backend: Arc::clone(&backend), _retry: retry.take(), outcome: None });
@@ -106,7 +115,7 @@ pub(crate) async fn ask(
                     shared.lessons.offer(shared, &backend, Endpoint::from_path(head.path()), &body);
                 }
                 let outcome = flight.current().and_then(|attempt| attempt.outcome);
-                let attempt = retryable(outcome.unwrap_or(Outcome::Answered), true, head, tried.len());
+                let attempt = retryable(outcome.unwrap_or(Outcome::Answered), true, head, attempts);
                 if may_retry(&attempt, &shared.settings.retry).is_err()
                     || !has_other(&client, &understood, &tried)
                 {
@@ -125,7 +134,7 @@ pub(crate) async fn ask(
             Err(failure) => failure,
         };
         flight.judge(failure.outcome);
-        let attempt = retryable(failure.outcome, failure.sent, head, tried.len());
+        let attempt = retryable(failure.outcome, failure.sent, head, attempts);
         if may_retry(&attempt, &shared.settings.retry).is_err() {
             return Err(failed(&failure, &backend));
         }
@@ -141,10 +150,10 @@ pub(crate) async fn ask(
     }
 }
 
-fn retryable(outcome: Outcome, sent: bool, head: &RequestHead, tried: usize) -> routing::Attempt {
+fn retryable(outcome: Outcome, sent: bool, head: &RequestHead, attempts: u32) -> routing::Attempt {
     routing::Attempt {
         outcome,
-        retries: u32::try_from(tried).unwrap_or(u32::MAX).saturating_sub(1),
+        retries: attempts - 1,
         sent,
         answering: false,
         idempotent: head.method.is_idempotent(),
@@ -168,16 +177,20 @@ async fn exchange(
 ) -> Result<Asked, Failure> {
     let worker = &client.worker;
     let limits = worker.limits();
+    let closed = Failure { outcome: Outcome::Broken, reason: Reason::UpstreamClosed, sent: true };
     let mut idle = worker.pool.take(backend.id, worker.now());
+    let mut replayed = false;
     loop {
         let mut connection = match idle.take() {
             Some(connection) => connection,
-            None => {
-                client.enter(Phase::Upstream, limits.connect_timeout);
-                connect(client, backend).await?
-            }
+            // An engine that is gone altogether was not closing an idle connection: it may have died of the request.
+            None => match connect(client, backend).await {
+                Err(Failure { outcome: Outcome::ConnectFailed, .. }) if replayed => return Err(closed),
+                connected => connected?,
+            },
         };
         client.enter(Phase::Upstream, limits.response_timeout);
+        let begun = worker.now();
         let exchanged = poll_fn(|context| {
             let polled = connection.poll_exchange(context, request, to_head, &mut worker.room.borrow_mut());
             match polled {
@@ -187,12 +200,15 @@ async fn exchange(
         });
         let failure = match exchanged.await {
             Some(Ok(head)) => return Ok(Asked { head, connection }),
-            Some(Err(ExchangeError::Closed { silent: true })) if connection.reused => {
+            Some(Err(ExchangeError::Closed { silent: true }))
+                if connection.reused && worker.now().saturating_duration_since(begun) < IDLE_CLOSE =>
+            {
                 worker.shared.metrics.replays.add(1);
                 request.rewind();
+                replayed = true;
                 continue;
             }
-            Some(Err(ExchangeError::Closed { .. })) => (Outcome::Broken, Reason::UpstreamClosed),
+            Some(Err(ExchangeError::Closed { .. })) => return Err(closed),
             Some(Err(ExchangeError::Invalid(error))) => {
                 tracing::debug!(replica = %backend.authority, %error, "invalid answer");
                 (Outcome::Broken, Reason::UpstreamInvalid)
@@ -203,10 +219,15 @@ async fn exchange(
     }
 }
 
-/// Connects to the first of the replica's addresses that accepts.
+/// Connects to the first of the replica's addresses that accepts. Each has an equal part of the time that is left, so
+/// that one that hangs does not keep the others from being tried.
 async fn connect(client: &Client, backend: &Backend) -> Result<Connection, Failure> {
-    let failure = |reason| Failure { outcome: Outcome::ConnectFailed, reason, sent: false };
-    for &address in backend.addresses().iter() {
+    let failure = |outcome, reason| Failure { outcome, reason, sent: false };
+    let mut last = Reason::ConnectFailed;
+    let addresses = backend.addresses();
+    let until = client.worker.now() + client.worker.limits().connect_timeout;
+    for (&address, untried) in addresses.iter().zip((1..=addresses.len() as u32).rev()) {
+        client.enter(Phase::Upstream, until.saturating_duration_since(client.worker.now()) / untried);
         let secret = backend.secret(&client.worker.shared.security);
         let mut connecting = pin!(async { Wire::connect(TcpStream::connect(address).await?, secret?).await });
         let connected = poll_fn(|context| match connecting.as_mut().poll(context) {
@@ -221,17 +242,19 @@ async fn connect(client: &Client, backend: &Backend) -> Result<Connection, Failu
             Some(Err(error)) if is_own_want(&error) => {
                 tracing::debug!(%address, %error, "cannot connect");
                 // That says nothing about the replica.
-                return Err(Failure {
-                    outcome: Outcome::Abandoned,
-                    reason: Reason::NoDescriptor,
-                    sent: false,
-                });
+                return Err(failure(Outcome::Abandoned, Reason::NoDescriptor));
             }
-            Some(Err(error)) => tracing::debug!(%address, error = tls::explain(&error), "cannot connect"),
-            None => return Err(failure(Reason::ConnectTimeout)),
+            Some(Err(error)) => {
+                tracing::debug!(%address, error = tls::explain(&error), "cannot connect");
+                last = Reason::ConnectFailed;
+            }
+            None => {
+                tracing::debug!(%address, "cannot connect in time");
+                last = Reason::ConnectTimeout;
+            }
         }
     }
-    Err(failure(Reason::ConnectFailed))
+    Err(failure(Outcome::ConnectFailed, last))
 }
 
 /// Whether it is this process or this machine that has no room for another socket.
@@ -263,5 +286,65 @@ fn nowhere(none: NoReplica, last: Option<&Failure>) -> Refusal {
         }
         (NoReplica::NoAdapter, _) => Refusal::new(Reason::NoAdapter, none.to_string()),
         _ => Refusal::new(Reason::NoReplica, format!("{none}; try again in a moment")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener};
+
+    use socket2::{Domain, Socket, Type};
+    use tokio::{runtime::Builder, time::sleep};
+
+    use super::*;
+    use crate::probe;
+
+    #[test]
+    fn an_address_that_hangs_does_not_keep_the_next_from_being_tried() {
+        // A full backlog: the kernel drops what comes, and connects hang.
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        full.listen(0).unwrap();
+        let hanging = full.local_addr().unwrap().as_socket().unwrap();
+        let fill = || std::net::TcpStream::connect_timeout(&hanging, Duration::from_millis(50));
+        let _fill = [(); 3].map(|()| fill());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let backend = Backend::new(1, &format!("http://{address}").parse().unwrap());
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let connects = |addresses: Vec<SocketAddr>| {
+            backend.set_addresses(addresses);
+            runtime.block_on(async {
+                let (client, _stream) = Client::pair().await;
+                let ticking = async {
+                    loop {
+                        sleep(Duration::from_millis(5)).await;
+                        client.worker.tick();
+                    }
+                };
+                tokio::select! {
+                    connected = connect(&client, &backend) => connected.map_err(|failure| failure.reason),
+                    () = ticking => Err(Reason::Internal),
+                }
+            })
+        };
+        connects(vec![hanging, hanging, address]).unwrap();
+        assert_eq!(connects(vec![hanging]).unwrap_err(), Reason::ConnectTimeout);
+
+        backend.set_addresses(vec![hanging, address]);
+        std::thread::spawn(move || {
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
+                let _ = std::io::Write::write_all(&mut stream, answer);
+            }
+        });
+        let checked = runtime.block_on(async {
+            let (client, _stream) = Client::pair().await;
+            let security = &client.worker.shared.security;
+            probe::get(security, &backend, "/health", Duration::from_secs(4), 1024).await
+        });
+        assert_eq!(checked.unwrap().0, StatusCode::OK);
     }
 }

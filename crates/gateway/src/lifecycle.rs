@@ -70,7 +70,8 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     settings.validate()?;
     server::raise_file_limit();
     let listen = |address, count| {
-        server::bind(address, count).map_err(|source| StartError::Listen { address, source })
+        server::bind(address, count, settings.limits.stream_timeout)
+            .map_err(|source| StartError::Listen { address, source })
     };
     let listeners = listen(settings.listen, settings.threads.get())?;
     let admin_listener = listen(settings.admin_listen, 1)?.remove(0);

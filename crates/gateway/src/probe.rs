@@ -1,6 +1,6 @@
 //! Small GETs to replicas, beside the data path: health checks and metrics pages.
 
-use std::{future::poll_fn, time::Duration};
+use std::{future::poll_fn, io, net::SocketAddr, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -25,7 +25,7 @@ pub(crate) enum ProbeError {
     #[error("the name {0} cannot be resolved")]
     Unresolved(Box<str>),
     #[error("cannot connect: {}", tls::explain(.0))]
-    Connect(std::io::Error),
+    Connect(io::Error),
     #[error("{0}")]
     Answer(String),
     #[error("the answer exceeds {0} bytes")]
@@ -40,7 +40,7 @@ pub(crate) async fn get(
     limit: Duration,
     most_bytes: usize,
 ) -> Result<(StatusCode, Bytes), ProbeError> {
-    timeout(limit, ask(security, backend, "GET", path, Bytes::new(), most_bytes))
+    timeout(limit, ask(security, backend, "GET", path, Bytes::new(), limit, most_bytes))
         .await
         .unwrap_or(Err(ProbeError::TimedOut))
 }
@@ -54,9 +54,19 @@ pub(crate) async fn post(
     limit: Duration,
     most_bytes: usize,
 ) -> Result<(StatusCode, Bytes), ProbeError> {
-    timeout(limit, ask(security, backend, "POST", path, body, most_bytes))
+    timeout(limit, ask(security, backend, "POST", path, body, limit, most_bytes))
         .await
         .unwrap_or(Err(ProbeError::TimedOut))
+}
+
+/// Connects to the first of the addresses that accepts; none of the `others` takes longer than `part`.
+async fn connect(others: &[SocketAddr], last: SocketAddr, part: Duration) -> io::Result<TcpStream> {
+    for &address in others {
+        if let Ok(Ok(stream)) = timeout(part, TcpStream::connect(address)).await {
+            return Ok(stream);
+        }
+    }
+    TcpStream::connect(last).await
 }
 
 async fn ask(
@@ -65,15 +75,17 @@ async fn ask(
     method: &str,
     path: &str,
     body: Bytes,
+    limit: Duration,
     most_bytes: usize,
 ) -> Result<(StatusCode, Bytes), ProbeError> {
     backend.resolve().await;
     let addresses = backend.addresses();
-    if addresses.is_empty() {
+    let Some((last, others)) = addresses.split_last() else {
         return Err(ProbeError::Unresolved(backend.authority.clone()));
-    }
+    };
+    let part = limit / addresses.len() as u32;
     let wiring =
-        async { Wire::connect(TcpStream::connect(&addresses[..]).await?, backend.secret(security)?).await };
+        async { Wire::connect(connect(others, *last, part).await?, backend.secret(security)?).await };
     let mut connection = Connection::new(wiring.await.map_err(ProbeError::Connect)?);
     let content = match body.len() {
         0 => String::new(),

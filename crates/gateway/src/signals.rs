@@ -61,6 +61,9 @@ async fn wait(handle: &Handle, mut file: Option<ConfigFile>) -> io::Result<()> {
                 if handle.is_over() {
                     return Ok(());
                 }
+                if draining {
+                    continue;
+                }
                 if let Some(file) = file.as_mut().filter(|file| file.has_changed()) {
                     file.reload(handle);
                 }

@@ -23,6 +23,8 @@ const MOST_HEALTH_BYTES: usize = 64 * 1024;
 /// Bytes of a metrics page. vLLM's have 100 to 300 KB.
 const MOST_METRICS_BYTES: usize = 8 * 1024 * 1024;
 const METRICS_PATH: &str = "/metrics";
+/// Between two look-ups of a name that no check looks up.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Time for a metrics page.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -44,14 +46,17 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
     }
 }
 
-/// Checks one replica until it leaves. Without checks, only its name is looked up.
+/// Checks one replica until it leaves. Without checks its name is looked up all the same, in case nobody else does.
 async fn check(shared: Arc<Shared>, backend: Arc<Backend>) {
     let checks = &shared.settings.checks;
+    let mut random = random(&backend);
     if checks.interval.is_zero() {
-        backend.resolve().await;
+        while shared.fleet.backend(backend.id).is_some() && backend.has_name() {
+            backend.resolve().await;
+            sleep(RESOLVE_INTERVAL.mul_f64(random.random_range(0.8..1.2))).await;
+        }
         return;
     }
-    let mut random = random(&backend);
     let mut is_first = true;
     while let Some(replica) = shared.fleet.replica(backend.id) {
         let before = replica.health.state(shared.fleet.now());

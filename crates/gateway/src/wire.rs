@@ -98,12 +98,6 @@ impl Wire {
             }
         }
     }
-
-    /// Writes if there is room at once.
-    pub(crate) fn try_write(&mut self, bytes: &[u8]) {
-        // Nobody is left to tell if this fails.
-        let _ = Pin::new(self).poll_write(&mut Context::from_waker(Waker::noop()), bytes);
-    }
 }
 
 impl AsyncRead for Wire {

@@ -56,7 +56,7 @@ pub(crate) struct Scratch {
 /// A connection in its worker's list; dropping it takes it out.
 #[derive(Debug)]
 pub(crate) struct Listed {
-    worker: Rc<Worker>,
+    pub(crate) worker: Rc<Worker>,
     number: u64,
 }
 
@@ -84,15 +84,19 @@ impl Worker {
     /// Serves until the gateway ends: until its last connection is gone, or until it is told to end now.
     pub(crate) async fn run(self: Rc<Self>, listener: TcpListener) {
         let mut stage = self.shared.stage.subscribe();
-        let worker = Rc::clone(&self);
-        let accepting = spawn_local(async move {
-            worker.shared.first_checks().await;
-            server::accept(worker, listener).await;
-        });
         let sweeping = spawn_local(Rc::clone(&self).sweep());
-        // The sender lives in what this worker shares, so waiting cannot fail.
-        let _ = stage.wait_for(|&stage| stage >= Stage::Draining).await;
-        accepting.abort();
+        let accepting = async {
+            self.shared.first_checks().await;
+            server::accept(&self, &listener).await;
+        };
+        tokio::select! {
+            // The sender lives in what this worker shares, so waiting cannot fail.
+            _ = stage.wait_for(|&stage| stage >= Stage::Draining) => {}
+            () = accepting => {}
+        }
+        if let Err(error) = server::accept_rest(&self, listener) {
+            tracing::warn!(%error, "cannot accept the last connections");
+        }
         self.enter(Stage::Draining);
         while !self.connections.borrow().is_empty() {
             let ended = tokio::time::timeout(
@@ -108,7 +112,7 @@ impl Worker {
         sweeping.abort();
     }
 
-    fn enter(&self, stage: Stage) {
+    pub(crate) fn enter(&self, stage: Stage) {
         self.stage.set(stage);
         for waker in self.connections.borrow().values() {
             waker.wake_by_ref();
@@ -153,12 +157,21 @@ impl Worker {
         self.random.borrow_mut().next_u64()
     }
 
-    /// Puts a connection in the list of those that are woken when the stage changes.
-    pub(crate) fn list(self: &Rc<Self>, waker: Waker) -> Listed {
+    /// Puts a connection in the list of those that are waited for at the end, and woken when the stage changes.
+    pub(crate) fn list(self: &Rc<Self>) -> Listed {
         let number = self.accepted.get();
         self.accepted.set(number + 1);
-        self.connections.borrow_mut().insert(number, waker);
+        self.connections.borrow_mut().insert(number, Waker::noop().clone());
         Listed { worker: Rc::clone(self), number }
+    }
+}
+
+// === impl Listed ===
+
+impl Listed {
+    /// How to wake it.
+    pub(crate) fn wake_by(&self, waker: &Waker) {
+        self.worker.connections.borrow_mut().insert(self.number, waker.clone());
     }
 }
 

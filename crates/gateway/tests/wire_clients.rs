@@ -38,6 +38,24 @@ fn w26_slow_heads_are_cut_off_in_total_time() {
 }
 
 #[test]
+fn w26_a_head_that_breaks_off_is_told_so_and_silence_is_not() {
+    let gateway = Gateway::with(&[Upstream::fine().address], |settings| {
+        settings.limits.header_timeout = Duration::from_millis(300);
+        settings.limits.idle_timeout = Duration::from_millis(600);
+    });
+    assert_eq!(gateway.client().read_all(), b"", "whoever asked nothing is told nothing");
+    gateway.expect_errors("header_timeout", 0);
+    let mut client = gateway.client();
+    client.write("GET /v1/models HTT");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.code().as_str()), (408, "header_timeout"));
+    assert_eq!(client.read_some(), None);
+    gateway.expect_errors("header_timeout", 1);
+    assert_eq!(gateway.metric("evenload_requests_total{replica=\"\",code=\"4xx\"}"), 1.0);
+    gateway.settle();
+}
+
+#[test]
 fn w26_idle_connections_have_their_own_limit() {
     let gateway = Gateway::with(&[Upstream::fine().address], |settings| {
         settings.limits.header_timeout = Duration::from_millis(100);

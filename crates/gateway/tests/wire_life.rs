@@ -230,6 +230,37 @@ fn w46_a_replica_may_leave_while_it_streams() {
 }
 
 #[test]
+fn w46_replicas_come_and_go_under_load_without_a_failure() {
+    let upstreams = [Upstream::fine(), Upstream::fine(), Upstream::fine()];
+    let gateway = Arc::new(Gateway::before(&upstreams[0]));
+    let stop = Arc::new(AtomicBool::new(false));
+    let threads = [(); 4].map(|()| {
+        let (gateway, stop) = (Arc::clone(&gateway), Arc::clone(&stop));
+        thread::spawn(move || {
+            let mut client = gateway.client();
+            while !stop.load(SeqCst) {
+                client.write(chat());
+                let answer = client.answer();
+                assert_eq!(answer.status, 200, "{}", answer.text());
+            }
+        })
+    });
+    for round in 0..100 {
+        let replicas = upstreams[..=round % 3].iter();
+        let replicas = replicas.map(|upstream| format!("http://{}", upstream.address).parse().unwrap());
+        let mut settings = Settings::new(replicas.collect()).unwrap();
+        settings.policy = "random".parse().unwrap();
+        gateway.0.apply(&settings).unwrap();
+        thread::sleep(Duration::from_millis(2));
+    }
+    stop.store(true, SeqCst);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    gateway.settle();
+}
+
+#[test]
 fn w47_the_policy_changes_under_load_without_a_failure() {
     let upstreams = [Upstream::fine(), Upstream::fine()];
     let gateway = Arc::new(Gateway::over(&upstreams.each_ref().map(|upstream| upstream.address)));
@@ -272,6 +303,7 @@ fn decisions_are_explained_and_not_taken() {
     let upstreams = [Upstream::fine(), Upstream::fine()];
     let gateway = Gateway::with(&upstreams.each_ref().map(|upstream| upstream.address), |settings| {
         settings.policy = "prefix_aware".parse().unwrap();
+        settings.limits.max_body = 4 << 20;
     });
     let text = "a prompt of more than one block ".repeat(20);
     let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}],"max_tokens":9}}"#);
@@ -297,6 +329,11 @@ fn decisions_are_explained_and_not_taken() {
     }
     assert_eq!(explain("/v1/chat/completions", "{").status, 400);
     assert_eq!(explain("/elsewhere", "").status, 200, "what routing cannot read goes by load");
+    let long = "a".repeat(3 << 20);
+    let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{long}"}}]}}"#);
+    assert_eq!(explain("/v1/chat/completions", &body).status, 200, "what is served can be explained");
+    let answer = explain("/v1/chat/completions", &"a".repeat((4 << 20) + 1));
+    assert_eq!((answer.status, answer.code().as_str()), (413, "body_too_large"));
     assert_eq!(sent(), before);
     gateway.settle();
 }
@@ -321,6 +358,26 @@ fn w47_draining_lets_requests_end_and_takes_no_more() {
     release.send(()).unwrap();
     busy.read_until(b"data: 2\n\n\r\n0\r\n\r\n");
     eventually("it is over", || gateway.0.is_over());
+    gateway.0.join();
+}
+
+#[test]
+fn w47_connections_that_wait_to_be_accepted_are_served() {
+    // Nothing is accepted while the first check goes on.
+    let upstream = Upstream::new(|conn| {
+        conn.read_request();
+        conn.is_closed_by_peer();
+    });
+    let gateway = Gateway::with(&[upstream.address], checked);
+    let mut clients = [(); 5].map(|()| gateway.client());
+    for client in &mut clients {
+        client.write("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    gateway.0.drain();
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+    drop(clients);
     gateway.0.join();
 }
 

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use gateway::DecisionLogSettings;
 use support::{Gateway, PATIENCE, STREAM_HEAD, Upstream, chat, chunk, post};
 
 #[test]
@@ -108,6 +109,74 @@ fn w41_a_stall_ends_both_sides() {
     assert_eq!(told.recv_timeout(PATIENCE), Ok(true));
     gateway.expect_errors("upstream_idle", 1);
     gateway.settle();
+}
+
+#[test]
+fn w41_a_tunnel_whose_client_reads_nothing_ends() {
+    let upstream = Upstream::new(|conn| {
+        conn.read_request();
+        conn.write("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+        while conn.stream.write_all(&[0; 65536]).is_ok() {}
+    });
+    let gateway = Gateway::with(&[upstream.address], |settings| {
+        settings.limits.stream_timeout = Duration::from_millis(500);
+    });
+    let mut client = gateway.client();
+    client.write("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    client.read_until(b"\r\n\r\n");
+    gateway.settle();
+}
+
+#[test]
+fn what_an_engine_says_in_parts_is_counted_once() {
+    let events = [
+        r#"{"message":{"usage":{"input_tokens":6,"cache_read_input_tokens":64,"output_tokens":1}}}"#,
+        r#"{"delta":{"text":"x"}}"#,
+        r#"{"usage":{"input_tokens":6,"cache_read_input_tokens":64,"output_tokens":8}}"#,
+        r#"{"usage":{"output_tokens":9}}"#,
+    ];
+    for whole in [true, false] {
+        let (tell, told) = mpsc::channel::<()>();
+        let told = Mutex::new(told);
+        let upstream = Upstream::new(move |conn| {
+            conn.read_request();
+            conn.write(STREAM_HEAD);
+            for event in events {
+                conn.write(chunk(&format!("data: {event}\n\n")));
+                let _ = told.lock().unwrap().recv_timeout(PATIENCE);
+            }
+            if whole {
+                conn.write("0\r\n\r\n");
+            }
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("decisions");
+        let gateway = Gateway::with(&[upstream.address], |settings| {
+            let path = path.clone();
+            settings.decision_log = Some(DecisionLogSettings { path, max_bytes: 1 << 20, salt: None });
+        });
+        let mut client = gateway.client();
+        let body = format!(r#"{{"model":"{}","messages":[]}}"#, "\u{e9}".repeat(200));
+        client.write(post(&body).replace("/v1/chat/completions", "/v1/messages"));
+        for event in events {
+            // Each comes in a read of its own.
+            client.read_until(event.as_bytes());
+            tell.send(()).unwrap();
+        }
+        client.read_until(if whole { b"0\r\n\r\n" } else { b"\n\n\r\n" });
+        gateway.settle();
+        let metric =
+            |name: &str| gateway.metric(&format!("{name}{{replica=\"http://{}\"}}", upstream.address));
+        assert_eq!(metric("evenload_cached_tokens_total"), 64.0);
+        assert_eq!(metric("evenload_output_tokens_total"), 9.0);
+        assert_eq!(metric("evenload_unpredicted_cached_tokens_total"), 64.0);
+        gateway.0.shutdown();
+        let line = std::fs::read_to_string(path).unwrap();
+        let decision: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let kept = ["prompt_tokens", "cached_tokens", "output_length"].map(|key| decision[key].as_u64());
+        assert_eq!(kept, [Some(70), Some(64), Some(9)], "{line}");
+        assert_eq!(decision["model"], "\u{e9}".repeat(128), "of a name without end, the beginning");
+    }
 }
 
 #[test]

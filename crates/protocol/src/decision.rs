@@ -32,7 +32,7 @@ pub struct Decision<'a> {
     /// Keyed hash of the session's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_key: Option<u64>,
-    /// The model or adapter that was asked for.
+    /// The model or adapter that was asked for; at most the first 256 bytes of the name.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub model: Cow<'a, str>,
     /// The policy in force.

@@ -1,7 +1,8 @@
 //! A view of a request body: what routing, accounting and the simulated engine need, borrowed from the bytes.
 //!
 //! The body itself is never rewritten; this is only a look at it. The view is as tolerant as it can be without
-//! guessing: unknown members are skipped, of a repeated member the last counts, and an optional member of the
+//! guessing: unknown members are skipped, of a repeated member the last counts (but inside a message all do, which
+//! is read in one pass: its text is that of several members, and nobody repeats one), and an optional member of the
 //! wrong type counts as absent, because refusing it is the engine's business. What cannot be read is an error:
 //! bytes that are not JSON, a `model` that is not a string, and a prompt whose text cannot be known.
 
@@ -380,6 +381,9 @@ mod tests {
         let view = view(Endpoint::Completions, body);
         assert_eq!((view.model.as_ref(), view.stream), ("b", false));
         assert_eq!(prompt(Endpoint::Completions, body), "y");
+        let body = r#"{"messages":[{"role":"system"}],"messages":[{"role":"tool","role":"user","content":"x","content":"y"}]}"#;
+        let text = prompt(Endpoint::ChatCompletions, body);
+        assert_eq!(text, "<|user|>\nxy<|end|>\n<|assistant|>\n", "inside a message all texts count");
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Router {
             experience,
             changing: Mutex::new(()),
         };
-        router.change_replicas(specs, false);
+        router.change_replicas(specs, false, |_| {});
         Ok(router)
     }
 
@@ -86,13 +86,24 @@ impl Router {
     /// Changes the pool. A name that stays keeps its load and health, whatever else changes about it; one that
     /// left and returns is a new replica.
     pub fn set_replicas(&self, specs: Vec<ReplicaSpec>) {
-        self.change_replicas(specs, true);
+        self.set_replicas_after(specs, |_| {});
     }
 
-    fn change_replicas(&self, specs: Vec<ReplicaSpec>, joins_late: bool) {
+    /// Likewise; `prepare` sees the new pool before a pick can.
+    pub fn set_replicas_after(&self, specs: Vec<ReplicaSpec>, prepare: impl FnOnce(&[Arc<Replica>])) {
+        self.change_replicas(specs, true, prepare);
+    }
+
+    fn change_replicas(
+        &self,
+        specs: Vec<ReplicaSpec>,
+        joins_late: bool,
+        prepare: impl FnOnce(&[Arc<Replica>]),
+    ) {
         let _changing = self.changing.lock();
         let old = self.snapshot.load_full();
         let replicas = self.merge(&old.replicas, specs, joins_late);
+        prepare(&replicas);
         self.store(Arc::clone(&replicas), Arc::clone(&old.policy));
         for replica in &*old.replicas {
             if !replicas.iter().any(|kept| kept.id == replica.id) {

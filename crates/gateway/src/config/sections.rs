@@ -109,9 +109,9 @@ section! {
         body_timeout_s "body-timeout-s" body_timeout: Seconds,
             "Seconds for the next KiB of a request body to arrive [default: 30]";
         idle_timeout_s "idle-timeout-s" idle_timeout: Seconds,
-            "Seconds that a client's connection may be idle [default: 75]";
+            "Seconds that a client's connection may be idle, before its first request too [default: 75]";
         connect_timeout_s "connect-timeout-s" connect_timeout: Seconds,
-            "Seconds to connect to a replica [default: 2]";
+            "Seconds to connect to a replica, over all its addresses [default: 2]";
         response_timeout_s "response-timeout-s" response_timeout: Seconds,
             "Seconds for a response to begin; without streaming that is the whole generation [default: 600]";
         stream_timeout_s "stream-timeout-s" stream_timeout: Seconds,

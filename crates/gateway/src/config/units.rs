@@ -5,6 +5,9 @@ use std::{fmt, num::NonZero, str::FromStr, time::Duration};
 use serde::{Deserialize, Deserializer, de::Error};
 use tls::ServerName;
 
+/// The longest time. Moments that lie so far ahead can still be computed with.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
 /// A time, written as seconds, whole or with a fraction; such keys end in `_s`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Seconds(pub Duration);
@@ -23,7 +26,7 @@ pub struct ReplicaUrl {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ValueError {
     /// Not a number of seconds.
-    #[error("`{0}` is not a time in seconds: use a number that is 0 or more")]
+    #[error("`{0}` is not a time in seconds: use a number from 0 to {longest}, which is a year", longest = LONGEST.as_secs())]
     Seconds(String),
     /// Not a replica's URL.
     #[error("`{url}` is not a replica's URL: {problem}; use http://host:port")]
@@ -55,7 +58,10 @@ pub(super) struct EventAddress(pub(super) Box<str>);
 
 impl Seconds {
     fn read(seconds: f64) -> Result<Self, ValueError> {
-        Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| ValueError::Seconds(seconds.to_string()))
+        match Duration::try_from_secs_f64(seconds) {
+            Ok(time) if time <= LONGEST => Ok(Self(time)),
+            _ => Err(ValueError::Seconds(seconds.to_string())),
+        }
     }
 }
 
@@ -235,8 +241,10 @@ mod tests {
     #[test]
     fn times_are_seconds() {
         assert_eq!("0.25".parse(), Ok(Seconds(Duration::from_millis(250))));
-        for bad in ["-1", "x", "inf", ""] {
-            assert!(bad.parse::<Seconds>().is_err(), "{bad}");
+        assert_eq!("31536000".parse(), Ok(Seconds(LONGEST)));
+        for bad in ["-1", "x", "inf", "NaN", "", "31536001", "1e19", "1e300"] {
+            let error = bad.parse::<Seconds>().expect_err(bad).to_string();
+            assert!(error.contains("from 0 to 31536000"), "{error}");
         }
     }
 }

@@ -20,6 +20,9 @@ use crate::{
 const LOGGED_KEY: PrefixNeed =
     PrefixNeed { source: PrefixKey::FirstUserMessage, characters: 100, exact_kubeai: false };
 
+/// Bytes of a model's name that the decision log keeps: a longer one is no model's.
+const MOST_MODEL_BYTES: usize = 256;
+
 /// What a request's body and its session's field say.
 #[derive(Debug, Default)]
 pub(crate) struct Meaning {
@@ -86,7 +89,8 @@ impl Meaning {
         let logged = shared.decision_log.is_some();
         if logged {
             let key = prefix_key(LOGGED_KEY, &view, &prompt, None);
-            meaning.described = Some((view.model.clone().into_owned(), key));
+            let model = &view.model[..view.model.floor_char_boundary(MOST_MODEL_BYTES)];
+            meaning.described = Some((model.to_owned(), key));
         }
         if needs.blocks || logged {
             protocol::block_hashes(view.model.as_bytes(), &prompt, &mut meaning.blocks);

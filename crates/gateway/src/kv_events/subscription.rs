@@ -3,7 +3,8 @@
 //! Every batch has a number. Where one is missing, the engine's replay socket is asked for it. After a new
 //! connection the last batch is asked for again: if it comes back the same, the engine is the one it was, and
 //! what was missed follows; if not, it has started again, with an empty cache. What cannot be had again makes the
-//! replica's ledger worthless: it is cleared, and the router's history counts until events tell more.
+//! replica's ledger worthless: it is cleared, and the router's history counts until events tell more. Without a replay
+//! socket that is so after every break, and numbers count from the first one that comes.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -87,7 +88,11 @@ impl Subscription {
         counters.connects.add(1);
         match (self.last, &source.replay) {
             (None, None) => {}
-            (Some(_), None) => self.lose("the connection broke, and there is no replay socket to ask"),
+            (Some(_), None) => {
+                self.lose("the connection broke, and there is no replay socket to ask");
+                // It may have started again, and count from 0.
+                self.last = None;
+            }
             (last, Some(_)) => {
                 let from = last.map_or(0, |last| last.number);
                 let mut replay = Replay::start(source, from).await?;

@@ -35,9 +35,11 @@ const GATEWAY_COUNTERS: &[Row<Metrics>] = &[
     ("retries_refused", "Attempts not repeated because the retry budget was used up.", |all| {
         all.retries_refused.get()
     }),
-    ("replays", "Requests sent again because an idle connection had been closed by the replica.", |all| {
-        all.replays.get()
-    }),
+    (
+        "replays",
+        "Requests sent again because a kept connection was closed by the replica just then.",
+        |all| all.replays.get(),
+    ),
     ("unread_bodies", "Request bodies that could not be understood, and were routed by load.", |all| {
         all.unread_bodies.get()
     }),

@@ -50,7 +50,10 @@ pub(super) async fn read<'c>(
         return Err(reading.too_large());
     }
     if head.expects_continue() && client.input.borrow().is_empty() {
-        client.write_last(CONTINUE);
+        let mut words = BytesMut::from(CONTINUE);
+        if poll_fn(|context| client.poll_write(context, &mut words)).await.is_err() {
+            return Err(broken("the connection broke before the request body".into()));
+        }
     }
     client.enter(Phase::Body, limits.body_timeout);
     let body = match head.body {
@@ -58,6 +61,10 @@ pub(super) async fn read<'c>(
         BodyLength::Known(length) => reading.known(usize::try_from(length).unwrap_or(usize::MAX)).await?,
         _ => reading.chunked().await?,
     };
+    // What was read behind the body would keep the body's memory for as long as the answer takes.
+    let mut input = client.input.borrow_mut();
+    *input = BytesMut::from(&input[..]);
+    drop(input);
     Ok((body, Some(reading.held)))
 }
 
@@ -149,4 +156,40 @@ impl Reading<'_> {
 
 fn broken(message: String) -> Refusal {
     Refusal::new(Reason::BodyBroken, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, runtime::Builder};
+
+    use super::*;
+
+    #[test]
+    fn a_body_is_freed_with_its_last_owner() {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let head = |framing: &str| {
+            let mut text = BytesMut::from(&*format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"));
+            RequestHead::take(&mut text, 1024).unwrap().unwrap()
+        };
+        let text = vec![b'a'; 300_000];
+        let chunked = [b"493e0\r\n", &text[..], b"\r\n0\r\n\r\n"].concat();
+        for (framing, sent) in [("Content-Length: 300000", &text), ("Transfer-Encoding: chunked", &chunked)] {
+            for behind in ["", "GET /next HTTP/1.1"] {
+                runtime.block_on(async {
+                    let (client, mut stream) = Client::pair().await;
+                    let sent = [sent, behind.as_bytes()].concat();
+                    let sending = tokio::spawn(async move { stream.write_all(&sent).await.map(|()| stream) });
+                    let head = head(framing);
+                    let (body, _held) = read(&client, &head).await.unwrap();
+                    assert!(body == text && body.is_unique(), "{framing}, then {behind:?}");
+                    let _stream = sending.await.unwrap().unwrap();
+                    while client.input.borrow().len() < behind.len() {
+                        poll_fn(|context| client.poll_fill(context)).await.unwrap();
+                    }
+                    assert_eq!(*client.input.borrow(), behind);
+                    assert!(client.input.borrow().capacity() < 128 * 1024);
+                });
+            }
+        }
+    }
 }

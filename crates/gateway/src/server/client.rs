@@ -7,6 +7,7 @@
 use std::{
     cell::{Cell, RefCell},
     io,
+    mem::MaybeUninit,
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
@@ -15,6 +16,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::{wire::Wire, worker::Worker};
@@ -25,7 +27,7 @@ const MOST_AHEAD: usize = 64 * 1024;
 /// What a connection is doing; each phase has its own time limit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Phase {
-    /// No byte of a request yet.
+    /// No byte of the next request yet, nor of the first.
     Idle,
     /// Part of a head has come.
     Head,
@@ -55,6 +57,8 @@ pub(crate) struct Client {
     deadline: Cell<Instant>,
     /// The last read found nothing, so the task will be woken by the next byte.
     read_waits: Cell<bool>,
+    /// Our half of the connection is closed.
+    closed: Cell<bool>,
 }
 
 /// The socket of a connection that left HTTP.
@@ -65,16 +69,17 @@ pub(crate) struct TunnelIo(pub(crate) Rc<Client>);
 
 impl Client {
     pub(crate) fn new(worker: Rc<Worker>, wire: Wire, address: SocketAddr) -> Self {
-        let deadline = worker.now() + worker.limits().header_timeout;
+        let deadline = worker.now() + worker.limits().idle_timeout;
         Self {
             worker,
             address,
             host: address.ip().to_canonical().to_string().into(),
             wire: RefCell::new(wire),
             input: RefCell::default(),
-            phase: Cell::new(Phase::Head),
+            phase: Cell::new(Phase::Idle),
             deadline: Cell::new(deadline),
             read_waits: Cell::new(false),
+            closed: Cell::new(false),
         }
     }
 
@@ -135,6 +140,13 @@ impl Client {
         Poll::Ready(Ok(read.filled().len()))
     }
 
+    /// Whether bytes are there that the last read may have missed: the runtime learns of them only now and then.
+    pub(crate) fn has_unread(&self) -> bool {
+        let wire = self.wire.borrow();
+        let peeked = SockRef::from(wire.socket()).peek(&mut [MaybeUninit::uninit()]);
+        peeked.is_ok_and(|length| length > 0)
+    }
+
     /// Reads what has come straight behind what is there, which is the way for a long body whose room is made.
     pub(crate) fn poll_fill_in_place(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let (mut wire, mut input) = (self.wire.borrow_mut(), self.input.borrow_mut());
@@ -156,11 +168,6 @@ impl Client {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes a few last bytes, if there is room for them at once.
-    pub(crate) fn write_last(&self, bytes: &[u8]) {
-        self.wire.borrow_mut().try_write(bytes);
-    }
-
     /// Makes the close of the connection a reset: the one way to say that an answer without a length broke off.
     pub(crate) fn reset_at_close(&self) {
         // A socket that cannot be told is closed in the usual way.
@@ -173,8 +180,13 @@ impl Client {
         let mut wire = self.wire.borrow_mut();
         if self.phase.get() != Phase::Closing {
             self.enter(Phase::Closing, self.worker.limits().lingering);
-            if let Poll::Ready(Err(_)) = Pin::new(&mut *wire).poll_shutdown(context) {
-                return Poll::Ready(());
+        }
+        if !self.closed.get() {
+            match Pin::new(&mut *wire).poll_shutdown(context) {
+                Poll::Ready(Ok(())) => self.closed.set(true),
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                // TLS has a last word, for which there is no room yet.
+                Poll::Pending => {}
             }
         }
         let mut room = self.worker.room.borrow_mut();
@@ -210,8 +222,9 @@ impl AsyncRead for TunnelIo {
 
 impl AsyncWrite for TunnelIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut *self.0.wire.borrow_mut()).poll_write(context, bytes))?;
         self.moved();
-        Pin::new(&mut *self.0.wire.borrow_mut()).poll_write(context, bytes)
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -220,5 +233,19 @@ impl AsyncWrite for TunnelIo {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.0.wire.borrow_mut()).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+impl Client {
+    /// One of a gateway before nobody, and its other end.
+    pub(crate) async fn pair() -> (Rc<Self>, tokio::net::TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, address) = listener.accept().await.unwrap();
+        let settings = crate::Settings::new(vec!["http://127.0.0.1:1".parse().unwrap()]).unwrap();
+        let shared = std::sync::Arc::new(crate::shared::Shared::new(settings).unwrap());
+        let worker = Rc::new(Worker::new(shared, 0));
+        (Rc::new(Self::new(worker, Wire::Plain(accepted), address)), stream)
     }
 }

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     pin::pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use tokio::{net::TcpStream, time::sleep_until};
@@ -15,21 +15,11 @@ use super::{
     client::{Client, Phase},
     service::{self, Next},
 };
-use crate::{Reason, error::Refusal, http1::request::RequestHead, shared::Stage, wire::Wire, worker::Worker};
-
-const REQUEST_TIMEOUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-
-/// How a connection ended.
-enum End {
-    Regular,
-    Gone,
-    Late(Phase),
-    Stopped,
-}
+use crate::{Reason, error::Refusal, http1::request::RequestHead, shared::Stage, wire::Wire, worker::Listed};
 
 /// Serves one connection to its end.
-pub(crate) async fn drive(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr) {
+pub(crate) async fn drive(listed: Listed, stream: TcpStream, address: SocketAddr) {
+    let worker = Rc::clone(&listed.worker);
     let metrics = &worker.shared.metrics;
     let certificate = worker.shared.security.of_clients();
     let wire = match Wire::accept(stream, certificate, worker.limits().header_timeout).await {
@@ -45,26 +35,22 @@ pub(crate) async fn drive(worker: Rc<Worker>, stream: TcpStream, address: Socket
     let _counted = metrics.connections.hold(1);
     let mut conversation = pin!(converse(&client));
     let mut alarm = pin!(sleep_until(client.deadline().into()));
-    let mut listed = None;
-    let end = poll_fn(|context| {
+    let mut is_woken = false;
+    poll_fn(|context| {
         let now = worker.tick();
         client.forget_waiting();
-        if listed.is_none() {
-            listed = Some(worker.list(context.waker().clone()));
+        if !std::mem::replace(&mut is_woken, true) {
+            listed.wake_by(context.waker());
         }
-        match worker.stage() {
-            Stage::Running | Stage::Draining => {}
-            Stage::Ending => return Poll::Ready(End::Stopped),
-        }
-        if conversation.as_mut().poll(context).is_ready() {
-            return Poll::Ready(End::Regular);
+        if worker.stage() == Stage::Ending || conversation.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
         }
         if client.poll_gone(context).is_ready() {
-            return Poll::Ready(End::Gone);
+            return Poll::Ready(());
         }
         // Whoever could answer a missed deadline has done so by now, and begun another phase.
         if now >= client.deadline() {
-            return Poll::Ready(End::Late(client.phase()));
+            return Poll::Ready(());
         }
         let needed = client.deadline().into();
         if alarm.deadline() > needed {
@@ -76,10 +62,6 @@ pub(crate) async fn drive(worker: Rc<Worker>, stream: TcpStream, address: Socket
         Poll::Pending
     })
     .await;
-    if let End::Late(Phase::Head) = end {
-        client.write_last(REQUEST_TIMEOUT);
-        service::count_unread(&client, Reason::HeaderTimeout);
-    }
 }
 
 /// Answers one request after the other, until one side wants to end.
@@ -110,16 +92,45 @@ fn poll_head(client: &Client, context: &mut Context<'_>) -> Poll<Result<Option<R
             if let Some(head) = RequestHead::take(&mut input, most_bytes)? {
                 return Poll::Ready(Ok(Some(head)));
             }
-        } else if client.worker.stage() != Stage::Running {
-            return Poll::Ready(Ok(None));
         } else {
             // An idle connection holds no buffer.
             *input = Default::default();
         }
+        let is_idle = input.is_empty();
         drop(input);
-        match ready!(client.poll_fill(context)) {
-            Ok(1..) => {}
-            Ok(0) | Err(_) => return Poll::Ready(Ok(None)),
+        match client.poll_fill(context) {
+            Poll::Ready(Ok(1..)) => {}
+            Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Ok(None)),
+            // While draining, a request that has come is still answered, and none is waited for.
+            Poll::Pending if is_idle && client.worker.stage() != Stage::Running && !client.has_unread() => {
+                return Poll::Ready(Ok(None));
+            }
+            Poll::Pending if client.phase() == Phase::Head && client.is_late() => {
+                let message = "the head of the request did not arrive in time";
+                return Poll::Ready(Err(Refusal::new(Reason::HeaderTimeout, message)));
+            }
+            Poll::Pending => return Poll::Pending,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, runtime::Builder};
+
+    use super::*;
+
+    #[test]
+    fn a_drain_takes_the_request_that_has_come_and_waits_for_none() {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (client, mut stream) = Client::pair().await;
+            stream.write_all(b"GET /come HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            client.worker.enter(Stage::Draining);
+            let head = poll_fn(|context| poll_head(&client, context)).await.unwrap();
+            assert_eq!(head.map(|head| head.path().to_owned()).as_deref(), Some("/come"));
+            client.enter(Phase::Idle, client.worker.limits().idle_timeout);
+            assert!(poll_fn(|context| poll_head(&client, context)).await.unwrap().is_none());
+        });
     }
 }

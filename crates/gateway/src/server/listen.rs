@@ -8,33 +8,43 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{net::TcpListener, task::spawn_local, time::sleep};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::spawn_local,
+    time::sleep,
+};
 
 use super::connection;
 use crate::worker::Worker;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
-/// Time until bytes that a client does not acknowledge mean that it is gone, as when its cable is pulled.
+/// Least time until bytes that a client does not acknowledge mean that it is gone, as when its cable is pulled. The
+/// kernel cannot tell that from a client that does not read, which may take as long as the time between two parts
+/// of an answer, and shall then be told from others by whoever writes to it: hence the margin.
 const UNACKNOWLEDGED_LIMIT: Duration = Duration::from_secs(60);
+const UNACKNOWLEDGED_MARGIN: Duration = Duration::from_secs(30);
+/// The kernel's own, in milliseconds.
+const LONGEST_UNACKNOWLEDGED: Duration = Duration::from_millis(i32::MAX as u64);
 /// First pause after an accept that failed for want of something; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Opens `count` sockets on one address. Port 0 lets the system choose one port for all of them.
+/// Opens `count` sockets on one address. Port 0 lets the system choose one port for all of them. Clients of theirs may
+/// stop reading for `patience` without being taken for gone.
 ///
 /// # Errors
 /// When the address is in use, by whatever process.
-pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<StdListener>> {
+pub(crate) fn bind(address: SocketAddr, count: usize, patience: Duration) -> io::Result<Vec<StdListener>> {
     if address.port() != 0 {
         // Sockets that share a port would also share it with another evenload, silently. This one does not.
-        let alone = socket(address)?;
+        let alone = socket(address, patience)?;
         alone.bind(&address.into())?;
     }
     let mut address = address;
     let mut listeners: Vec<StdListener> = Vec::with_capacity(count);
     for _ in 0..count {
-        let socket = socket(address)?;
+        let socket = socket(address, patience)?;
         socket.set_reuse_port(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
@@ -45,25 +55,28 @@ pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<StdListe
     Ok(listeners)
 }
 
-fn socket(address: SocketAddr) -> io::Result<Socket> {
+fn socket(address: SocketAddr, patience: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_LIMIT))?; // Accepted sockets inherit it.
+    {
+        let limit = UNACKNOWLEDGED_LIMIT.max(patience.saturating_add(UNACKNOWLEDGED_MARGIN));
+        // Accepted sockets inherit it.
+        socket.set_tcp_user_timeout(Some(limit.min(LONGEST_UNACKNOWLEDGED)))?;
+    }
     Ok(socket)
 }
 
-/// Accepts until it is aborted. Out of file descriptors or memory it pauses, so that it does not spin.
-pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+/// Accepts for ever. Out of file descriptors or memory it pauses, so that it does not spin.
+pub(crate) async fn accept(worker: &Rc<Worker>, listener: &TcpListener) {
     let metrics = &worker.shared.metrics;
     let mut pause = FIRST_PAUSE;
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
                 pause = FIRST_PAUSE;
-                metrics.connections_accepted.add(1);
-                spawn_local(connection::drive(Rc::clone(&worker), stream, address));
+                serve(worker, stream, address);
             }
             Err(error) if is_about_one_connection(&error) => metrics.accept_errors.add(1),
             Err(error) => {
@@ -76,6 +89,29 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener) {
             }
         }
     }
+}
+
+/// Accepts what the kernel holds, which would be reset otherwise, and closes the socket.
+pub(crate) fn accept_rest(worker: &Rc<Worker>, listener: TcpListener) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    // More than the kernel holds come only while this goes on.
+    for _ in 0..BACKLOG {
+        match listener.accept() {
+            Ok((stream, address)) => {
+                stream.set_nonblocking(true)?;
+                serve(worker, TcpStream::from_std(stream)?, address);
+            }
+            Err(error) if is_about_one_connection(&error) => worker.shared.metrics.accept_errors.add(1),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn serve(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr) {
+    worker.shared.metrics.connections_accepted.add(1);
+    spawn_local(connection::drive(worker.list(), stream, address));
 }
 
 fn is_about_one_connection(error: &io::Error) -> bool {
@@ -96,5 +132,26 @@ pub(crate) fn raise_file_limit() {
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
     {
         tracing::warn!(%error, ?current, "cannot raise the limit of open files");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_client_that_does_not_read_is_not_gone_before_its_time() {
+        let seconds = Duration::from_secs;
+        let century = seconds(100 * 365 * 86_400);
+        for (patience, limit) in
+            [(seconds(1), seconds(60)), (seconds(600), seconds(630)), (century, LONGEST_UNACKNOWLEDGED)]
+        {
+            let listener = bind(([127, 0, 0, 1], 0).into(), 1, patience).unwrap().remove(0);
+            let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            assert_eq!(socket2::SockRef::from(&accepted).tcp_user_timeout().unwrap(), Some(limit));
+        }
     }
 }

@@ -10,4 +10,4 @@ mod tunnel;
 
 pub(crate) use answer::Manners;
 pub(crate) use client::{Client, Phase};
-pub(crate) use listen::{accept, bind, raise_file_limit};
+pub(crate) use listen::{accept, accept_rest, bind, raise_file_limit};

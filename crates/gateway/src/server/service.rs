@@ -135,7 +135,7 @@ pub(super) async fn refuse_unread(client: &Client, refusal: Refusal) -> Next {
 }
 
 /// Counts and logs a request whose head never became one.
-pub(super) fn count_unread(client: &Client, reason: Reason) {
+fn count_unread(client: &Client, reason: Reason) {
     let shared = &client.worker.shared;
     shared.metrics.errors(reason).add(1);
     shared.metrics.own_answers[crate::metrics::class(reason.status())].add(1);
