@@ -6,7 +6,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, ChildStderr, Command, Stdio},
     sync::mpsc,
@@ -180,6 +180,25 @@ fn a_changed_file_takes_effect_and_a_faulty_one_does_not() {
     serve.wait_for("configuration taken over");
     assert!(serve.policy().contains("random"));
     assert!(serve.metric("evenload_failed_reloads_total") >= 1.0);
+}
+
+#[test]
+fn the_log_names_the_replica_that_failed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let replica = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut bytes = [0; 4096];
+            let length = stream.read(&mut bytes).unwrap_or_default();
+            if bytes[..length].starts_with(b"GET /health ") {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+            }
+        }
+    });
+    let mut serve = Serve::new(&format!("replicas: ['http://{replica}']\n"), "exec \"$@\"");
+    assert!(ask(serve.address, &completion(3)).starts_with("HTTP/1.1 502 "));
+    let line = serve.wait_for("upstream_closed");
+    assert!(line.contains(&format!("replica=\"http://{replica}\"")), "{line}");
 }
 
 #[test]

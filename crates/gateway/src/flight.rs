@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use protocol::{COMPLETE, Decision, Usage};
-use routing::{ActiveRequest, Lease, Outcome, Retry};
+use routing::{ActiveRequest, Lease, Outcome, Replica, Retry};
 
 use crate::{
     Reason,
@@ -34,6 +34,8 @@ pub(crate) struct Flight {
     reason: Option<Reason>,
     complete: bool,
     attempt: Option<Attempt>,
+    /// The replica that it was at last, once it is there no more.
+    last: Option<Arc<Replica>>,
     first_token: Option<Instant>,
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
@@ -68,6 +70,7 @@ impl Flight {
             reason: None,
             complete: false,
             attempt: None,
+            last: None,
             first_token: None,
             request_bytes: 0,
             response_bytes: 0,
@@ -106,11 +109,15 @@ impl Flight {
         }
     }
 
-    /// Gives the replica's load back.
+    /// Gives the replica's load back, and counts its failure if it failed.
     pub(crate) fn end_attempt(&mut self) {
-        if let Some(Attempt { lease, outcome, .. }) = self.attempt.take() {
-            let now = self.client.worker.routing_now();
-            lease.settle(outcome.unwrap_or(Outcome::Abandoned), now);
+        if let Some(Attempt { lease, backend, outcome, .. }) = self.attempt.take() {
+            let outcome = outcome.unwrap_or(Outcome::Abandoned);
+            if let Some(failures) = backend.metrics.failures(outcome) {
+                failures.add(1);
+            }
+            self.last = Some(Arc::clone(lease.replica()));
+            lease.settle(outcome, self.client.worker.routing_now());
         }
     }
 
@@ -179,8 +186,7 @@ impl Flight {
         let mut decision = *decision;
         decision.timestamp = log.time(self.started);
         decision.output_length = u32::try_from(self.output_tokens).unwrap_or(u32::MAX);
-        decision.replica =
-            self.attempt.as_ref().map(|attempt| attempt.lease.replica().spec.name.to_string().into());
+        decision.replica = self.last.as_ref().map(|replica| replica.spec.name.to_string().into());
         decision.outcome = self.reason.map_or(COMPLETE, Reason::label).into();
         decision.status = self.status;
         decision.retries = self.retries;
@@ -205,7 +211,7 @@ impl Flight {
             uri = target,
             status = self.status,
             reason = self.reason.map(Reason::label),
-            replica = self.attempt.as_ref().map(|attempt| &*attempt.lease.replica().spec.name),
+            replica = self.last.as_ref().map(|replica| &*replica.spec.name),
             retries = self.retries,
             request_bytes = self.request_bytes,
             response_bytes = self.response_bytes,
@@ -249,9 +255,9 @@ impl Drop for Flight {
             }
             None => metrics.own_answers[class(self.status)].add(1),
         }
+        self.end_attempt();
         self.log(elapsed);
         self.keep_decision(elapsed);
-        self.end_attempt();
         self.client.enter(Phase::Idle, worker.limits().idle_timeout);
     }
 }
