@@ -139,6 +139,14 @@ impl Flight {
         }
     }
 
+    /// The answer is whole, and came in one piece of so many tokens.
+    pub(crate) fn produced_at_once(&mut self, tokens: u32) {
+        let now = self.client.worker.routing_now();
+        if let Some(attempt) = &mut self.attempt {
+            attempt.lease.produced_at_once(tokens, now);
+        }
+    }
+
     /// Takes over what the engine says it produced and found in its cache.
     pub(crate) fn report(&mut self, usage: Usage) {
         self.output_tokens = usage.completion_tokens.into();

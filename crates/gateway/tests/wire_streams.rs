@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use support::{Gateway, PATIENCE, STREAM_HEAD, Upstream, chat, chunk, post};
+use support::{Gateway, PATIENCE, STREAM_HEAD, Upstream, chat, chunk, eventually, post};
 
 #[test]
 fn w39_a_killed_replica_leaves_a_stream_that_looks_broken() {
@@ -201,6 +201,40 @@ fn w42_usage_of_a_plain_answer_is_counted() {
     gateway.settle();
     let name = format!("evenload_output_tokens_total{{replica=\"http://{}\"}}", upstream.address);
     assert_eq!(gateway.metric(&name), 17.0);
+}
+
+#[test]
+fn w42_plain_answers_teach_how_long_answers_get() {
+    let (tell, told) = mpsc::channel::<()>();
+    let told = Mutex::new(told);
+    let upstream = Upstream::new(move |conn| {
+        while let Some(request) = conn.read_request() {
+            if request.head.starts_with("GET") {
+                let _ = told.lock().unwrap().recv_timeout(PATIENCE);
+            }
+            let body = r#"{"usage":{"prompt_tokens":4,"completion_tokens":500}}"#;
+            let length = body.len();
+            conn.write(format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+            ));
+        }
+    });
+    let gateway = Gateway::before(&upstream);
+    for _ in 0..20 {
+        gateway.ask(post("{}"));
+    }
+    gateway.settle();
+    let mut client = gateway.client();
+    client.write("GET /held HTTP/1.1\r\nHost: a\r\n\r\n");
+    let load = || gateway.0.router().replicas()[0].load.snapshot();
+    eventually("it is at the replica", || load().requests == 1);
+    assert!(load().output_tokens.abs_diff(500) < 50, "{:?}", load());
+    tell.send(()).unwrap();
+    client.answer();
+    gateway.settle();
+    let first =
+        format!("evenload_time_to_first_token_seconds_count{{replica=\"http://{}\"}}", upstream.address);
+    assert_eq!(gateway.metric(&first), 0.0, "no event of a stream");
 }
 
 #[test]

@@ -75,7 +75,14 @@ impl Tap {
         match &mut self.kind {
             Kind::Nothing => {}
             Kind::Events(splitter) => splitter.finish(|event| self.seen.add(event.data)),
-            Kind::Json(tail) => self.seen.usage = find_usage(tail),
+            Kind::Json(tail) => {
+                self.seen.usage = find_usage(tail);
+                // Embeddings have none, and say nothing about how long answers get.
+                let tokens = self.seen.usage.map_or(0, |usage| usage.completion_tokens);
+                if tokens > 0 {
+                    flight.produced_at_once(tokens);
+                }
+            }
         }
         self.tell(flight);
     }
