@@ -102,6 +102,16 @@ impl Flight {
         self.attempt.as_mut()
     }
 
+    /// The answer has begun; unless it is an error, the replica works.
+    pub(crate) fn answering(&mut self) {
+        let now = self.client.worker.routing_now();
+        if let Some(attempt) = &mut self.attempt
+            && attempt.outcome == Some(Outcome::Answered)
+        {
+            attempt.lease.answering(now);
+        }
+    }
+
     /// Says how the current attempt went.
     pub(crate) fn judge(&mut self, outcome: Outcome) {
         if let Some(attempt) = &mut self.attempt {

@@ -5,6 +5,7 @@
 mod support;
 
 use std::{
+    cell::RefCell,
     net::{TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
@@ -203,6 +204,46 @@ fn held() -> (Upstream, mpsc::Sender<()>) {
         }
     });
     (upstream, release)
+}
+
+#[test]
+fn w44_a_recovered_replica_is_back_as_soon_as_its_probe_is_answered() {
+    for stream in [true, false] {
+        let well = Arc::new(AtomicBool::new(false));
+        let is_well = Arc::clone(&well);
+        let sick = Upstream::new(move |conn| {
+            while conn.read_request().is_some() && is_well.load(SeqCst) {
+                match stream {
+                    true => conn.write(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n"))),
+                    false => conn.write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"),
+                }
+            }
+        });
+        let other = Upstream::fine();
+        let gateway = Gateway::with(&[sick.address, other.address], |settings| {
+            settings.policy = "round_robin".parse().unwrap();
+            settings.health.consecutive_failures = 1;
+            settings.health.ejection = Duration::from_millis(10);
+        });
+        let now = || gateway.0.router().replicas()[0].health.state(Duration::from_secs(1000));
+        eventually("ejected", || {
+            gateway.ask(chat());
+            now() != HealthState::Unknown
+        });
+        well.store(true, SeqCst);
+        // Answers of the other end; the one that does not is the probe.
+        let clients = RefCell::new(Vec::new());
+        eventually("readmitted, though no answer of it has ended", || {
+            let mut client = gateway.client();
+            client.write(chat());
+            thread::sleep(Duration::from_millis(5));
+            clients.borrow_mut().push(client);
+            now() == HealthState::Unknown
+        });
+        assert!(gateway.0.router().replicas()[0].load.requests() > 0);
+        drop(clients);
+        gateway.settle();
+    }
 }
 
 #[test]

@@ -268,6 +268,15 @@ impl Lease {
         self.uncached_tokens = tokens;
     }
 
+    /// The replica answers, as it should so far. A probe has shown all that it can then: an answer may take minutes to
+    /// its end, and whatever befalls it counts as with any other.
+    pub fn answering(&mut self, now: Duration) {
+        if std::mem::take(&mut self.probe) {
+            self.replica.health.record_outcome(Outcome::Answered, true, now);
+            self.replica.health.release_probe();
+        }
+    }
+
     /// Ends the lease and tells the replica's health how.
     pub fn settle(self, outcome: Outcome, now: Duration) {
         if outcome == Outcome::Answered && self.progress.produced > 0 {

@@ -12,6 +12,7 @@ use crate::{flight::Flight, upstream::connection::Connection};
 
 /// Copies until both sides have ended, one has broken, or nothing has moved for the time limit of a stream.
 pub(super) async fn run(mut flight: Box<Flight>, connection: Connection) {
+    flight.answering();
     let client = Rc::clone(&flight.client);
     let (mut replica, from_replica) = connection.into_parts();
     let from_client = client.input.take();
