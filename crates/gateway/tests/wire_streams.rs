@@ -238,6 +238,43 @@ fn w42_plain_answers_teach_how_long_answers_get() {
 }
 
 #[test]
+fn bodies_of_unknown_meaning_weigh_little() {
+    let (tell, told) = mpsc::channel::<()>();
+    let told = Mutex::new(told);
+    let upstream = Upstream::new(move |conn| {
+        while conn.read_request().is_some() {
+            let _ = told.lock().unwrap().recv_timeout(PATIENCE);
+            conn.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let gateway = Gateway::before(&upstream);
+    let sound =
+        "--x\r\ncontent-disposition: form-data; name=\"file\"\r\n\r\n".to_owned() + &"a".repeat(5 << 20);
+    let picture = format!("{{\"image\":\"{}\"}}", "a".repeat(5 << 20));
+    let broken = picture.trim_end_matches('}').to_owned();
+    let texts = format!("[\"{}\"]", "a".repeat(396));
+    for (path, body, tokens) in [
+        ("/v1/audio/transcriptions", &sound, 16),
+        ("/v1/images/edits", &picture, 4096),
+        ("/v1/rerank", &texts, 100),
+        ("/v1/rerank", &String::new(), 0),
+        ("/v1/chat/completions", &broken, 4096),
+        // As a compressed one would be.
+        ("/v1/chat/completions", &sound, 16),
+    ] {
+        let length = body.len();
+        let mut client = gateway.client();
+        client.write(format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"));
+        let load = || gateway.0.router().replicas()[0].load.snapshot();
+        eventually("it is at the replica", || load().requests == 1);
+        assert_eq!(load().prompt_tokens, tokens, "{path}, {length} bytes");
+        tell.send(()).unwrap();
+        client.answer();
+        gateway.settle();
+    }
+}
+
+#[test]
 fn w43_an_early_answer_ends_the_sending() {
     let upstream = Upstream::new(|conn| {
         // The head only; the body stays in the sockets.
