@@ -169,6 +169,12 @@ fn a_changed_file_takes_effect_and_a_faulty_one_does_not() {
     serve.wait_for("configuration taken over");
     assert!(serve.policy().contains("least_tokens"), "the file is looked at without a signal");
 
+    let more = "limits: {idle_timeout_s: 9}\nlog_level: debug\nretry: {retries: 1}\n";
+    fs::write(serve.file(), config(&fleet, more).replace("round_robin", "least_tokens")).unwrap();
+    let waiting = serve.wait_for("wait for the next start");
+    assert!(waiting.contains("keys=\"log_level, limits.idle_timeout_s\""), "{waiting}");
+    serve.wait_for("configuration taken over");
+
     fs::write(serve.file(), config(&fleet, "polcy: random\n")).unwrap();
     let refused = serve.wait_for("configuration refused");
     assert!(refused.contains("polcy") && refused.contains("evenload.yaml:4:1"), "{refused}");

@@ -6,6 +6,7 @@
 
 mod certificates;
 mod error;
+mod reload;
 mod sections;
 mod units;
 

@@ -84,7 +84,7 @@ impl Flight {
 
     /// Keeps what the log line needs.
     pub(crate) fn describe(&mut self, head: &RequestHead, request_id: &str) {
-        if self.client.worker.shared.settings.access_log != AccessLog::Off {
+        if self.client.worker.shared.in_force.load().access_log != AccessLog::Off {
             let request = (head.method.clone(), head.target().to_owned(), request_id.to_owned());
             self.request = Some(Box::new(request));
         }
@@ -215,7 +215,7 @@ impl Flight {
     }
 
     fn log(&self, elapsed: Duration) {
-        let wanted = match self.client.worker.shared.settings.access_log {
+        let wanted = match self.client.worker.shared.in_force.load().access_log {
             AccessLog::Off => false,
             AccessLog::Errors => self.reason.is_some() || self.status >= 500,
             AccessLog::All => true,

@@ -107,12 +107,12 @@ pub(crate) async fn ask(
                 }
                 let outcome = flight.current().and_then(|attempt| attempt.outcome);
                 let attempt = retryable(outcome.unwrap_or(Outcome::Answered), true, head, tried.len());
-                if may_retry(&attempt, &shared.settings.retry).is_err()
+                if may_retry(&attempt, &shared.in_force.load().retry).is_err()
                     || !has_other(&client, &understood, &tried)
                 {
                     return Ok(asked);
                 }
-                match shared.budget.retry(&shared.settings.retry) {
+                match shared.budget.retry(&shared.in_force.load().retry) {
                     Some(granted) => retry = Some(granted),
                     None => {
                         shared.metrics.retries_refused.add(1);
@@ -126,10 +126,10 @@ pub(crate) async fn ask(
         };
         flight.judge(failure.outcome);
         let attempt = retryable(failure.outcome, failure.sent, head, tried.len());
-        if may_retry(&attempt, &shared.settings.retry).is_err() {
+        if may_retry(&attempt, &shared.in_force.load().retry).is_err() {
             return Err(failed(&failure, &backend));
         }
-        match shared.budget.retry(&shared.settings.retry) {
+        match shared.budget.retry(&shared.in_force.load().retry) {
             Some(granted) => retry = Some(granted),
             None => {
                 shared.metrics.retries_refused.add(1);

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use gateway::{ReplicaConfig, Settings, StartError};
+use gateway::{Config, ReplicaConfig, Settings, StartError};
 use routing::HealthState;
 use support::{Client, Gateway, PATIENCE, STREAM_HEAD, Upstream, chat, chunk, eventually};
 
@@ -267,6 +267,59 @@ fn w46_a_replica_may_leave_while_it_streams() {
     gateway.0.apply(&Settings::new(vec![replica, back]).unwrap()).unwrap();
     let returned = Arc::clone(&gateway.0.router().replicas()[1]);
     assert!(returned.id != old.id && returned.load.snapshot().picked == 0, "nothing of its former life");
+    gateway.settle();
+}
+
+#[test]
+fn w46_what_can_change_while_it_runs_does() {
+    let (sick, well) = (switched(), switched());
+    let config = |more: &str| {
+        let replicas =
+            format!("[\"http://{}\", \"http://{}\"]", sick.upstream.address, well.upstream.address);
+        let text = format!(
+            "listen: 127.0.0.1:0\nadmin_listen: 127.0.0.1:0\nthreads: 1\nreplicas: {replicas}\n{more}"
+        );
+        Config::from_yaml(&text, "test".as_ref()).unwrap().resolve().unwrap()
+    };
+    let gateway = Gateway(gateway::start(config("scrape_interval_s: 0\nchecks: {interval_s: 0.1}")).unwrap());
+    let asked = |path: &str| {
+        let mut heads = sick.upstream.requests().into_iter().map(|request| request.head);
+        heads.any(|head| head.starts_with(&format!("GET {path} ")))
+    };
+    eventually("checked", || asked("/health"));
+    let more = "checks: {interval_s: 0.1, path: /ping}\nscrape_interval_s: 0.05\npolicy: random";
+    gateway.0.apply(&config(more)).unwrap();
+    eventually("checked elsewhere", || asked("/ping"));
+    assert_eq!(gateway.0.router().policy().name().label(), "random");
+
+    gateway.0.set_policy("least_tokens".parse().unwrap()).unwrap();
+    gateway.0.apply(&config(&format!("{more}\nretry: {{retries: 0}}"))).unwrap();
+    assert_eq!(
+        gateway.0.router().policy().name().label(),
+        "least_tokens",
+        "the file says nothing new about it"
+    );
+    gateway.0.apply(&config("checks: {interval_s: 0.1, path: /ping}\npolicy: session")).unwrap();
+    assert_eq!(gateway.0.router().policy().name().label(), "session");
+    assert!(!asked("/metrics"), "nobody was there to read pages");
+    gateway.settle();
+}
+
+#[test]
+fn w46_retries_can_be_switched_off() {
+    let (nobody, fine) = (Upstream::nobody(), Upstream::fine());
+    let gateway = Gateway::over(&[nobody, fine.address]);
+    let replicas = [nobody, fine.address]
+        .map(|address| ReplicaConfig::new(format!("http://{address}").parse().unwrap()));
+    let mut settings = Settings::new(replicas.into()).unwrap();
+    settings.policy = "round_robin".parse().unwrap();
+    settings.health.consecutive_failures = 1000;
+    let statuses = || -> Vec<u16> { (0..2).map(|_| gateway.ask(chat()).status).collect() };
+    gateway.0.apply(&settings).unwrap();
+    assert_eq!(statuses(), [200, 200]);
+    settings.retry.retries = 0;
+    gateway.0.apply(&settings).unwrap();
+    assert!(statuses().contains(&503));
     gateway.settle();
 }
 
