@@ -235,9 +235,14 @@ fn a_termination_lets_streams_end_and_a_second_one_does_not() {
 fn without_file_descriptors_it_waits_and_goes_on() {
     let fleet = engines(1000.0);
     let mut serve = Serve::new(&config(&fleet, ""), "ulimit -n 40; exec \"$@\"");
+    let started = Instant::now();
     let crowd: Vec<TcpStream> = (0..60).map(|_| connect(serve.address)).collect();
     serve.wait_for("cannot accept connections");
-    drop(crowd);
+    for one in crowd {
+        // Each that goes lets one in, and then there is no room again.
+        drop(one);
+        thread::sleep(Duration::from_millis(20));
+    }
     let begun = Instant::now();
     loop {
         // While the crowd is still being let go, the answer may be that there is no room yet; never that the replica
@@ -253,5 +258,6 @@ fn without_file_descriptors_it_waits_and_goes_on() {
     assert_eq!(serve.status(), Some(0));
     let warnings = serve.log.try_iter().chain(serve.seen.drain(..));
     let said = warnings.filter(|line| line.contains("cannot accept connections")).count();
-    assert!(said < 20, "{said} lines about one thing");
+    let intervals = started.elapsed().as_secs() / 10;
+    assert!(said as u64 <= 1 + intervals, "{said} lines about one thing");
 }
