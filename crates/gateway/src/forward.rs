@@ -20,7 +20,11 @@ use crate::{
     error::Refusal,
     fleet::Backend,
     flight::{Attempt, Flight},
-    http1::{fields::Fields, request::RequestHead, response::ResponseHead},
+    http1::{
+        fields::{Fields, MAX_FIELDS},
+        request::RequestHead,
+        response::{InvalidHead, MAX_HEAD_BYTES, ResponseHead},
+    },
     server::{Client, Phase},
     upstream::connection::{Connection, ExchangeError, Outgoing},
     wire::Wire,
@@ -49,9 +53,9 @@ struct Failure {
 
 /// The request's own id, or a new one.
 pub(crate) fn request_id(worker: &Worker, fields: &Fields) -> String {
-    match fields.get(REQUEST_ID).and_then(|id| std::str::from_utf8(id).ok()) {
-        Some(id) if !id.is_empty() => id.to_owned(),
-        _ => format!("{:016x}{:016x}", worker.random_u64(), worker.random_u64()),
+    match fields.all(REQUEST_ID).find(|id| !id.is_empty()) {
+        Some(id) => String::from_utf8_lossy(id).into_owned(),
+        None => format!("{:016x}{:016x}", worker.random_u64(), worker.random_u64()),
     }
 }
 
@@ -68,7 +72,7 @@ pub(crate) async fn ask(
     let understood = Understood::of(worker, head, &body);
     flight.decision = understood.decision().map(Box::new);
     let mut tried = Vec::new();
-    let mut last: Option<Failure> = None;
+    let mut last: Option<Refusal> = None;
     let mut retry = None;
     let upgrade = head.upgrade().is_some();
     loop {
@@ -80,9 +84,9 @@ pub(crate) async fn ask(
             Ok(pick) => match shared.fleet.backend(pick.lease.replica().id) {
                 Some(backend) => (pick, backend),
                 // It left between two instructions.
-                None => return Err(nowhere(NoReplica::NoneHealthy, last.as_ref())),
+                None => return Err(nowhere(NoReplica::NoneHealthy, last)),
             },
-            Err(none) => return Err(nowhere(none, last.as_ref())),
+            Err(none) => return Err(nowhere(none, last)),
         };
         let Pick { lease, reason, cached_tokens, .. } = pick;
         if let Some(decision) = &mut flight.decision {
@@ -137,7 +141,7 @@ pub(crate) async fn ask(
             }
         }
         shared.metrics.retries.add(1);
-        last = Some(failure);
+        last = Some(failed(&failure, &backend));
     }
 }
 
@@ -195,7 +199,11 @@ async fn exchange(
             Some(Err(ExchangeError::Closed { .. })) => (Outcome::Broken, Reason::UpstreamClosed),
             Some(Err(ExchangeError::Invalid(error))) => {
                 tracing::debug!(replica = %backend.authority, %error, "invalid answer");
-                (Outcome::Broken, Reason::UpstreamInvalid)
+                let reason = match error {
+                    InvalidHead::TooLarge => Reason::UpstreamHeadTooLarge,
+                    InvalidHead::Syntax(_) | InvalidHead::Framing(_) => Reason::UpstreamInvalid,
+                };
+                (Outcome::Broken, reason)
             }
             None => (Outcome::TimedOut, Reason::UpstreamTimeout),
         };
@@ -250,16 +258,19 @@ fn failed(failure: &Failure, backend: &Backend) -> Refusal {
         Reason::ConnectTimeout => "did not accept the connection in time",
         Reason::UpstreamTimeout => "did not answer in time",
         Reason::UpstreamInvalid => "gave an answer that is not HTTP",
+        Reason::UpstreamHeadTooLarge => {
+            &*format!("gave an answer with a head of more than {MAX_HEAD_BYTES} bytes or {MAX_FIELDS} fields")
+        }
         _ => "closed the connection before an answer",
     };
     Refusal::new(failure.reason, format!("the replica {} {what}", backend.authority))
 }
 
 /// The error answer when nothing is left to try.
-fn nowhere(none: NoReplica, last: Option<&Failure>) -> Refusal {
+fn nowhere(none: NoReplica, last: Option<Refusal>) -> Refusal {
     match (none, last) {
-        (NoReplica::AllTried | NoReplica::NoneHealthy, Some(failure)) => {
-            Refusal::new(failure.reason, "no replica that could serve this request answered")
+        (NoReplica::AllTried | NoReplica::NoneHealthy, Some(Refusal { reason, message })) => {
+            Refusal::new(reason, format!("{message}, and no other that could serve this request is left"))
         }
         (NoReplica::NoAdapter, _) => Refusal::new(Reason::NoAdapter, none.to_string()),
         _ => Refusal::new(Reason::NoReplica, format!("{none}; try again in a moment")),

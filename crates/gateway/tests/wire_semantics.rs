@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::sync::{Mutex, mpsc};
+use std::{
+    sync::{Mutex, mpsc},
+    time::Duration,
+};
 
 use support::{Gateway, PATIENCE, STREAM_HEAD, Upstream, chat, chunk, post};
 
@@ -61,11 +64,14 @@ fn w18_answers_pass_to_the_byte_and_huge_heads_are_refused() {
          2\r\nEmpty:\r\nSet-Cookie: c=3\r\n\r\n"
     );
 
-    let huge = format!("HTTP/1.1 200 OK\r\nX-Huge: {}\r\nContent-Length: 2\r\n\r\n{{}}", "a".repeat(1 << 20));
-    let gateway = Gateway::before(&Upstream::answering(huge));
-    let answer = gateway.ask("GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_invalid"));
-    gateway.settle();
+    for huge in [format!("X-Huge: {}\r\n", "a".repeat(1 << 20)), "X-A: 1\r\n".repeat(101)] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{huge}Content-Length: 2\r\n\r\n{{}}");
+        let gateway = Gateway::before(&Upstream::answering(answer));
+        let answer = gateway.ask("GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_head_too_large"));
+        assert!(answer.text().contains("more than 262144 bytes or 100 fields"), "{}", answer.text());
+        gateway.settle();
+    }
 }
 
 #[test]
@@ -101,6 +107,13 @@ fn w18_request_fields_arrive_as_they_left() {
     gateway.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let made = upstream.requests()[1].field("x-request-id").unwrap();
     assert!(made.len() == 32 && made.bytes().all(|byte| byte.is_ascii_hexdigit()), "{made}");
+    gateway.ask("GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: \r\n\r\n");
+    let ids: Vec<String> = upstream.requests()[2]
+        .fields()
+        .iter()
+        .filter_map(|line| Some(line.to_ascii_lowercase().strip_prefix("x-request-id:")?.trim().to_owned()))
+        .collect();
+    assert!(ids.len() == 1 && ids[0].len() == 32, "an empty id is none: {ids:?}");
 }
 
 #[test]
@@ -292,4 +305,28 @@ fn w22_protocols_change_for_those_who_ask() {
         "not asked, not forwarded"
     );
     gateway.settle();
+}
+
+#[test]
+fn w22_a_tunnel_ends_in_peace_when_nothing_moves() {
+    let upstream = Upstream::new(|conn| {
+        conn.read_request();
+        conn.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        conn.is_closed_by_peer();
+    });
+    let gateway = Gateway::with(&[upstream.address], |settings| {
+        settings.limits.stream_timeout = Duration::from_millis(200);
+    });
+    for _ in 0..5 {
+        let mut client = gateway.client();
+        client.write(
+            "GET /v1/realtime HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        );
+        assert_eq!(client.answer().status, 101);
+        assert_eq!(client.read_some(), None);
+    }
+    gateway.settle();
+    gateway.expect_errors("client_gone", 0);
+    let name = format!("evenload_requests_total{{replica=\"http://{}\",code=\"1xx\"}}", upstream.address);
+    assert_eq!(gateway.metric(&name), 5.0);
 }

@@ -40,7 +40,7 @@ pub(crate) enum Framing {
 pub(crate) enum InvalidHead {
     #[error("not an HTTP response: {0}")]
     Syntax(httparse::Error),
-    #[error("more than {MAX_HEAD_BYTES} bytes of response head")]
+    #[error("more than {MAX_HEAD_BYTES} bytes or {MAX_FIELDS} fields of response head")]
     TooLarge,
     #[error("{0}")]
     Framing(&'static str),
@@ -63,6 +63,7 @@ impl ResponseHead {
             Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD_BYTES => length,
             Ok(httparse::Status::Partial) if buffer.len() < MAX_HEAD_BYTES => return Ok(None),
             Ok(_) => return Err(InvalidHead::TooLarge),
+            Err(httparse::Error::TooManyHeaders) => return Err(InvalidHead::TooLarge),
             Err(error) => return Err(InvalidHead::Syntax(error)),
         };
         let status = StatusCode::from_u16(response.code.unwrap_or_default())
