@@ -62,8 +62,7 @@ impl ResponseHead {
         let length = match parsed {
             Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD_BYTES => length,
             Ok(httparse::Status::Partial) if buffer.len() < MAX_HEAD_BYTES => return Ok(None),
-            Ok(_) => return Err(InvalidHead::TooLarge),
-            Err(httparse::Error::TooManyHeaders) => return Err(InvalidHead::TooLarge),
+            Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(InvalidHead::TooLarge),
             Err(error) => return Err(InvalidHead::Syntax(error)),
         };
         let status = StatusCode::from_u16(response.code.unwrap_or_default())

@@ -4,6 +4,7 @@ mod answer;
 mod body;
 mod client;
 mod connection;
+mod hang_up;
 mod listen;
 mod service;
 mod tunnel;
