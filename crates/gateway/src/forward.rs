@@ -9,7 +9,7 @@ pub(crate) mod query;
 
 use std::{future::poll_fn, io, pin::pin, rc::Rc, sync::Arc, task::Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
 use protocol::Endpoint;
 use routing::{NoReplica, Outcome, Pick, may_retry};
@@ -25,7 +25,7 @@ use crate::{
         request::RequestHead,
         response::{InvalidHead, MAX_HEAD_BYTES, ResponseHead},
     },
-    server::{Client, Phase},
+    server::{Client, Phase, write_interim},
     upstream::connection::{Connection, ExchangeError, Outgoing},
     wire::Wire,
     worker::Worker,
@@ -99,8 +99,7 @@ pub(crate) async fn ask(
         let outgoing = outgoing::write(head, &client, &backend, request_id, body.len());
         let mut request = Outgoing::new(outgoing, &body);
         flight.attempt(Attempt { lease, backend: Arc::clone(&backend), _retry: retry.take(), outcome: None });
-        let to_head = head.method == Method::HEAD;
-        let failure = match exchange(&client, &backend, &mut request, to_head).await {
+        let failure = match exchange(&client, &backend, &mut request, head).await {
             Ok(asked) if asked.head.status == StatusCode::SWITCHING_PROTOCOLS && !upgrade => {
                 Failure { outcome: Outcome::Broken, reason: Reason::UpstreamInvalid, sent: true }
             }
@@ -168,8 +167,9 @@ async fn exchange(
     client: &Client,
     backend: &Backend,
     request: &mut Outgoing,
-    to_head: bool,
+    asked: &RequestHead,
 ) -> Result<Asked, Failure> {
+    let to_head = asked.method == Method::HEAD;
     let worker = &client.worker;
     let limits = worker.limits();
     let mut idle = worker.pool.take(backend.id, worker.now());
@@ -190,6 +190,11 @@ async fn exchange(
             }
         });
         let failure = match exchanged.await {
+            Some(Ok(head)) if head.is_interim() => {
+                pass_interim(client, asked, &head).await;
+                idle = Some(connection);
+                continue;
+            }
             Some(Ok(head)) => return Ok(Asked { head, connection }),
             Some(Err(ExchangeError::Closed { silent: true })) if connection.reused => {
                 worker.shared.metrics.replays.add(1);
@@ -208,6 +213,16 @@ async fn exchange(
             None => (Outcome::TimedOut, Reason::UpstreamTimeout),
         };
         return Err(Failure { outcome: failure.0, reason: failure.1, sent: true });
+    }
+}
+
+/// Passes on a head that another one follows, to a client that expects such. The attempt may still be repeated.
+async fn pass_interim(client: &Client, asked: &RequestHead, head: &ResponseHead) {
+    if !asked.is_http_10 {
+        let mut out = BytesMut::new();
+        write_interim(head, &mut out);
+        // A client that cannot be written to has left, which its connection's task notices.
+        let _ = poll_fn(|context| client.poll_write(context, &mut out)).await;
     }
 }
 

@@ -152,15 +152,60 @@ fn w19_expectations() {
 
 #[test]
 fn w20_informational_answers_are_not_the_answer() {
-    let upstream = Upstream::answering(
-        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 \
-         OK\r\nContent-Length: 2\r\n\r\n{}",
-    );
+    let (seen, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::new(move |conn| {
+        while let Some(request) = conn.read_request() {
+            let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: X-A\r\nX-A: 1\r\n\r\n";
+            conn.write(format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n{early}"));
+            if request.head.starts_with("POST") {
+                // The rest leaves only after the client has seen these.
+                wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            }
+            conn.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+        }
+    });
     let gateway = Gateway::before(&upstream);
-    let answer = gateway.ask(chat());
-    assert_eq!((answer.status, answer.text().as_str()), (200, "{}"));
-    assert_eq!(answer.field("link"), None);
+    let mut client = gateway.client();
+    for _ in 0..2 {
+        client.write(chat());
+        let early = client.read_until(b"103 Early Hints\r\nLink: </a>\r\n\r\n");
+        assert_eq!(
+            String::from_utf8(early).unwrap(),
+            "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        );
+        seen.send(()).unwrap();
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "{}"));
+        assert_eq!(answer.field("link"), None);
+    }
+    let answer = gateway.ask("GET /v1/models HTTP/1.0\r\n\r\n");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "{}"), "HTTP/1.0 knows no such answers");
+    assert_eq!(upstream.accepted(), 1);
     gateway.settle();
+}
+
+#[test]
+fn w20_what_has_begun_to_answer_is_not_asked_again() {
+    for status in ["100 Continue", "102 Processing"] {
+        let upstream = Upstream::new(move |conn| {
+            conn.read_request();
+            conn.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+            conn.read_request();
+            conn.write(format!("HTTP/1.1 {status}\r\n\r\n"));
+        });
+        let gateway = Gateway::before(&upstream);
+        assert_eq!(gateway.ask(chat()).status, 200);
+        let mut client = gateway.client();
+        client.write(chat());
+        if status.starts_with("102") {
+            client.read_until(b"102 Processing\r\n\r\n");
+        }
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_closed"));
+        assert_eq!(upstream.requests().len(), 2);
+        gateway.settle();
+    }
 }
 
 #[test]

@@ -86,6 +86,11 @@ impl ResponseHead {
         Ok(Some(Self { status, reason, fields, framing, keep_alive }))
     }
 
+    /// Whether another head follows.
+    pub(crate) fn is_interim(&self) -> bool {
+        self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS
+    }
+
     /// RFC 9112, 6.3.
     fn framing(
         fields: &Fields,

@@ -9,6 +9,6 @@ mod listen;
 mod service;
 mod tunnel;
 
-pub(crate) use answer::Manners;
+pub(crate) use answer::{Manners, write_interim};
 pub(crate) use client::{Client, Phase};
 pub(crate) use listen::{accept, bind, raise_file_limit};
