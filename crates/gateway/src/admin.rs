@@ -123,7 +123,7 @@ async fn fleet(State(shared): State<Arc<Shared>>) -> Json<FleetView> {
     let now = shared.fleet.now();
     let replicas = shared.fleet.router.replicas();
     let picks: u64 = replicas.iter().map(|replica| replica.load.snapshot().picked).sum();
-    let stale_after = shared.settings.scrape_interval * QUOTED_INTERVALS;
+    let stale_after = shared.in_force.load().scrape_interval * QUOTED_INTERVALS;
     let replicas = replicas
         .iter()
         .map(|replica| {

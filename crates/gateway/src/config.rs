@@ -6,6 +6,7 @@
 
 mod certificates;
 mod error;
+mod reload;
 mod sections;
 mod units;
 
@@ -316,6 +317,25 @@ impl Settings {
         let mut seen = BTreeSet::new();
         if let Some(twice) = self.replicas.iter().find(|replica| !seen.insert(replica.url.as_str())) {
             return Err(ConfigError::Twice(twice.url.clone()));
+        }
+        let (limits, checks) = (&self.limits, &self.checks);
+        for (key, is_zero) in [
+            ("limits.max_body_bytes", limits.max_body == 0),
+            ("limits.max_buffered_bytes", limits.max_buffered == 0),
+            ("limits.header_timeout_s", limits.header_timeout.is_zero()),
+            ("limits.body_timeout_s", limits.body_timeout.is_zero()),
+            ("limits.connect_timeout_s", limits.connect_timeout.is_zero()),
+            ("limits.response_timeout_s", limits.response_timeout.is_zero()),
+            ("limits.stream_timeout_s", limits.stream_timeout.is_zero()),
+            ("checks.fast_interval_s", checks.fast_interval.is_zero()),
+            ("checks.timeout_s", checks.timeout.is_zero()),
+        ] {
+            if is_zero {
+                return Err(ConfigError::Zero(key));
+            }
+        }
+        if !checks.path.starts_with('/') || !checks.path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(ConfigError::CheckPath(checks.path.clone()));
         }
         self.policy.validate()?;
         self.health.validate()?;

@@ -88,6 +88,8 @@ reasons! {
     UpstreamClosed "upstream_closed" 502
     /// The replica's answer is not HTTP.
     UpstreamInvalid "upstream_invalid" 502
+    /// The head of the replica's answer exceeds the limits in bytes or number of fields.
+    UpstreamHeadTooLarge "upstream_head_too_large" 502
     /// No answer began in time.
     UpstreamTimeout "upstream_timeout" 504
     /// The answer broke off.

@@ -130,6 +130,14 @@ impl Fleet {
         replicas.iter().filter_map(|replica| Some((Arc::clone(replica), self.backend(replica.id)?))).collect()
     }
 
+    /// Whether a replica's cache events come from elsewhere than it says there.
+    pub(crate) fn follows_other_events(&self, configs: &[ReplicaConfig]) -> bool {
+        self.members().iter().any(|(replica, backend)| {
+            let mut named = configs.iter().filter(|config| config.url.as_str() == &*replica.spec.name);
+            named.any(|config| config.kv_events != backend.kv_events)
+        })
+    }
+
     /// Whether `model` names an adapter of some replica.
     pub(crate) fn has_adapter(&self, model: &str) -> bool {
         self.adapters.load().contains(model)

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use protocol::{COMPLETE, Decision, Usage};
-use routing::{ActiveRequest, Lease, Outcome, Retry};
+use routing::{ActiveRequest, Lease, Outcome, Replica, Retry};
 
 use crate::{
     Reason,
@@ -34,6 +34,8 @@ pub(crate) struct Flight {
     reason: Option<Reason>,
     complete: bool,
     attempt: Option<Attempt>,
+    /// The replica that it was at last, once it is there no more.
+    last: Option<Arc<Replica>>,
     first_token: Option<Instant>,
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
@@ -70,6 +72,7 @@ impl Flight {
             reason: None,
             complete: false,
             attempt: None,
+            last: None,
             first_token: None,
             request_bytes: 0,
             response_bytes: 0,
@@ -84,7 +87,7 @@ impl Flight {
 
     /// Keeps what the log line needs.
     pub(crate) fn describe(&mut self, head: &RequestHead, request_id: &str) {
-        if self.client.worker.shared.settings.access_log != AccessLog::Off {
+        if self.client.worker.shared.in_force.load().access_log != AccessLog::Off {
             let request = (head.method.clone(), head.target().to_owned(), request_id.to_owned());
             self.request = Some(Box::new(request));
         }
@@ -104,6 +107,16 @@ impl Flight {
         self.attempt.as_mut()
     }
 
+    /// The answer has begun; unless it is an error, the replica works.
+    pub(crate) fn answering(&mut self) {
+        let now = self.client.worker.routing_now();
+        if let Some(attempt) = &mut self.attempt
+            && attempt.outcome == Some(Outcome::Answered)
+        {
+            attempt.lease.answering(now);
+        }
+    }
+
     /// Says how the current attempt went.
     pub(crate) fn judge(&mut self, outcome: Outcome) {
         if let Some(attempt) = &mut self.attempt {
@@ -111,11 +124,15 @@ impl Flight {
         }
     }
 
-    /// Gives the replica's load back.
+    /// Gives the replica's load back, and counts its failure if it failed.
     pub(crate) fn end_attempt(&mut self) {
-        if let Some(Attempt { lease, outcome, .. }) = self.attempt.take() {
-            let now = self.client.worker.routing_now();
-            lease.settle(outcome.unwrap_or(Outcome::Abandoned), now);
+        if let Some(Attempt { lease, backend, outcome, .. }) = self.attempt.take() {
+            let outcome = outcome.unwrap_or(Outcome::Abandoned);
+            if let Some(failures) = backend.metrics.failures(outcome) {
+                failures.add(1);
+            }
+            self.last = Some(Arc::clone(lease.replica()));
+            lease.settle(outcome, self.client.worker.routing_now());
         }
     }
 
@@ -134,6 +151,14 @@ impl Flight {
         self.output_tokens += u64::from(count);
         if let Some(attempt) = &mut self.attempt {
             attempt.lease.produced(count, now);
+        }
+    }
+
+    /// The answer is whole, and came in one piece of so many tokens.
+    pub(crate) fn produced_at_once(&mut self, tokens: u32) {
+        let now = self.client.worker.routing_now();
+        if let Some(attempt) = &mut self.attempt {
+            attempt.lease.produced_at_once(tokens, now);
         }
     }
 
@@ -182,8 +207,7 @@ impl Flight {
         decision.prompt_tokens = Some(self.usage.prompt_tokens).filter(|tokens| *tokens > 0);
         decision.cached_tokens = self.usage.cached_tokens;
         decision.output_length = u32::try_from(self.output_tokens).unwrap_or(u32::MAX);
-        decision.replica =
-            self.attempt.as_ref().map(|attempt| attempt.lease.replica().spec.name.to_string().into());
+        decision.replica = self.last.as_ref().map(|replica| replica.spec.name.to_string().into());
         decision.outcome = self.reason.map_or(COMPLETE, Reason::label).into();
         decision.status = self.status;
         decision.retries = self.retries;
@@ -194,7 +218,7 @@ impl Flight {
     }
 
     fn log(&self, elapsed: Duration) {
-        let wanted = match self.client.worker.shared.settings.access_log {
+        let wanted = match self.client.worker.shared.in_force.load().access_log {
             AccessLog::Off => false,
             AccessLog::Errors => self.reason.is_some() || self.status >= 500,
             AccessLog::All => true,
@@ -208,7 +232,7 @@ impl Flight {
             uri = target,
             status = self.status,
             reason = self.reason.map(Reason::label),
-            replica = self.attempt.as_ref().map(|attempt| &*attempt.lease.replica().spec.name),
+            replica = self.last.as_ref().map(|replica| &*replica.spec.name),
             retries = self.retries,
             request_bytes = self.request_bytes,
             response_bytes = self.response_bytes,
@@ -253,9 +277,9 @@ impl Drop for Flight {
             }
             None => metrics.own_answers[class(self.status)].add(1),
         }
+        self.end_attempt();
         self.log(elapsed);
         self.keep_decision(elapsed);
-        self.end_attempt();
         self.client.enter(Phase::Idle, worker.limits().idle_timeout);
     }
 }

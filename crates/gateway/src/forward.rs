@@ -10,7 +10,7 @@ pub(crate) mod query;
 
 use std::{future::poll_fn, io, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
 use protocol::Endpoint;
 use routing::{NoReplica, Outcome, Pick, may_retry};
@@ -21,8 +21,12 @@ use crate::{
     error::Refusal,
     fleet::Backend,
     flight::{Attempt, Flight},
-    http1::{fields::Fields, request::RequestHead, response::ResponseHead},
-    server::{Client, Phase},
+    http1::{
+        fields::{Fields, MAX_FIELDS},
+        request::RequestHead,
+        response::{InvalidHead, MAX_HEAD_BYTES, ResponseHead},
+    },
+    server::{Client, Phase, write_interim},
     upstream::connection::{Connection, ExchangeError, Outgoing},
     wire::Wire,
     worker::Worker,
@@ -54,9 +58,9 @@ struct Failure {
 
 /// The request's own id, or a new one.
 pub(crate) fn request_id(worker: &Worker, fields: &Fields) -> String {
-    match fields.get(REQUEST_ID).and_then(|id| std::str::from_utf8(id).ok()) {
-        Some(id) if !id.is_empty() => id.to_owned(),
-        _ => format!("{:016x}{:016x}", worker.random_u64(), worker.random_u64()),
+    match fields.all(REQUEST_ID).find(|id| !id.is_empty()) {
+        Some(id) => String::from_utf8_lossy(id).into_owned(),
+        None => format!("{:016x}{:016x}", worker.random_u64(), worker.random_u64()),
     }
 }
 
@@ -73,7 +77,7 @@ pub(crate) async fn ask(
     let understood = Understood::of(worker, head, &body);
     flight.decision = understood.decision().map(Box::new);
     let (mut tried, mut attempts) = (Vec::new(), 0);
-    let mut last: Option<Failure> = None;
+    let mut last: Option<Refusal> = None;
     let mut retry = None;
     let upgrade = head.upgrade().is_some();
     loop {
@@ -90,7 +94,7 @@ pub(crate) async fn ask(
                     continue;
                 }
             },
-            Err(none) => return Err(nowhere(none, last.as_ref())),
+            Err(none) => return Err(nowhere(none, last)),
         };
         let Pick { lease, reason, cached_tokens, .. } = pick;
         if let Some(decision) = &mut flight.decision {
@@ -104,8 +108,7 @@ pub(crate) async fn ask(
         let outgoing = outgoing::write(head, &client, &backend, request_id, body.len());
         let mut request = Outgoing::new(outgoing, &body);
         flight.attempt(Attempt { lease, backend: Arc::clone(&backend), _retry: retry.take(), outcome: None });
-        let to_head = head.method == Method::HEAD;
-        let failure = match exchange(&client, &backend, &mut request, to_head).await {
+        let failure = match exchange(&client, &backend, &mut request, head).await {
             Ok(asked) if asked.head.status == StatusCode::SWITCHING_PROTOCOLS && !upgrade => {
                 Failure { outcome: Outcome::Broken, reason: Reason::UpstreamInvalid, sent: true }
             }
@@ -116,12 +119,12 @@ pub(crate) async fn ask(
                 }
                 let outcome = flight.current().and_then(|attempt| attempt.outcome);
                 let attempt = retryable(outcome.unwrap_or(Outcome::Answered), true, head, attempts);
-                if may_retry(&attempt, &shared.settings.retry).is_err()
+                if may_retry(&attempt, &shared.in_force.load().retry).is_err()
                     || !has_other(&client, &understood, &tried)
                 {
                     return Ok(asked);
                 }
-                match shared.budget.retry(&shared.settings.retry) {
+                match shared.budget.retry(&shared.in_force.load().retry) {
                     Some(granted) => retry = Some(granted),
                     None => {
                         shared.metrics.retries_refused.add(1);
@@ -135,10 +138,10 @@ pub(crate) async fn ask(
         };
         flight.judge(failure.outcome);
         let attempt = retryable(failure.outcome, failure.sent, head, attempts);
-        if may_retry(&attempt, &shared.settings.retry).is_err() {
+        if may_retry(&attempt, &shared.in_force.load().retry).is_err() {
             return Err(failed(&failure, &backend));
         }
-        match shared.budget.retry(&shared.settings.retry) {
+        match shared.budget.retry(&shared.in_force.load().retry) {
             Some(granted) => retry = Some(granted),
             None => {
                 shared.metrics.retries_refused.add(1);
@@ -146,7 +149,7 @@ pub(crate) async fn ask(
             }
         }
         shared.metrics.retries.add(1);
-        last = Some(failure);
+        last = Some(failed(&failure, &backend));
     }
 }
 
@@ -173,13 +176,14 @@ async fn exchange(
     client: &Client,
     backend: &Backend,
     request: &mut Outgoing,
-    to_head: bool,
+    asked: &RequestHead,
 ) -> Result<Asked, Failure> {
+    let to_head = asked.method == Method::HEAD;
     let worker = &client.worker;
     let limits = worker.limits();
     let closed = Failure { outcome: Outcome::Broken, reason: Reason::UpstreamClosed, sent: true };
     let mut idle = worker.pool.take(backend.id, worker.now());
-    let mut replayed = false;
+    let (mut replayed, mut interim) = (false, false);
     loop {
         let mut connection = match idle.take() {
             Some(connection) => connection,
@@ -199,9 +203,17 @@ async fn exchange(
             }
         });
         let failure = match exchanged.await {
+            Some(Ok(head)) if head.is_interim() => {
+                pass_interim(client, asked, &head).await;
+                interim = true;
+                idle = Some(connection);
+                continue;
+            }
             Some(Ok(head)) => return Ok(Asked { head, connection }),
             Some(Err(ExchangeError::Closed { silent: true }))
-                if connection.reused && worker.now().saturating_duration_since(begun) < IDLE_CLOSE =>
+                if connection.reused
+                    && !interim
+                    && worker.now().saturating_duration_since(begun) < IDLE_CLOSE =>
             {
                 worker.shared.metrics.replays.add(1);
                 request.rewind();
@@ -211,11 +223,25 @@ async fn exchange(
             Some(Err(ExchangeError::Closed { .. })) => return Err(closed),
             Some(Err(ExchangeError::Invalid(error))) => {
                 tracing::debug!(replica = %backend.authority, %error, "invalid answer");
-                (Outcome::Broken, Reason::UpstreamInvalid)
+                let reason = match error {
+                    InvalidHead::TooLarge => Reason::UpstreamHeadTooLarge,
+                    InvalidHead::Syntax(_) | InvalidHead::Framing(_) => Reason::UpstreamInvalid,
+                };
+                (Outcome::Broken, reason)
             }
             None => (Outcome::TimedOut, Reason::UpstreamTimeout),
         };
         return Err(Failure { outcome: failure.0, reason: failure.1, sent: true });
+    }
+}
+
+/// Passes on a head that another one follows, to a client that expects such. The attempt may still be repeated.
+async fn pass_interim(client: &Client, asked: &RequestHead, head: &ResponseHead) {
+    if !asked.is_http_10 {
+        let mut out = BytesMut::new();
+        write_interim(head, &mut out);
+        // A client that cannot be written to has left, which its connection's task notices.
+        let _ = poll_fn(|context| client.poll_write(context, &mut out)).await;
     }
 }
 
@@ -273,16 +299,19 @@ fn failed(failure: &Failure, backend: &Backend) -> Refusal {
         Reason::ConnectTimeout => "did not accept the connection in time",
         Reason::UpstreamTimeout => "did not answer in time",
         Reason::UpstreamInvalid => "gave an answer that is not HTTP",
+        Reason::UpstreamHeadTooLarge => {
+            &*format!("gave an answer with a head of more than {MAX_HEAD_BYTES} bytes or {MAX_FIELDS} fields")
+        }
         _ => "closed the connection before an answer",
     };
     Refusal::new(failure.reason, format!("the replica {} {what}", backend.authority))
 }
 
 /// The error answer when nothing is left to try.
-fn nowhere(none: NoReplica, last: Option<&Failure>) -> Refusal {
+fn nowhere(none: NoReplica, last: Option<Refusal>) -> Refusal {
     match (none, last) {
-        (NoReplica::AllTried | NoReplica::NoneHealthy, Some(failure)) => {
-            Refusal::new(failure.reason, "no replica that could serve this request answered")
+        (NoReplica::AllTried | NoReplica::NoneHealthy, Some(Refusal { reason, message })) => {
+            Refusal::new(reason, format!("{message}, and no other that could serve this request is left"))
         }
         (NoReplica::NoAdapter, _) => Refusal::new(Reason::NoAdapter, none.to_string()),
         _ => Refusal::new(Reason::NoReplica, format!("{none}; try again in a moment")),

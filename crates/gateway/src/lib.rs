@@ -11,7 +11,8 @@
 //! - a stream that breaks off looks broken to the client, never complete;
 //! - nothing is repeated that an engine may have seen, unless the operator chose so.
 //!
-//! It speaks TLS to clients if it has a certificate, and to replicas whose URL is `https`. It does not speak HTTP/2, and forwards no informational answers (1xx) but 101.
+//! It speaks TLS to clients if it has a certificate, and to replicas whose URL is `https`. It does not speak HTTP/2.
+//! Informational answers (1xx) go on to clients of HTTP/1.1, but for 100, which it gives its clients itself.
 
 mod admin;
 mod config;

@@ -9,7 +9,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use routing::{HealthSettings, PolicySettings, Router, SettingsError};
+use routing::{PolicySettings, Router, SettingsError};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, LocalOptions, LocalRuntime},
@@ -120,7 +120,8 @@ async fn control(shared: Arc<Shared>, listener: StdListener, mut workers_ended: 
     let mut stage = shared.stage.subscribe();
     // The sender lives in `shared`, so waiting cannot fail.
     let _ = stage.wait_for(|&stage| stage >= Stage::Draining).await;
-    if timeout(shared.settings.drain_timeout, workers_ended.recv()).await.is_err() {
+    let drain_timeout = shared.in_force.load().drain_timeout;
+    if timeout(drain_timeout, workers_ended.recv()).await.is_err() {
         tracing::warn!(requests = shared.budget.active(), "the drain time is over; requests are cut off");
         shared.advance(Stage::Ending);
         workers_ended.recv().await;
@@ -170,16 +171,26 @@ impl Handle {
         self.shared.fleet.router.set_policy(policy)
     }
 
-    /// Takes over the parts of `settings` that can change at run time: policy, replicas, and what counts as
-    /// healthy or may be trusted. Replicas that stay keep their load.
+    /// Takes over the parts of `settings` that can change at run time, and logs which changes have to wait for the
+    /// next start. Replicas that stay keep their load.
     pub fn apply(&self, settings: &Settings) -> Result<(), ConfigError> {
         settings.validate()?;
-        self.shared.security.trust(settings)?;
-        self.shared.fleet.router.set_policy(settings.policy.clone())?;
-        // Whether there are checks to wait for was decided at the start.
-        let wait_for_check = self.shared.settings.health.wait_for_check;
-        self.shared.fleet.router.set_health(HealthSettings { wait_for_check, ..settings.health.clone() })?;
-        self.shared.fleet.set_replicas(&settings.replicas);
+        let shared = &self.shared;
+        let (settings, mut waiting) = settings.taken_over(&shared.settings);
+        shared.security.trust(&settings)?;
+        // A policy that was set meanwhile by other means stays, unless the change is about the policy.
+        if settings.policy != shared.in_force.load().policy {
+            shared.fleet.router.set_policy(settings.policy.clone())?;
+        }
+        shared.fleet.router.set_health(settings.health.clone())?;
+        shared.fleet.set_replicas(&settings.replicas);
+        if shared.fleet.follows_other_events(&settings.replicas) {
+            waiting.push("kv_events of a replica that stays".to_owned());
+        }
+        shared.in_force.store(Arc::new(settings));
+        if !waiting.is_empty() {
+            tracing::warn!(keys = waiting.join(", "), "these changes wait for the next start");
+        }
         Ok(())
     }
 

@@ -9,7 +9,7 @@ mod histogram;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use routing::PickReason;
+use routing::{Outcome, PickReason};
 
 pub(crate) use collect::Scrape;
 use histogram::{DURATION_BOUNDS, FIRST_TOKEN_BOUNDS, Histogram};
@@ -36,6 +36,15 @@ pub(crate) struct Share<'a> {
 
 /// Status classes, by their first digit; 0 where there was no answer.
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// The ways in which a replica can fail an attempt.
+const FAILURES: [Outcome; 5] = [
+    Outcome::ConnectFailed,
+    Outcome::Broken,
+    Outcome::TimedOut,
+    Outcome::ServerError,
+    Outcome::Busy { retry_after: None },
+];
 
 /// What is counted for the gateway as a whole.
 #[derive(Debug)]
@@ -66,6 +75,8 @@ pub(crate) struct ReplicaMetrics {
     answers: [Counter; CLASSES.len()],
     /// By [`PickReason`].
     picks: [Counter; PickReason::ALL.len()],
+    /// In the order of [`FAILURES`].
+    failures: [Counter; FAILURES.len()],
     pub(crate) first_token: Histogram,
     pub(crate) duration: Histogram,
     pub(crate) prompt_tokens: Counter,
@@ -165,6 +176,7 @@ impl Default for ReplicaMetrics {
         Self {
             answers: Default::default(),
             picks: Default::default(),
+            failures: Default::default(),
             first_token: Histogram::new(FIRST_TOKEN_BOUNDS),
             duration: Histogram::new(DURATION_BOUNDS),
             prompt_tokens: Counter::default(),
@@ -186,5 +198,11 @@ impl ReplicaMetrics {
 
     pub(crate) fn picks(&self, reason: PickReason) -> &Counter {
         &self.picks[reason as usize]
+    }
+
+    /// The counter of attempts that the replica failed in this way; none where it did not fail.
+    pub(crate) fn failures(&self, outcome: Outcome) -> Option<&Counter> {
+        let place = FAILURES.iter().position(|failure| failure.label() == outcome.label())?;
+        Some(&self.failures[place])
     }
 }

@@ -97,9 +97,14 @@ async fn ask(
     );
     let mut request = Outgoing::new(head.into(), &body);
     let mut room = vec![0; ROOM_BYTES];
-    let head = poll_fn(|context| connection.poll_exchange(context, &mut request, false, &mut room))
-        .await
-        .map_err(|error| ProbeError::Answer(error.to_string()))?;
+    let head = loop {
+        let head = poll_fn(|context| connection.poll_exchange(context, &mut request, false, &mut room))
+            .await
+            .map_err(|error| ProbeError::Answer(error.to_string()))?;
+        if !head.is_interim() {
+            break head;
+        }
+    };
     let mut remaining = Remaining::of(head.framing);
     let mut body = BytesMut::new();
     let mut over = remaining.is_nothing();

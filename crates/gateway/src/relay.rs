@@ -66,19 +66,23 @@ pub(crate) struct Interrupted;
 
 impl Relay {
     /// The relay of an answer whose head is in `out`.
-    pub(crate) fn new(flight: Box<Flight>, asked: Asked, manners: Manners, out: BytesMut) -> Self {
+    pub(crate) fn new(mut flight: Box<Flight>, asked: Asked, manners: Manners, out: BytesMut) -> Self {
         let Asked { head: ResponseHead { fields, framing, keep_alive, .. }, connection } = asked;
         let coding = match framing {
             Framing::Chunked | Framing::UntilClose if manners.is_http_10 => Coding::Close,
             Framing::Chunked | Framing::UntilClose => Coding::Chunked,
             _ => Coding::Length,
         };
+        let tap = Tap::of(&fields);
+        if tap.knows_no_more() {
+            flight.answering();
+        }
         let mut relay = Self {
             flight,
             source: Some(connection),
             remaining: Remaining::of(framing),
             reusable: keep_alive,
-            tap: Tap::of(&fields),
+            tap,
             coding,
             accepts_trailers: manners.accepts_trailers,
             out,

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use routing::RetryBudget;
 use tokio::{sync::watch, time::timeout};
 
@@ -17,7 +18,10 @@ const FIRST_CHECKS: Duration = Duration::from_secs(1);
 /// The common part of a gateway.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// Those of the start.
     pub(crate) settings: Settings,
+    /// What was taken over last, for what can change at run time.
+    pub(crate) in_force: ArcSwap<Settings>,
     pub(crate) fleet: Fleet,
     pub(crate) security: Security,
     pub(crate) metrics: Metrics,
@@ -56,6 +60,7 @@ impl Shared {
             decision_log: None,
             stage: watch::Sender::new(Stage::Running),
             unchecked: watch::Sender::new(unchecked),
+            in_force: ArcSwap::from_pointee(settings.clone()),
             settings,
         })
     }

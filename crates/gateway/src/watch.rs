@@ -48,9 +48,8 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
 
 /// Checks one replica until it leaves. Without checks its name is looked up all the same, in case nobody else does.
 async fn check(shared: Arc<Shared>, backend: Arc<Backend>) {
-    let checks = &shared.settings.checks;
     let mut random = random(&backend);
-    if checks.interval.is_zero() {
+    if shared.settings.checks.interval.is_zero() {
         while shared.fleet.backend(backend.id).is_some() && backend.has_name() {
             backend.resolve().await;
             sleep(RESOLVE_INTERVAL.mul_f64(random.random_range(0.8..1.2))).await;
@@ -59,6 +58,7 @@ async fn check(shared: Arc<Shared>, backend: Arc<Backend>) {
     }
     let mut is_first = true;
     while let Some(replica) = shared.fleet.replica(backend.id) {
+        let checks = &shared.in_force.load_full().checks;
         let before = replica.health.state(shared.fleet.now());
         let answer =
             probe::get(&shared.security, &backend, &checks.path, checks.timeout, MOST_HEALTH_BYTES).await;
@@ -109,8 +109,7 @@ fn tell(replica: &Replica, before: HealthState, after: HealthState, problem: Opt
 /// Reads one replica's metrics page until it leaves. What cannot be read stays unknown; the last reading grows
 /// stale by itself.
 async fn scrape(shared: Arc<Shared>, backend: Arc<Backend>) {
-    let interval = shared.settings.scrape_interval;
-    if interval.is_zero() {
+    if shared.settings.scrape_interval.is_zero() {
         return;
     }
     let mut random = random(&backend);
@@ -145,6 +144,7 @@ async fn scrape(shared: Arc<Shared>, backend: Arc<Backend>) {
             tracing::info!(replica = %replica.spec.name, "engine metrics are known again");
         }
         readable = problem.is_none();
+        let interval = shared.in_force.load().scrape_interval;
         sleep(interval.mul_f64(random.random_range(0.8..1.2))).await;
     }
 }

@@ -186,6 +186,59 @@ fn leaves(at: At, leave: Leave, stray: &str) {
 }
 
 #[test]
+fn w29_a_client_that_leaves_much_behind_is_noticed() {
+    for leave in [Leave::Close, Leave::Reset, Leave::HalfClose] {
+        let (tell, told) = mpsc::channel();
+        let tell = Mutex::new(tell);
+        let upstream = Upstream::new(move |conn| {
+            conn.read_request();
+            tell.lock().unwrap().send(false).unwrap();
+            let closed = conn.is_closed_by_peer();
+            tell.lock().unwrap().send(closed).unwrap();
+        });
+        let gateway = Gateway::before(&upstream);
+        let mut client = gateway.client();
+        client.write(chat());
+        told.recv_timeout(PATIENCE).unwrap();
+        // More than is read ahead, in pieces.
+        client.write(post(&"a".repeat(70_000)));
+        thread::sleep(Duration::from_millis(20));
+        client.write("b".repeat(70_000));
+        match leave {
+            Leave::Close => drop(client),
+            Leave::Reset => {
+                reset(&client.stream);
+                drop(client);
+            }
+            Leave::HalfClose => client.half_close(),
+        }
+        assert_eq!(told.recv_timeout(PATIENCE), Ok(true), "{leave:?}");
+        gateway.settle();
+        gateway.expect_errors("client_gone", 1);
+    }
+}
+
+#[test]
+fn w29_much_that_is_sent_ahead_is_served() {
+    let upstream = Upstream::new(|conn| {
+        while conn.read_request().is_some() {
+            thread::sleep(Duration::from_millis(50));
+            conn.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+        }
+    });
+    let gateway = Gateway::before(&upstream);
+    let mut client = gateway.client();
+    let long = post(&"a".repeat(100_000));
+    client.write([chat(), long.clone(), long.clone(), chat()].concat());
+    for _ in 0..4 {
+        assert_eq!(client.answer().status, 200);
+    }
+    client.half_close();
+    assert_eq!(client.read_some(), None);
+    gateway.settle();
+}
+
+#[test]
 fn w29_a_client_may_leave_during_the_connect() {
     // A full backlog: the kernel drops the SYN, and the connect hangs.
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();

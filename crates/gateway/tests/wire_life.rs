@@ -5,6 +5,7 @@
 mod support;
 
 use std::{
+    cell::RefCell,
     net::{TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use gateway::{ReplicaConfig, Settings, StartError};
+use gateway::{Config, ReplicaConfig, Settings, StartError};
 use routing::HealthState;
 use support::{Client, Gateway, PATIENCE, STREAM_HEAD, Upstream, chat, chunk, eventually};
 
@@ -206,6 +207,46 @@ fn held() -> (Upstream, mpsc::Sender<()>) {
 }
 
 #[test]
+fn w44_a_recovered_replica_is_back_as_soon_as_its_probe_is_answered() {
+    for stream in [true, false] {
+        let well = Arc::new(AtomicBool::new(false));
+        let is_well = Arc::clone(&well);
+        let sick = Upstream::new(move |conn| {
+            while conn.read_request().is_some() && is_well.load(SeqCst) {
+                match stream {
+                    true => conn.write(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n"))),
+                    false => conn.write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"),
+                }
+            }
+        });
+        let other = Upstream::fine();
+        let gateway = Gateway::with(&[sick.address, other.address], |settings| {
+            settings.policy = "round_robin".parse().unwrap();
+            settings.health.consecutive_failures = 1;
+            settings.health.ejection = Duration::from_millis(10);
+        });
+        let now = || gateway.0.router().replicas()[0].health.state(Duration::from_secs(1000));
+        eventually("ejected", || {
+            gateway.ask(chat());
+            now() != HealthState::Unknown
+        });
+        well.store(true, SeqCst);
+        // Answers of the other end; the one that does not is the probe.
+        let clients = RefCell::new(Vec::new());
+        eventually("readmitted, though no answer of it has ended", || {
+            let mut client = gateway.client();
+            client.write(chat());
+            thread::sleep(Duration::from_millis(5));
+            clients.borrow_mut().push(client);
+            now() == HealthState::Unknown
+        });
+        assert!(gateway.0.router().replicas()[0].load.requests() > 0);
+        drop(clients);
+        gateway.settle();
+    }
+}
+
+#[test]
 fn w46_a_replica_may_leave_while_it_streams() {
     let (leaving, release) = held();
     let staying = Upstream::fine();
@@ -257,6 +298,59 @@ fn w46_replicas_come_and_go_under_load_without_a_failure() {
     for thread in threads {
         thread.join().unwrap();
     }
+    gateway.settle();
+}
+
+#[test]
+fn w46_what_can_change_while_it_runs_does() {
+    let (sick, well) = (switched(), switched());
+    let config = |more: &str| {
+        let replicas =
+            format!("[\"http://{}\", \"http://{}\"]", sick.upstream.address, well.upstream.address);
+        let text = format!(
+            "listen: 127.0.0.1:0\nadmin_listen: 127.0.0.1:0\nthreads: 1\nreplicas: {replicas}\n{more}"
+        );
+        Config::from_yaml(&text, "test".as_ref()).unwrap().resolve().unwrap()
+    };
+    let gateway = Gateway(gateway::start(config("scrape_interval_s: 0\nchecks: {interval_s: 0.1}")).unwrap());
+    let asked = |path: &str| {
+        let mut heads = sick.upstream.requests().into_iter().map(|request| request.head);
+        heads.any(|head| head.starts_with(&format!("GET {path} ")))
+    };
+    eventually("checked", || asked("/health"));
+    let more = "checks: {interval_s: 0.1, path: /ping}\nscrape_interval_s: 0.05\npolicy: random";
+    gateway.0.apply(&config(more)).unwrap();
+    eventually("checked elsewhere", || asked("/ping"));
+    assert_eq!(gateway.0.router().policy().name().label(), "random");
+
+    gateway.0.set_policy("least_tokens".parse().unwrap()).unwrap();
+    gateway.0.apply(&config(&format!("{more}\nretry: {{retries: 0}}"))).unwrap();
+    assert_eq!(
+        gateway.0.router().policy().name().label(),
+        "least_tokens",
+        "the file says nothing new about it"
+    );
+    gateway.0.apply(&config("checks: {interval_s: 0.1, path: /ping}\npolicy: session")).unwrap();
+    assert_eq!(gateway.0.router().policy().name().label(), "session");
+    assert!(!asked("/metrics"), "nobody was there to read pages");
+    gateway.settle();
+}
+
+#[test]
+fn w46_retries_can_be_switched_off() {
+    let (nobody, fine) = (Upstream::nobody(), Upstream::fine());
+    let gateway = Gateway::over(&[nobody, fine.address]);
+    let replicas = [nobody, fine.address]
+        .map(|address| ReplicaConfig::new(format!("http://{address}").parse().unwrap()));
+    let mut settings = Settings::new(replicas.into()).unwrap();
+    settings.policy = "round_robin".parse().unwrap();
+    settings.health.consecutive_failures = 1000;
+    let statuses = || -> Vec<u16> { (0..2).map(|_| gateway.ask(chat()).status).collect() };
+    gateway.0.apply(&settings).unwrap();
+    assert_eq!(statuses(), [200, 200]);
+    settings.retry.retries = 0;
+    gateway.0.apply(&settings).unwrap();
+    assert!(statuses().contains(&503));
     gateway.settle();
 }
 

@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::sync::{Mutex, mpsc};
+use std::{
+    sync::{Mutex, mpsc},
+    time::Duration,
+};
 
 use support::{Gateway, PATIENCE, STREAM_HEAD, Upstream, chat, chunk, post};
 
@@ -61,11 +64,14 @@ fn w18_answers_pass_to_the_byte_and_huge_heads_are_refused() {
          2\r\nEmpty:\r\nSet-Cookie: c=3\r\n\r\n"
     );
 
-    let huge = format!("HTTP/1.1 200 OK\r\nX-Huge: {}\r\nContent-Length: 2\r\n\r\n{{}}", "a".repeat(1 << 20));
-    let gateway = Gateway::before(&Upstream::answering(huge));
-    let answer = gateway.ask("GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_invalid"));
-    gateway.settle();
+    for huge in [format!("X-Huge: {}\r\n", "a".repeat(1 << 20)), "X-A: 1\r\n".repeat(101)] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{huge}Content-Length: 2\r\n\r\n{{}}");
+        let gateway = Gateway::before(&Upstream::answering(answer));
+        let answer = gateway.ask("GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_head_too_large"));
+        assert!(answer.text().contains("more than 262144 bytes or 100 fields"), "{}", answer.text());
+        gateway.settle();
+    }
 }
 
 #[test]
@@ -101,6 +107,13 @@ fn w18_request_fields_arrive_as_they_left() {
     gateway.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let made = upstream.requests()[1].field("x-request-id").unwrap();
     assert!(made.len() == 32 && made.bytes().all(|byte| byte.is_ascii_hexdigit()), "{made}");
+    gateway.ask("GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: \r\n\r\n");
+    let ids: Vec<String> = upstream.requests()[2]
+        .fields()
+        .iter()
+        .filter_map(|line| Some(line.to_ascii_lowercase().strip_prefix("x-request-id:")?.trim().to_owned()))
+        .collect();
+    assert!(ids.len() == 1 && ids[0].len() == 32, "an empty id is none: {ids:?}");
 }
 
 #[test]
@@ -139,15 +152,60 @@ fn w19_expectations() {
 
 #[test]
 fn w20_informational_answers_are_not_the_answer() {
-    let upstream = Upstream::answering(
-        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 \
-         OK\r\nContent-Length: 2\r\n\r\n{}",
-    );
+    let (seen, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::new(move |conn| {
+        while let Some(request) = conn.read_request() {
+            let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: X-A\r\nX-A: 1\r\n\r\n";
+            conn.write(format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n{early}"));
+            if request.head.starts_with("POST") {
+                // The rest leaves only after the client has seen these.
+                wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            }
+            conn.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+        }
+    });
     let gateway = Gateway::before(&upstream);
-    let answer = gateway.ask(chat());
-    assert_eq!((answer.status, answer.text().as_str()), (200, "{}"));
-    assert_eq!(answer.field("link"), None);
+    let mut client = gateway.client();
+    for _ in 0..2 {
+        client.write(chat());
+        let early = client.read_until(b"103 Early Hints\r\nLink: </a>\r\n\r\n");
+        assert_eq!(
+            String::from_utf8(early).unwrap(),
+            "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        );
+        seen.send(()).unwrap();
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "{}"));
+        assert_eq!(answer.field("link"), None);
+    }
+    let answer = gateway.ask("GET /v1/models HTTP/1.0\r\n\r\n");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "{}"), "HTTP/1.0 knows no such answers");
+    assert_eq!(upstream.accepted(), 1);
     gateway.settle();
+}
+
+#[test]
+fn w20_what_has_begun_to_answer_is_not_asked_again() {
+    for status in ["100 Continue", "102 Processing"] {
+        let upstream = Upstream::new(move |conn| {
+            conn.read_request();
+            conn.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+            conn.read_request();
+            conn.write(format!("HTTP/1.1 {status}\r\n\r\n"));
+        });
+        let gateway = Gateway::before(&upstream);
+        assert_eq!(gateway.ask(chat()).status, 200);
+        let mut client = gateway.client();
+        client.write(chat());
+        if status.starts_with("102") {
+            client.read_until(b"102 Processing\r\n\r\n");
+        }
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_closed"));
+        assert_eq!(upstream.requests().len(), 2);
+        gateway.settle();
+    }
 }
 
 #[test]
@@ -292,4 +350,28 @@ fn w22_protocols_change_for_those_who_ask() {
         "not asked, not forwarded"
     );
     gateway.settle();
+}
+
+#[test]
+fn w22_a_tunnel_ends_in_peace_when_nothing_moves() {
+    let upstream = Upstream::new(|conn| {
+        conn.read_request();
+        conn.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        conn.is_closed_by_peer();
+    });
+    let gateway = Gateway::with(&[upstream.address], |settings| {
+        settings.limits.stream_timeout = Duration::from_millis(200);
+    });
+    for _ in 0..5 {
+        let mut client = gateway.client();
+        client.write(
+            "GET /v1/realtime HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        );
+        assert_eq!(client.answer().status, 101);
+        assert_eq!(client.read_some(), None);
+    }
+    gateway.settle();
+    gateway.expect_errors("client_gone", 0);
+    let name = format!("evenload_requests_total{{replica=\"http://{}\",code=\"1xx\"}}", upstream.address);
+    assert_eq!(gateway.metric(&name), 5.0);
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use gateway::DecisionLogSettings;
-use support::{Gateway, PATIENCE, STREAM_HEAD, Upstream, chat, chunk, post};
+use support::{Gateway, PATIENCE, STREAM_HEAD, Upstream, chat, chunk, eventually, post};
 
 #[test]
 fn w39_a_killed_replica_leaves_a_stream_that_looks_broken() {
@@ -270,6 +270,77 @@ fn w42_usage_of_a_plain_answer_is_counted() {
     gateway.settle();
     let name = format!("evenload_output_tokens_total{{replica=\"http://{}\"}}", upstream.address);
     assert_eq!(gateway.metric(&name), 17.0);
+}
+
+#[test]
+fn w42_plain_answers_teach_how_long_answers_get() {
+    let (tell, told) = mpsc::channel::<()>();
+    let told = Mutex::new(told);
+    let upstream = Upstream::new(move |conn| {
+        while let Some(request) = conn.read_request() {
+            if request.head.starts_with("GET") {
+                let _ = told.lock().unwrap().recv_timeout(PATIENCE);
+            }
+            let body = r#"{"usage":{"prompt_tokens":4,"completion_tokens":500}}"#;
+            let length = body.len();
+            conn.write(format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+            ));
+        }
+    });
+    let gateway = Gateway::before(&upstream);
+    for _ in 0..20 {
+        gateway.ask(post("{}"));
+    }
+    gateway.settle();
+    let mut client = gateway.client();
+    client.write("GET /held HTTP/1.1\r\nHost: a\r\n\r\n");
+    let load = || gateway.0.router().replicas()[0].load.snapshot();
+    eventually("it is at the replica", || load().requests == 1);
+    assert!(load().output_tokens.abs_diff(500) < 50, "{:?}", load());
+    tell.send(()).unwrap();
+    client.answer();
+    gateway.settle();
+    let first =
+        format!("evenload_time_to_first_token_seconds_count{{replica=\"http://{}\"}}", upstream.address);
+    assert_eq!(gateway.metric(&first), 0.0, "no event of a stream");
+}
+
+#[test]
+fn bodies_of_unknown_meaning_weigh_little() {
+    let (tell, told) = mpsc::channel::<()>();
+    let told = Mutex::new(told);
+    let upstream = Upstream::new(move |conn| {
+        while conn.read_request().is_some() {
+            let _ = told.lock().unwrap().recv_timeout(PATIENCE);
+            conn.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let gateway = Gateway::before(&upstream);
+    let sound =
+        "--x\r\ncontent-disposition: form-data; name=\"file\"\r\n\r\n".to_owned() + &"a".repeat(5 << 20);
+    let picture = format!("{{\"image\":\"{}\"}}", "a".repeat(5 << 20));
+    let broken = picture.trim_end_matches('}').to_owned();
+    let texts = format!("[\"{}\"]", "a".repeat(396));
+    for (path, body, tokens) in [
+        ("/v1/audio/transcriptions", &sound, 16),
+        ("/v1/images/edits", &picture, 4096),
+        ("/v1/rerank", &texts, 100),
+        ("/v1/rerank", &String::new(), 0),
+        ("/v1/chat/completions", &broken, 4096),
+        // As a compressed one would be.
+        ("/v1/chat/completions", &sound, 16),
+    ] {
+        let length = body.len();
+        let mut client = gateway.client();
+        client.write(format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"));
+        let load = || gateway.0.router().replicas()[0].load.snapshot();
+        eventually("it is at the replica", || load().requests == 1);
+        assert_eq!(load().prompt_tokens, tokens, "{path}, {length} bytes");
+        tell.send(()).unwrap();
+        client.answer();
+        gateway.settle();
+    }
 }
 
 #[test]

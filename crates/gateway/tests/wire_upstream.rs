@@ -13,7 +13,8 @@ use std::{
     time::Duration,
 };
 
-use gateway::Settings;
+use gateway::{DecisionLogSettings, Settings};
+use protocol::Decision;
 use support::{Gateway, STREAM_HEAD, Upstream, chat, chunk, eventually};
 
 /// The URL of a replica as metrics name it.
@@ -397,4 +398,66 @@ fn w38_a_stream_that_begins_with_an_error_counts_against_its_replica() {
     let errors = answers.iter().filter(|answer| answer.text().contains("out of memory")).count();
     assert_eq!(errors, 5, "passed on, and ejected after the fifth");
     gateway.settle();
+}
+
+#[test]
+fn a_failure_is_told_with_the_name_of_its_replica() {
+    let closing = Upstream::new(|conn| {
+        conn.read_request();
+    });
+    let breaking = Upstream::new(|conn| {
+        conn.read_request();
+        conn.write(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n")));
+    });
+    let silent = Upstream::new(|conn| {
+        conn.read_request();
+        conn.is_closed_by_peer();
+    });
+    let busy = Upstream::answering("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n");
+    for (upstream, reason, outcome) in [
+        (&closing, "broken", "upstream_closed"),
+        (&breaking, "broken", "upstream_broken"),
+        (&silent, "timed_out", "upstream_timeout"),
+        (&busy, "busy", "complete"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("decisions.jsonl");
+        let gateway = Gateway::with(&[upstream.address], |settings| {
+            settings.limits.response_timeout = Duration::from_millis(500);
+            settings.decision_log =
+                Some(DecisionLogSettings { path: path.clone(), max_bytes: 1 << 20, salt: None });
+        });
+        gateway.ask(chat());
+        gateway.settle();
+        let failures = |reason| {
+            let replica = name(upstream);
+            gateway.metric(&format!(
+                "evenload_replica_failures_total{{replica=\"{replica}\",reason=\"{reason}\"}}"
+            ))
+        };
+        assert_eq!(failures(reason), 1.0, "{outcome}");
+        assert_eq!(failures("server_error") + failures("connect_failed"), 0.0, "{outcome}");
+        gateway.0.shutdown();
+        let line = std::fs::read_to_string(&path).unwrap();
+        let decision: Decision<'_> = serde_json::from_str(&line).unwrap();
+        assert_eq!((&*decision.outcome, decision.replica.as_deref()), (outcome, Some(&*name(upstream))));
+    }
+}
+
+#[test]
+fn failures_that_a_retry_made_good_are_counted() {
+    let (nobody, fine) = (Upstream::nobody(), Upstream::fine());
+    let gateway = Gateway::with(&[nobody, fine.address], |settings| {
+        settings.policy = "round_robin".parse().unwrap();
+    });
+    for _ in 0..4 {
+        assert_eq!(gateway.ask(chat()).status, 200);
+    }
+    gateway.settle();
+    let failures = |replica: std::net::SocketAddr| {
+        gateway.metric(&format!(
+            "evenload_replica_failures_total{{replica=\"http://{replica}\",reason=\"connect_failed\"}}"
+        ))
+    };
+    assert_eq!((failures(nobody), failures(fine.address)), (2.0, 0.0));
 }

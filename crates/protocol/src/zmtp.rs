@@ -3,7 +3,7 @@
 //! A [`Link`] is one end of one TCP connection, without the connection: bytes that arrived go in, whole messages
 //! come out, and what is to be sent is asked for. It speaks version 3.0 with the NULL mechanism (no
 //! authentication), as `PUB`, `SUB`, `ROUTER` or `DEALER`; peers of versions 3.0 and 3.1 understand it. A message
-//! is a list of frames; messages and frames have a limit in bytes. No timing: who waits decides how long.
+//! is a list of frames; messages have a limit in bytes and in frames. No timing: who waits decides how long.
 //!
 //! Why by hand: it is two hundred lines, it allocates what it is sent and no more, and it runs on the threads
 //! that are there; the ready-made sockets bring their own tasks, queues and reconnection rules, which are the
@@ -20,6 +20,8 @@ const PING: &[u8] = b"\x04PING";
 const PONG: &[u8] = b"\x04PONG";
 const SUBSCRIBE: &[u8] = b"\x09SUBSCRIBE";
 const CANCEL: &[u8] = b"\x06CANCEL";
+/// Frames of a message; those of cache events have three, and an empty one in front at most.
+const MOST_FRAMES: usize = 16;
 /// Bytes of a ping's context, after its time to live.
 const PING_TTL_BYTES: usize = 2;
 
@@ -177,6 +179,9 @@ impl Link {
             }
             if self.stage != Stage::Messages {
                 return Err(ZmtpError::Frame("a message before READY"));
+            }
+            if self.frames.len() == MOST_FRAMES {
+                return Err(ZmtpError::Frame("one more than a message may have"));
             }
             self.frames.push(body);
             if flags & MORE == 0 {

@@ -3,10 +3,10 @@
 //! Checks decide between healthy and unhealthy, with hysteresis; an unhealthy replica gets nothing, whatever
 //! else is left. Outcomes decide on ejection, which is only advice: a replica is ejected after so many failures
 //! in a row, or when too small a share of its recent requests succeeds, for a time that doubles with each
-//! ejection. When the time is over one request is let through as a probe; its outcome readmits the replica or
-//! ejects it for longer. Where every candidate is ejected, ejections are ignored, so a single replica is never
-//! cut off by them. An ejection ends by its probe, never by a passed check: an engine can answer `/health`
-//! while everything else fails.
+//! ejection. When the time is over one request is let through as a probe; the beginning of its answer readmits
+//! the replica, and its failure ejects it for longer. Where every candidate is ejected, ejections are ignored, so
+//! a single replica is never cut off by them. An ejection ends by its probe, never by a passed check: an engine
+//! can answer `/health` while everything else fails.
 //!
 //! A busy replica (429) is not broken: it counts against the share of successes only, and is avoided until its
 //! `Retry-After`. Clients that go away say nothing. A check that ran into its time limit while the replica

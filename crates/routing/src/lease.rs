@@ -209,8 +209,7 @@ impl Lease {
         &self.replica
     }
 
-    /// `tokens` more output tokens arrived at `now`. The first call ends the wait for the first token. An answer
-    /// that is not streamed arrives in one piece.
+    /// `tokens` more output tokens arrived at `now`. The first call ends the wait for the first token.
     pub fn produced(&mut self, tokens: u32, now: Duration) {
         let load = &self.replica.load;
         let open = load.open.get();
@@ -229,6 +228,15 @@ impl Lease {
         }
         self.progress.last_at = now;
         self.progress.produced = self.progress.produced.saturating_add(tokens).min(MOST_TOKENS);
+        self.update();
+    }
+
+    /// The whole answer of `tokens` arrived at `now`, in one piece. That says how long answers get, but not when its
+    /// prompt was read and its tokens were made: no speed is learned from it.
+    pub fn produced_at_once(&mut self, tokens: u32, now: Duration) {
+        let at = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        self.replica.load.produced_at.store(at, Relaxed);
+        self.progress.produced = tokens.min(MOST_TOKENS);
         self.update();
     }
 
@@ -258,6 +266,15 @@ impl Lease {
             self.progress.prefilled_before = self.progress.prefilled_before.wrapping_add(more);
         }
         self.uncached_tokens = tokens;
+    }
+
+    /// The replica answers, as it should so far. A probe has shown all that it can then: an answer may take minutes to
+    /// its end, and whatever befalls it counts as with any other.
+    pub fn answering(&mut self, now: Duration) {
+        if std::mem::take(&mut self.probe) {
+            self.replica.health.record_outcome(Outcome::Answered, true, now);
+            self.replica.health.release_probe();
+        }
     }
 
     /// Ends the lease and tells the replica's health how.

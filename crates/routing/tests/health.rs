@@ -113,6 +113,24 @@ fn failures_in_a_row_eject_and_a_probe_readmits() {
 }
 
 #[test]
+fn a_probe_readmits_when_its_answer_begins() {
+    let pool = router("random", specs(&["a", "b"]));
+    let now = seconds(100);
+    outcomes(&pool, 0, Outcome::Broken, 5, now);
+    let later = now + seconds(5);
+    let mut probe = on(&pool, 0, later).unwrap();
+    probe.lease.answering(later);
+    assert_eq!(state(&pool, 0, later), HealthState::Unknown);
+    assert_eq!(names(&pool, later + seconds(60)), "ab", "while the answer goes on");
+    probe.lease.settle(Outcome::Broken, later);
+    assert_eq!(state(&pool, 0, later), HealthState::Unknown, "one failure as any other");
+    outcomes(&pool, 0, Outcome::Broken, 3, later);
+    assert_eq!(state(&pool, 0, later), HealthState::Unknown);
+    outcomes(&pool, 0, Outcome::Broken, 1, later);
+    assert_eq!(state(&pool, 0, later), HealthState::Ejected, "the fifth in a row");
+}
+
+#[test]
 fn ejections_double_to_the_cap_and_start_over_after_good_times() {
     let pool = router("random", specs(&["a", "b"]));
     let mut now = seconds(1000);

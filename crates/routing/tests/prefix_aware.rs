@@ -220,6 +220,26 @@ fn the_explanation_is_the_pick() {
     assert!(json["candidates"][0]["cost"]["prefill_s"].is_f64());
 }
 
+#[test]
+fn answers_in_one_piece_teach_their_length_and_no_speed() {
+    let pool = router("prefix_aware", specs(&["a"]));
+    let mut random = generator(1);
+    let query = Query { prompt_tokens: 20_000, ..Query::default() };
+    let prefill_s = || pool.explain(&query, NOW, &mut generator(1)).candidates[0].cost.unwrap().prefill_s;
+    let before = prefill_s();
+    for tokens in [7, 500] {
+        for _ in 0..3000 {
+            let mut lease = pool.pick(&query, NOW, &mut random).unwrap().lease;
+            lease.produced_at_once(tokens, NOW + Duration::from_secs(60));
+            lease.settle(Outcome::Answered, NOW + Duration::from_secs(60));
+        }
+        let held = pool.pick(&query, NOW, &mut random).unwrap();
+        let expected = held.lease.replica().load.snapshot().output_tokens;
+        assert!(expected.abs_diff(tokens.into()) <= 30, "{expected} for {tokens}");
+    }
+    assert_eq!((prefill_s(), pool.replicas()[0].slowness()), (before, 1.0));
+}
+
 /// Sends requests in a closed loop to engines that make a token each `gap` milliseconds; returns who got them.
 fn run(pool: &Router, gaps: &[u64], requests: u64) -> BTreeMap<String, usize> {
     let mut random = generator(1);

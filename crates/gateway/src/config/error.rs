@@ -54,6 +54,12 @@ pub enum ConfigError {
         "the ports after kv_events_port or kv_events_replay_port {0} go beyond 65535: choose a lower one"
     )]
     EventsPorts(NonZero<u16>),
+    /// A limit that nothing could keep.
+    #[error("`{0}` is 0, which no request could keep: it must be more, and may be large")]
+    Zero(&'static str),
+    /// Not a path to ask for.
+    #[error("`checks.path` is `{0}`: it must begin with / and have no spaces, as /health does")]
+    CheckPath(String),
     /// A certificate without its key, or a key without its certificate.
     #[error("tls.{0} and tls.{1} go together: give both or none")]
     HalfIdentity(&'static str, &'static str),

@@ -41,6 +41,12 @@ macro_rules! section {
                 Self { $($key: self.$key.or(under.$key),)* }
             }
 
+            /// The keys in which the two differ.
+            pub(super) fn differing(settings: &$settings, other: &$settings) -> Vec<&'static str> {
+                let rows = [$((stringify!($key), settings.$field != other.$field)),*];
+                rows.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+            }
+
             /// The help of each flag, with the default that is in force.
             #[cfg(test)]
             pub(super) fn helps() -> Vec<(&'static str, String)> {

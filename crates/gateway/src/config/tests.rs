@@ -53,6 +53,26 @@ fn what_cannot_be_used_is_refused() {
     assert!(matches!(read(""), Err(ConfigError::NoReplicas)));
     assert!(matches!(read("replicas: [http://a, 'http://a/']"), Err(ConfigError::Twice(_))));
     assert!(matches!(read("replicas: [http://a]\nhealth: {rise: 0}"), Err(ConfigError::Value(_))));
+    for key in [
+        "limits: {max_body_bytes",
+        "limits: {max_buffered_bytes",
+        "limits: {header_timeout_s",
+        "limits: {body_timeout_s",
+        "limits: {connect_timeout_s",
+        "limits: {response_timeout_s",
+        "limits: {stream_timeout_s",
+        "checks: {fast_interval_s",
+        "checks: {timeout_s",
+    ] {
+        let error = read(&format!("replicas: [http://a]\n{key}: 0}}")).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("`{}` is 0", key.replace(": {", "."))), "{error}");
+        read(&format!("replicas: [http://a]\n{key}: 1}}")).unwrap();
+    }
+    read("replicas: [http://a]\nlimits: {idle_timeout_s: 0, upstream_idle_s: 0, lingering_s: 0}").unwrap();
+    for path in ["health", "''", "/a b", "\"/a\\r\\nb\""] {
+        let error = read(&format!("replicas: [http://a]\nchecks: {{path: {path}}}")).unwrap_err().to_string();
+        assert!(error.starts_with("`checks.path` is `"), "{error}");
+    }
     let half = read("replicas: [http://a]\ntls: {certificate: a.pem}").unwrap_err().to_string();
     assert!(half.starts_with("tls.certificate and tls.key"), "{half}");
     let low = "replicas: [http://a]\npolicy: {prefix_hash: {load_factor_percent: 50}}";

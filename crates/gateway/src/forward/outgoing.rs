@@ -36,9 +36,10 @@ pub(super) fn write(
     let mut length_written = !matches!(head.body, BodyLength::Known(_));
     let (mut knows_protocol, mut knows_id) = (false, false);
     for field in head.fields.end_to_end() {
-        // Of equal lengths one is enough, and the length of chunks is not known before their end.
+        // Of equal lengths one is enough, and the length of chunks is not known before their end. An empty id is none.
         if field.is("expect")
             || field.is("trailer")
+            || field.is(REQUEST_ID) && field.value.is_empty()
             || field.is("host") && std::mem::replace(&mut host_written, true)
             || field.is("content-length") && std::mem::replace(&mut length_written, true)
         {

@@ -22,6 +22,12 @@ const LOGGED_KEY: PrefixNeed =
 
 /// Bytes of a model's name that the decision log keeps: a longer one is no model's.
 const MOST_MODEL_BYTES: usize = 256;
+/// Tokens that a body of unknown meaning counts as, at most. Much of it is not for the engine's prompt: an image or a
+/// file as base64 would look like a million tokens, and turn everybody else away from its replica.
+const MOST_GUESSED_TOKENS: u32 = 4096;
+/// Tokens that a body counts as which is no JSON, whatever its size: sound, pictures and files are no prompt, and an
+/// engine's work on them has nothing to do with their bytes.
+const FOREIGN_TOKENS: u32 = 16;
 
 /// What a request's body and its session's field say.
 #[derive(Debug, Default)]
@@ -61,7 +67,7 @@ impl Meaning {
         let mut meaning = Self {
             session_key: needs.session_headers.iter().find_map(|name| session(name)),
             blocks: mem::take(&mut scratch.blocks),
-            prompt_tokens: estimate_tokens(body.len()),
+            prompt_tokens: guess_tokens(body),
             ..Self::default()
         };
         meaning.blocks.clear();
@@ -159,6 +165,15 @@ impl<'w> Understood<'w> {
 impl Drop for Understood<'_> {
     fn drop(&mut self) {
         self.worker.scratch.borrow_mut().keep_blocks(mem::take(&mut self.meaning.blocks));
+    }
+}
+
+/// Prompt tokens of a body that cannot be read, or need not be.
+fn guess_tokens(body: &[u8]) -> u32 {
+    match body.trim_ascii_start().first() {
+        None => 0,
+        Some(b'{' | b'[') => estimate_tokens(body.len()).min(MOST_GUESSED_TOKENS),
+        Some(_) => FOREIGN_TOKENS,
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) enum Framing {
 pub(crate) enum InvalidHead {
     #[error("not an HTTP response: {0}")]
     Syntax(httparse::Error),
-    #[error("more than {MAX_HEAD_BYTES} bytes of response head")]
+    #[error("more than {MAX_HEAD_BYTES} bytes or {MAX_FIELDS} fields of response head")]
     TooLarge,
     #[error("{0}")]
     Framing(&'static str),
@@ -62,7 +62,7 @@ impl ResponseHead {
         let length = match parsed {
             Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD_BYTES => length,
             Ok(httparse::Status::Partial) if buffer.len() < MAX_HEAD_BYTES => return Ok(None),
-            Ok(_) => return Err(InvalidHead::TooLarge),
+            Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(InvalidHead::TooLarge),
             Err(error) => return Err(InvalidHead::Syntax(error)),
         };
         let status = StatusCode::from_u16(response.code.unwrap_or_default())
@@ -84,6 +84,11 @@ impl ResponseHead {
         // Whoever sent both framings may think that the answer ends elsewhere: nothing may follow it.
         let keep_alive = keep_alive && !both_framings && framing != Framing::UntilClose;
         Ok(Some(Self { status, reason, fields, framing, keep_alive }))
+    }
+
+    /// Whether another head follows.
+    pub(crate) fn is_interim(&self) -> bool {
+        self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS
     }
 
     /// RFC 9112, 6.3.

@@ -12,7 +12,7 @@ use prometheus_client::{
 };
 use routing::{HealthState, PickReason, PolicyName, Replica};
 
-use super::{CLASSES, Histogram, Metrics, ReplicaMetrics};
+use super::{CLASSES, FAILURES, Histogram, Metrics, ReplicaMetrics};
 use crate::{Reason, decision_log, fleet::Backend, kv_events, shared::Shared};
 
 /// Reads all metrics of a gateway.
@@ -169,6 +169,16 @@ impl Collector for Scrape {
             for reason in PickReason::ALL {
                 let labels = [("replica", &*replica.spec.name), ("reason", reason.label())];
                 counter(&mut family, &labels, backend.metrics.picks(reason).get())?;
+            }
+        }
+
+        let help =
+            "Attempts that a replica failed, repeated ones and broken streams too; these are what ejects it.";
+        let mut family = describe(&mut encoder, "replica_failures", help, MetricType::Counter)?;
+        for (replica, backend) in &replicas {
+            for (outcome, failures) in FAILURES.into_iter().zip(&backend.metrics.failures) {
+                let labels = [("replica", &*replica.spec.name), ("reason", outcome.label())];
+                counter(&mut family, &labels, failures.get())?;
             }
         }
 

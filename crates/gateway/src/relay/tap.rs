@@ -52,6 +52,11 @@ impl Tap {
         Self { kind, seen: Seen::default() }
     }
 
+    /// Whether the head alone says how the answer began: the first event of a stream may be an error.
+    pub(crate) fn knows_no_more(&self) -> bool {
+        !matches!(self.kind, Kind::Events(_))
+    }
+
     /// Looks at the next bytes.
     pub(crate) fn look(&mut self, data: &[u8]) {
         match &mut self.kind {
@@ -75,7 +80,14 @@ impl Tap {
         match &mut self.kind {
             Kind::Nothing => {}
             Kind::Events(splitter) => splitter.finish(|event| self.seen.add(event.data)),
-            Kind::Json(tail) => self.seen.usage = find_usage(tail),
+            Kind::Json(tail) => {
+                self.seen.usage = find_usage(tail);
+                // Embeddings have none, and say nothing about how long answers get.
+                let tokens = self.seen.usage.map_or(0, |usage| usage.completion_tokens);
+                if tokens > 0 {
+                    flight.produced_at_once(tokens);
+                }
+            }
         }
         self.tell(flight);
     }
@@ -102,11 +114,12 @@ impl Seen {
     }
 
     fn tell(self, flight: &mut Flight) {
-        if self.tokens > 0 {
-            flight.produced(self.tokens);
-        }
         if self.failed {
             flight.judge(Outcome::ServerError);
+        }
+        if self.tokens > 0 {
+            flight.answering();
+            flight.produced(self.tokens);
         }
         if let Some(usage) = self.usage {
             flight.report(usage);

@@ -93,6 +93,15 @@ impl Manners {
     }
 }
 
+/// Writes the head of an answer that another one follows.
+pub(crate) fn write_interim(head: &ResponseHead, out: &mut BytesMut) {
+    write_line(out, head.status, &head.reason);
+    for field in head.fields.end_to_end().filter(|field| !field.is("content-length")) {
+        put_line(out, &[field.line]);
+    }
+    out.put_slice(b"\r\n");
+}
+
 fn write_line(out: &mut BytesMut, status: StatusCode, reason: &[u8]) {
     put_line(out, &[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason]);
 }

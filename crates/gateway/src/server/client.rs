@@ -1,7 +1,7 @@
 //! One client's connection, as its driver and the request in progress share it.
 //!
 //! While a request is in progress the driver reads ahead, up to a limit: so it notices that the client has left,
-//! behind a pipelined request too. The time limits of all phases are one deadline here, watched by one timer
+//! behind a pipelined request too. Beyond the limit it watches for the hang-up alone. The time limits of all phases are one deadline here, watched by one timer
 //! that is set again only when it fires or when a phase needs an earlier one.
 
 use std::{
@@ -19,9 +19,10 @@ use bytes::{Buf, BytesMut};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+use super::hang_up::HangUp;
 use crate::{wire::Wire, worker::Worker};
 
-/// Bytes that are read ahead of a request in progress. A client that sends more is watched no further.
+/// Bytes that are read ahead of a request in progress. More stays in the kernel.
 const MOST_AHEAD: usize = 64 * 1024;
 
 /// What a connection is doing; each phase has its own time limit.
@@ -59,6 +60,8 @@ pub(crate) struct Client {
     read_waits: Cell<bool>,
     /// Our half of the connection is closed.
     closed: Cell<bool>,
+    /// While more has come than is read ahead.
+    hang_up: RefCell<Option<HangUp>>,
 }
 
 /// The socket of a connection that left HTTP.
@@ -80,6 +83,7 @@ impl Client {
             deadline: Cell::new(deadline),
             read_waits: Cell::new(false),
             closed: Cell::new(false),
+            hang_up: RefCell::default(),
         }
     }
 
@@ -118,6 +122,7 @@ impl Client {
     /// While a request is in progress: reads ahead. Ready when the client has left.
     pub(crate) fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
         if !matches!(self.phase.get(), Phase::Upstream | Phase::Reply) {
+            self.hang_up.take();
             return Poll::Pending;
         }
         while !self.read_waits.get() && self.input.borrow().len() < MOST_AHEAD {
@@ -126,7 +131,15 @@ impl Client {
                 Ok(0) | Err(_) => return Poll::Ready(()),
             }
         }
-        Poll::Pending
+        if self.read_waits.get() {
+            return Poll::Pending;
+        }
+        let mut hang_up = self.hang_up.borrow_mut();
+        if hang_up.is_none() {
+            // Without a descriptor for it, it is watched at the next wake-up.
+            *hang_up = HangUp::of(self.wire.borrow().socket()).ok();
+        }
+        hang_up.as_ref().map_or(Poll::Pending, |hang_up| hang_up.poll(context))
     }
 
     /// Reads what has come; 0 at the end.

@@ -4,7 +4,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -29,6 +29,8 @@ const LONGEST_UNACKNOWLEDGED: Duration = Duration::from_millis(i32::MAX as u64);
 /// First pause after an accept that failed for want of something; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Time between two warnings that say the same.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Opens `count` sockets on one address. Port 0 lets the system choose one port for all of them. Clients of theirs may
 /// stop reading for `patience` without being taken for gone.
@@ -72,6 +74,7 @@ fn socket(address: SocketAddr, patience: Duration) -> io::Result<Socket> {
 pub(crate) async fn accept(worker: &Rc<Worker>, listener: &TcpListener) {
     let metrics = &worker.shared.metrics;
     let mut pause = FIRST_PAUSE;
+    let mut warned: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
@@ -81,7 +84,8 @@ pub(crate) async fn accept(worker: &Rc<Worker>, listener: &TcpListener) {
             Err(error) if is_about_one_connection(&error) => metrics.accept_errors.add(1),
             Err(error) => {
                 metrics.accept_errors.add(1);
-                if pause == LONGEST_PAUSE || pause == FIRST_PAUSE {
+                if warned.is_none_or(|then| then.elapsed() >= WARNING_INTERVAL) {
+                    warned = Some(Instant::now());
                     tracing::warn!(%error, "cannot accept connections");
                 }
                 sleep(pause).await;

@@ -139,7 +139,7 @@ fn count_unread(client: &Client, reason: Reason) {
     let shared = &client.worker.shared;
     shared.metrics.errors(reason).add(1);
     shared.metrics.own_answers[crate::metrics::class(reason.status())].add(1);
-    if shared.settings.access_log != AccessLog::Off && client.worker.stage() != Stage::Ending {
+    if shared.in_force.load().access_log != AccessLog::Off && client.worker.stage() != Stage::Ending {
         tracing::info!(
             target: "evenload::access",
             client = %client.address,

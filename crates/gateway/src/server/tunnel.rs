@@ -2,16 +2,14 @@
 
 use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
 
-use tokio::{
-    io::{AsyncWriteExt, copy_bidirectional},
-    time::sleep_until,
-};
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
 
 use super::client::{Phase, TunnelIo};
 use crate::{flight::Flight, upstream::connection::Connection};
 
 /// Copies until both sides have ended, one has broken, or nothing has moved for the time limit of a stream.
 pub(super) async fn run(mut flight: Box<Flight>, connection: Connection) {
+    flight.answering();
     let client = Rc::clone(&flight.client);
     let (mut replica, from_replica) = connection.into_parts();
     let from_client = client.input.take();
@@ -22,18 +20,10 @@ pub(super) async fn run(mut flight: Box<Flight>, connection: Connection) {
         replica.write_all(&from_client).await?;
         copy_bidirectional(&mut client_io, &mut replica).await
     });
-    let mut alarm = pin!(sleep_until(client.deadline().into()));
-    let copied = poll_fn(|context| {
-        if let Poll::Ready(copied) = copying.as_mut().poll(context) {
-            return Poll::Ready(copied.ok());
-        }
-        while alarm.as_mut().poll(context).is_ready() {
-            if client.is_late() {
-                return Poll::Ready(None);
-            }
-            alarm.as_mut().reset(client.deadline().into());
-        }
-        Poll::Pending
+    // The connection's task wakes at the deadline, and looks here first.
+    let copied = poll_fn(|context| match copying.as_mut().poll(context) {
+        Poll::Pending if client.is_late() => Poll::Ready(None),
+        polled => polled.map(Result::ok),
     })
     .await;
     if let Some((up, down)) = copied {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
@@ -74,7 +75,8 @@ impl Connection {
         self.wire.is_quiet()
     }
 
-    /// Sends `request` and reads up to the end of the response head. An answer that comes before the request
+    /// Sends `request` and reads up to the end of the response head, or of an interim one, after which it is to be
+    /// called again. A 100 is ours: the body is there, nobody has to be told to send it. An answer that comes before the request
     /// has gone out whole ends the sending; the connection then cannot be used again. `room` is for one read.
     pub(crate) fn poll_exchange(
         &mut self,
@@ -96,7 +98,11 @@ impl Connection {
             while !self.buffer.is_empty()
                 && let Some(mut head) = ResponseHead::take(&mut self.buffer, to_head)?
             {
-                if head.status.is_informational() && head.status.as_u16() != 101 {
+                if head.is_interim() {
+                    // Whatever becomes of it now, it is no connection that had been closed while idle.
+                    self.reused = false;
+                }
+                if head.status == StatusCode::CONTINUE {
                     continue;
                 }
                 head.keep_alive &= request.is_sent();

@@ -73,6 +73,14 @@ fn what_cannot_be_understood_is_named() {
     let mut large = Link::new(SocketKind::Pub, LIMIT).output().clone();
     message(&mut large, &[&[0; 600], &[0; 600]]);
     assert_eq!(hear(&mut link(), &large, 64), Err(ZmtpError::TooLarge(1000)));
+    let greeting = Link::new(SocketKind::Pub, LIMIT).output().clone();
+    let mut many = greeting.clone();
+    message(&mut many, &[&b""[..]; MOST_FRAMES]);
+    assert_eq!(hear(&mut link(), &many, 64).map(|heard| heard.len()), Ok(2));
+    let mut too_many = greeting;
+    message(&mut too_many, &[&b""[..]; MOST_FRAMES + 1]);
+    let refused = Err(ZmtpError::Frame("one more than a message may have"));
+    assert_eq!(hear(&mut link(), &too_many, 64), refused, "it would be counted again with each");
 }
 
 proptest! {
