@@ -6,6 +6,7 @@
 mod dataset;
 mod flags;
 mod load;
+mod modern;
 mod output;
 mod send;
 mod unsupported;
@@ -24,15 +25,19 @@ use super::interrupt::Interrupts;
 const USAGE: u8 = 2;
 
 impl Arguments {
-    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+    pub(crate) fn run(mut self) -> anyhow::Result<ExitCode> {
         if let Err(problem) = self.check() {
             eprintln!("evenload: {problem}");
             return Ok(ExitCode::from(USAGE));
         }
+        output::check(&self)?;
         let sender = Sender::new(&self)?;
+        if self.model.is_none() {
+            self.model = Some(sender.first_model()?);
+        }
         let load = Load::read(&self)?;
         output::print(&load.describe(&self))?;
-        sender.warm_up(load.warm_up(&self))?;
+        sender.warm_up(&self, &load)?;
         let run = self.bench_run();
         let control = Interrupts::listen().context("cannot wait for signals")?.next_run();
         output::print(&run.preamble())?;
