@@ -458,6 +458,7 @@ fn what_cannot_be_done_is_said_in_one_line() {
         let message = failure(&command.output().unwrap(), 1);
         assert!(message.starts_with("evenload: ") && message.contains(said), "{message}");
         assert_eq!(message.lines().count(), 1, "{message}");
+        assert!(message.matches("os error").count() < 2, "a cause is said once: {message}");
     }
 }
 
