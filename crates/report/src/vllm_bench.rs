@@ -5,7 +5,8 @@
 //! requests only, percentiles as NumPy's, ITL pooled over all gaps, zero where there is nothing to average. Which
 //! events count as chunks is the sender's to follow. One figure differs: an answer whose tokens all came in one event
 //! has no TPOT here; the scripts average in a zero for it.
-//! Lists have one entry a request, in the order of the plan; generated texts are not kept, theirs are empty.
+//! Lists have one entry a request, in the order of the plan; generated texts are not kept, theirs are empty. The steps of
+//! a ramp (`rps_change_events`) and what servers tell of speculation are not in the file.
 //! The peak of concurrent requests is looked at eight times a second, unless the sender knows it exactly.
 //!
 //! What this side adds (lateness, in flight, verdict) stands after the block, so that whoever reads the block

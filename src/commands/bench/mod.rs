@@ -1,5 +1,8 @@
 //! `evenload bench`: the serving benchmark of KubeAI and of vLLM, by their flags, with their output.
 //!
+//! The script decides the defaults, the prompts, the send times, what is sent before the run, what counts as a chunk,
+//! and the output. Flags that are not there are refused by name.
+//!
 //! The block and the JSON hold those scripts' figures by their definitions. What they do not say (how late requests
 //! left, how many were in flight, whether the numbers may be quoted) follows after the block.
 
