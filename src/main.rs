@@ -2,7 +2,7 @@
 
 mod commands;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser};
 use commands::profile;
@@ -25,9 +25,47 @@ fn main() -> ExitCode {
         .unwrap_or_else(|error| error.exit());
     match cli.command.run() {
         Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("evenload: {error:#}");
+            eprintln!("evenload: {}", in_a_line(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Whether nobody reads the output any more, as behind `head`. Nothing else that commands fail with is a bare one.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let bare = error.chain().count() == 1;
+    bare && error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The error and its causes. Many errors say their cause themselves; it is not said again.
+fn in_a_line(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.ends_with(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let gone = || io::Error::from_raw_os_error(2);
+        let telling = anyhow::Error::from(workload::Error::Read { path: "x".into(), source: gone() });
+        assert_eq!(in_a_line(&telling), "cannot read x: No such file or directory (os error 2)");
+        let silent = anyhow::Error::from(gone()).context("cannot read y").context("no start");
+        assert_eq!(in_a_line(&silent), "no start: cannot read y: No such file or directory (os error 2)");
+        let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(is_closed_pipe(&anyhow::Error::from(closed())));
+        let file: anyhow::Result<()> = Err(closed()).context("cannot write z");
+        assert!(!is_closed_pipe(&file.unwrap_err()));
     }
 }

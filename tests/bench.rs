@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
+    collections::BTreeSet,
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::mpsc::{Receiver, channel},
     time::{Duration, Instant},
 };
 
@@ -181,6 +183,224 @@ fn the_block_and_the_file_of_the_script() {
     assert_eq!(file["evenload"]["workload"]["unique_prompts"], 36);
 }
 
+/// Answers every request, after the first few, which it hangs up on, with `events`: a pause before each but the first,
+/// and a usage of 5 tokens after them. Requests can be received.
+fn answers(hang_ups: usize, events: &'static [&str], pause: Duration) -> (String, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (seen, requests) = channel();
+    std::thread::spawn(move || {
+        for socket in listener.incoming().skip(hang_ups) {
+            let mut socket = BufReader::new(socket.unwrap());
+            let (mut line, mut length, mut request) = (String::new(), 0, String::new());
+            while line != "\r\n" {
+                line.clear();
+                assert!(socket.read_line(&mut line).unwrap() > 0);
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                request += &line;
+            }
+            let mut body = vec![0; length];
+            socket.read_exact(&mut body).unwrap();
+            if request.starts_with("GET /v1/models ") {
+                let list = r#"{"data":[{"id":"first"},{"id":"second"}]}"#;
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{list}", list.len());
+                socket.get_mut().write_all(head.as_bytes()).unwrap();
+                continue;
+            }
+            let _ = seen.send(request + std::str::from_utf8(&body).unwrap());
+            let mut say = |text: &str| socket.get_mut().write_all(text.as_bytes()).unwrap();
+            say("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n");
+            for (place, event) in events.iter().enumerate() {
+                std::thread::sleep(if place > 0 { pause } else { Duration::ZERO });
+                say(&format!("data: {event}\n\n"));
+            }
+            std::thread::sleep(pause);
+            say(r#"data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5}}"#);
+            say("\n\ndata: [DONE]\n\n");
+        }
+    });
+    (url, requests)
+}
+
+#[test]
+fn chunks_are_what_the_scripts_count() {
+    const PAUSE: Duration = Duration::from_millis(40);
+    const COMPLETION: [&str; 4] = [
+        r#"{"choices":[{"text":""}]}"#,
+        r#"{"choices":[{"text":"hello"}]}"#,
+        r#"{"choices":[{"text":" world"}]}"#,
+        r#"{"choices":[{"text":"","finish_reason":"stop"}]}"#,
+    ];
+    const CHAT: [&str; 4] = [
+        r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#,
+        r#"{"choices":[{"delta":{"content":"hello"}}]}"#,
+        r#"{"choices":[{"delta":{"content":" world"}}]}"#,
+        r#"{"choices":[{"delta":{"content":""},"finish_reason":"stop"}]}"#,
+    ];
+    let stage = Stage::new();
+    // Gaps between chunks, and pauses between the first chunk and the end of the answer.
+    for (events, flags, gaps, pauses) in [
+        (&COMPLETION, ["--backend=vllm", "--script=kubeai"], 3, 3),
+        (&COMPLETION, ["--backend=openai", "--script=vllm"], 3, 3),
+        (&CHAT, ["--backend=openai-chat", "--script=kubeai"], 3, 4),
+        (&CHAT, ["--backend=openai-chat", "--script=vllm"], 2, 2),
+    ] {
+        let mut command = bench(&answers(0, events, PAUSE).0, &stage.dataset(), MODEL);
+        let common = ["--num-prompts=2", "--save-result", "--save-detailed", "--result-filename=chunks.json"];
+        command.args(common).args(flags).args(["--percentile-metrics=ttft,tpot,itl,e2el"]);
+        let output = command.current_dir(&stage.directory).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let bytes = fs::read(stage.directory.path().join("chunks.json")).unwrap();
+        let file: Value = serde_json::from_slice(&bytes).unwrap();
+        for list in file["itls"].as_array().unwrap() {
+            assert_eq!(list.as_array().unwrap().len(), gaps, "{flags:?}: {list}");
+        }
+        let figure = |key: &str| file[key].as_f64().unwrap();
+        let decode = figure("mean_e2el_ms") - figure("mean_ttft_ms");
+        assert!(decode >= (pauses * PAUSE).as_secs_f64() * 1e3, "{flags:?}: {decode}");
+        assert!((figure("mean_tpot_ms") - decode / 4.0).abs() < 0.01, "{flags:?}: 5 tokens have 4 gaps");
+    }
+}
+
+#[test]
+fn todays_script_has_its_own_defaults_and_flags() {
+    const ANSWER: [&str; 2] = [r#"{"choices":[{"text":"a"}]}"#, r#"{"choices":[{"text":"b"}]}"#];
+    let directory = tempfile::tempdir().unwrap();
+    let bench = |url: &str, flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_evenload"));
+        command.args(["bench", "--script=vllm", "--num-prompts=3", "--base-url", url]).args(flags);
+        let output = command.current_dir(&directory).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let read = |request: &str| {
+        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        (head.to_ascii_lowercase(), serde_json::from_str::<Value>(body).unwrap())
+    };
+
+    let (url, requests) = answers(0, &ANSWER, Duration::ZERO);
+    let text = bench(&url, &[]);
+    assert!(text.contains("no temperature is sent"), "{text}");
+    let plain: Vec<String> = requests.try_iter().collect();
+    assert_eq!(plain.len(), 3, "nothing is sent before the run");
+    let (head, body) = read(&plain[0]);
+    assert!(!head.contains("connection: close"), "connections are kept: {head}");
+    let expected = json!({
+        "model": "first", "prompt": body["prompt"], "max_tokens": 128, "repetition_penalty": 1.0,
+        "ignore_eos": true, "stream": true, "stream_options": {"include_usage": true},
+    });
+    assert_eq!(body, expected);
+
+    // The first connection is hung up on: the server is not ready yet.
+    let (url, requests) = answers(1, &ANSWER, Duration::ZERO);
+    let flags = [
+        "--model=m",
+        "--input-len=20",
+        "--output-len=9",
+        "--temperature=0.5",
+        "--top-k=-1",
+        "--num-warmups=2",
+        "--ready-check-timeout-sec=1",
+        "--request-id-prefix=mine-",
+        "--header",
+        "x-team=red",
+        "x-tier=gold",
+        "--extra-body",
+        r#"{"max_tokens":4,"guided":{"choice":["a"]}}"#,
+        "--label=nightly",
+        "--ramp-up-strategy=linear",
+        "--ramp-up-start-rps=50",
+        "--ramp-up-end-rps=100",
+        "--append-result",
+        "--lora-modules",
+        "one",
+        "two",
+        "--lora-assignment=round-robin",
+    ];
+    let text = bench(&url, &flags);
+    assert!(text.contains("Will increase RPS from 50 to 100 RPS"), "{text}");
+    let all: Vec<(String, Value)> = requests.try_iter().map(|request| read(&request)).collect();
+    assert_eq!(all.len(), 1 + 2 + 3, "a check, two warm-ups, the run");
+    let models: Vec<&Value> = all[3..].iter().map(|(_, body)| &body["model"]).collect();
+    assert_eq!(models, ["one", "two", "one"]);
+    let (head, body) = &all[3];
+    for line in ["x-team: red", "x-tier: gold", "x-request-id: mine-0-0"] {
+        assert!(head.contains(line), "{line}: {head}");
+    }
+    assert_eq!(
+        (&body["max_tokens"], &body["temperature"], &body["top_k"]),
+        (&json!(4), &json!(0.5), &json!(-1))
+    );
+    assert_eq!((&body["guided"]["choice"][0], body["prompt"].as_str().unwrap().len()), (&json!("a"), 80));
+
+    let written = row(&text, "written:").to_owned();
+    assert!(written.starts_with("nightly-ramp-up-linear-50qps-100qps-m-"), "{written}");
+    let name = format!("--result-filename={written}");
+    let (url, _requests) = answers(0, &ANSWER, Duration::ZERO);
+    bench(&url, &["--model=m", "--append-result", "--save-detailed", &name]);
+    let lines = fs::read_to_string(directory.path().join(written)).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [first, second] = &lines[..] else { panic!("{} lines", lines.len()) };
+    assert_eq!((&first["label"], &first["ramp_up_strategy"]), (&json!("nightly"), &json!("linear")));
+    assert_eq!((&second["label"], &second["backend"]), (&Value::Null, &json!("openai")));
+    assert!(first["latencies"].is_array() && first["ttfts"].is_null(), "{first}");
+    assert_eq!((&second["input_lens"], second["ttfts"].as_array().unwrap().len()), (&json!([7, 7, 7]), 3));
+}
+
+#[test]
+fn todays_script_spreads_the_requests_over_their_number_by_the_rate() {
+    let stage = Stage::new();
+    for seed in 1..4 {
+        let seed = format!("--seed={seed}");
+        let flags = ["--script=vllm", "--num-prompts=20", "--request-rate=100", "--burstiness=0.2", &seed];
+        let file = ["--save-result", "--save-detailed", "--result-filename=spread.json"];
+        stage.run(&[&flags[..], &file].concat());
+        let file = fs::read(stage.directory.path().join("spread.json")).unwrap();
+        let file: Value = serde_json::from_slice(&file).unwrap();
+        let starts = file["start_times"].as_array().unwrap().iter().map(|start| start.as_f64().unwrap());
+        assert!(starts.fold(0.0, f64::max) >= 0.2, "{seed}: {file}");
+    }
+}
+
+#[test]
+fn every_flag_of_todays_script_is_in_the_help_or_refused_by_name() {
+    let flags = include_str!("data/vllm-bench-serve-0.33-flags.txt");
+    let help = Command::new(env!("CARGO_BIN_EXE_evenload")).args(["bench", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let words = help.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '-'));
+    let shown: BTreeSet<&str> = words.filter(|word| word.starts_with("--")).collect();
+    assert_eq!(flags.lines().count(), 101);
+    for flag in flags.lines().filter(|flag| !shown.contains(flag)) {
+        let output = Command::new(env!("CARGO_BIN_EXE_evenload")).args(["bench", flag]).output().unwrap();
+        let said = failure(&output, 2);
+        let first = said.lines().next().unwrap();
+        assert!(first.starts_with(&format!("error: {flag} is not supported: ")), "{said}");
+    }
+}
+
+#[test]
+fn a_run_is_not_lost_with_its_file() {
+    let stage = Stage::new();
+    let taken = stage.directory.path().join("taken");
+    fs::create_dir(&taken).unwrap();
+    for (flag, said) in
+        [("--result-dir=sharegpt.json", "sharegpt.json"), ("--result-filename=taken", "taken is a directory")]
+    {
+        let output = stage.command(&["--num-prompts=4", "--save-result", flag]).output().unwrap();
+        let message = failure(&output, 1);
+        assert!(message.contains(said), "{message}");
+        assert!(output.stdout.is_empty(), "it is said before the run: {output:?}");
+    }
+    std::os::unix::fs::symlink("/dev/full", stage.directory.path().join("full.json")).unwrap();
+    let flags = ["--num-prompts=4", "--save-result", "--result-filename=full.json"];
+    let output = stage.command(&flags).output().unwrap();
+    assert!(failure(&output, 1).contains("full.json"), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(row(&text, "Successful requests:"), "4");
+}
+
 #[test]
 fn what_is_asked_for_is_in_the_output() {
     let stage = Stage::new();
@@ -238,6 +458,7 @@ fn what_cannot_be_done_is_said_in_one_line() {
         let message = failure(&command.output().unwrap(), 1);
         assert!(message.starts_with("evenload: ") && message.contains(said), "{message}");
         assert_eq!(message.lines().count(), 1, "{message}");
+        assert!(message.matches("os error").count() < 2, "a cause is said once: {message}");
     }
 }
 
@@ -258,6 +479,20 @@ fn flags_that_cannot_be_had_are_refused_by_name() {
         (&["--goodput", "itl:5"], "ttft, tpot and e2el"),
         (&["--backend=openai-chat", "--endpoint=/v1/completions"], "--endpoint /v1/completions"),
         (&["--num-prompts=0"], "--num-prompts"),
+        (&["--max-conversations=0"], "--max-conversations"),
+        (&["--ramp-up-strategy=linear"], "required"),
+        (
+            &[
+                "--ramp-up-strategy=linear",
+                "--ramp-up-start-rps=1",
+                "--ramp-up-end-rps=2",
+                "--request-rate=3",
+            ],
+            "leave --request-rate away",
+        ),
+        (&["--extra-body=[1]"], "give a JSON object"),
+        (&["--plot-timeline"], "--plot-timeline is not supported"),
+        (&["--dataset-name=timed_trace"], "evenload profile"),
     ] {
         let message = failure(&stage.command(flags).output().unwrap(), 2);
         assert!(message.lines().next().unwrap().contains(said), "{flags:?}: {message}");
@@ -286,13 +521,28 @@ fn prompts_without_a_dataset() {
     let text = run(&random);
     assert_eq!(row(&text, "Total input tokens:"), "3200");
     assert_eq!(row(&text, "Total generated tokens:"), "140");
-    // 60 shared tokens are three whole blocks of 16; 19 of 20 prompts find them.
+    // The first prompt, of 160 tokens, was sent before the run. 60 shared tokens are three whole blocks of 16.
     assert_eq!(
         row(&text, "Best possible prefix cache hits (%):"),
-        format!("{:.2}", 100.0 * 19.0 * 48.0 / 3200.0)
+        format!("{:.2}", 100.0 * (160.0 + 19.0 * 48.0) / 3200.0)
     );
-    let spread = run(&[&random[..], &["--random-range-ratio=0.5", "--script=vllm", "--seed=3"]].concat());
-    assert_ne!(row(&spread, "Total input tokens:"), "3200");
+    let spread = ["--random-range-ratio=0.5", "--script=vllm", "--seed=3", "--num-prompts=400"];
+    let short = ["--random-input-len=25", "--random-prefix-len=0", "--random-output-len=1"];
+    let file = ["--save-result", "--save-detailed", "--result-filename=spread.json"];
+    let mut spreading = Command::new(env!("CARGO_BIN_EXE_evenload"));
+    spreading.args(["bench", "--dataset-name=random", "--model", MODEL, "--base-url", &stage.url()]);
+    let output =
+        spreading.args(spread).args(short).args(file).current_dir(&stage.directory).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let file = fs::read(stage.directory.path().join("spread.json")).unwrap();
+    let file: Value = serde_json::from_slice(&file).unwrap();
+    let range = |list: &str| {
+        let lengths: Vec<u64> =
+            file[list].as_array().unwrap().iter().map(|length| length.as_u64().unwrap()).collect();
+        (*lengths.iter().min().unwrap(), *lengths.iter().max().unwrap())
+    };
+    assert_eq!(range("input_lens"), (12, 38), "half of 25 rounded down, and one and a half rounded up");
+    assert_eq!(range("output_lens"), (1, 2));
 
     let poem = stage.directory.path().join("poem.txt");
     fs::write(&poem, "Shall I compare thee to a summer's day?\n".repeat(40)).unwrap();

@@ -1,15 +1,24 @@
-//! `evenload simulate` on the command line: what it refuses, and that traffic which a balancer recorded can be played again.
+//! `evenload simulate` on the command line: what it refuses, the files
+//! that it writes, and that traffic which a balancer recorded can be played again.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
 use serde_json::{Value, json};
 
+fn simulate() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evenload"));
+    command.arg("simulate");
+    command
+}
+
 /// Status and everything that was said.
-fn simulate(arguments: &[&str]) -> (Option<i32>, String) {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_evenload")).arg("simulate").args(arguments).output().unwrap();
+fn said(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = simulate().args(arguments).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&said).into_owned())
 }
@@ -26,7 +35,7 @@ fn what_would_do_nothing_is_refused() {
         (&["run", "--workload=words", "--concurrency=4", "--speed-up=2"], "a file's own times"),
         (&["replay", "none.jsonl", "--replicas=100000"], "--replicas"),
     ] {
-        let (status, said) = simulate(arguments);
+        let (status, said) = said(arguments);
         assert!(status.is_some_and(|status| status != 0) && said.contains(wanted), "{arguments:?}: {said}");
     }
 }
@@ -53,7 +62,7 @@ fn recorded_keys_decide_where_recorded_requests_go() {
     let path = path.to_string_lossy();
     let mut arguments = vec!["replay", &path, "--json", "--no-bound", "--seed=1"];
     arguments.extend(flags.iter().map(String::as_str));
-    let (status, said) = simulate(&arguments);
+    let (status, said) = said(&arguments);
     assert_eq!(status, Some(0), "{said}");
     let hits = policies.map(|policy| {
         let rows = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -62,4 +71,31 @@ fn recorded_keys_decide_where_recorded_requests_go() {
     });
     // 20 of 200 prompts are new to their conversation's replica.
     assert!(hits[0] > 0.88 && hits[1] > 0.88 && hits[2] < 0.8, "{hits:?}");
+}
+
+#[test]
+fn the_published_tables_are_in_their_file_though_nobody_reads_the_output() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = simulate();
+    command.arg("kubeai").arg("--output").arg(directory.path());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let file = fs::read(directory.path().join("kubeai.json")).unwrap();
+    let file: serde_json::Value = serde_json::from_slice(&file).unwrap();
+    assert_eq!(file["rows"].as_array().unwrap().len() % 12, 0);
+}
+
+#[test]
+fn the_page_does_not_call_the_bound_a_result() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = simulate();
+    command.args(["run", "--workload=conversations", "--sessions=20", "--concurrency=4", "--replicas=2"]);
+    command.args(["--policy=random", "--policy=least_requests", "--seed=1"]);
+    let output = command.arg("--output").arg(directory.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let page = fs::read_to_string(directory.path().join("report.html")).unwrap();
+    assert!(page.contains("the throughput of random, with least_requests"));
+    assert!(!page.contains(", with bound") && page.contains(">bound<"), "it is in the tables only");
 }

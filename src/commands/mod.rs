@@ -21,7 +21,7 @@ use clap::Subcommand;
 /// What evenload can do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run KubeAI's or vLLM's serving benchmark, by its own flags.
+    /// Run KubeAI's serving benchmark, or today's `vllm bench serve` (--script vllm), by their flags.
     Bench(Box<bench::Arguments>),
     /// Measure how far this machine's measurements can be trusted.
     Calibrate(calibrate::Arguments),

@@ -4,7 +4,7 @@ mod support;
 
 use std::io::Write;
 
-use engine::{Adapter, Config, Profile, ServeError, serve};
+use engine::{Adapter, Config, FixedTimes, Profile, ServeError, serve};
 use serde_json::{Value, json};
 use support::{events, get, post, quick, receive, send, start, state, until};
 
@@ -194,6 +194,26 @@ fn bad_requests_get_vllms_status_and_openais_shape() {
     assert_eq!(error("/v1/completions", r#"{"prompt": ["hi", "ho"]}"#).2, json!("prompt"));
     assert_eq!(error("/v1/completions", r#"{"prompt": "hi", "max_tokens": 0}"#).2, json!("max_tokens"));
     assert_eq!(error("/v1/completions", r#"{"prompt": "hi", "max_tokens": 2, "min_tokens": 3}"#).0, 400);
+    for (member, value) in [
+        ("n", "-1"),
+        ("temperature", "-3"),
+        ("echo", "true"),
+        ("logprobs", "2"),
+        ("logprobs", "true"),
+        ("top_logprobs", "0"),
+    ] {
+        for path in ["/v1/completions", "/v1/chat/completions"] {
+            let body = format!(
+                r#"{{"prompt": "hi", "messages": [{{"role": "user", "content": "hi"}}], "{member}": {value}}}"#
+            );
+            let (status, _, param) = error(path, &body);
+            assert_eq!((status, param), (400, json!(member)), "{path} {member} {value}");
+        }
+    }
+    let allowed = json!({"prompt": "hi", "n": 1, "temperature": 0, "echo": false, "logprobs": null});
+    assert_eq!(post(address, "/v1/completions", &allowed).status, 200);
+    let (status, message, _) = error("/v1/completions", r#"{"prompt": "hi", "max_tokens": 5000000000}"#);
+    assert!(status == 400 && message.contains("you requested 5000000001 tokens"), "{message}");
     let (status, message, _) = error("/v1/completions", r#"{"prompt": "hi", "max_tokens": 16384}"#);
     assert_eq!(status, 400);
     assert!(
@@ -206,6 +226,60 @@ fn bad_requests_get_vllms_status_and_openais_shape() {
     assert_eq!(error("/v1/completions", &huge).0, 413);
     assert_eq!(error("/tokenize", "{}").0, 400);
     assert_eq!(state(address)["requests"], 0);
+}
+
+/// The value of a metric without further labels.
+fn metric(page: &str, name: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+    line.and_then(|line| line.split_once("} "))
+        .unwrap_or_else(|| panic!("no {name}"))
+        .1
+        .parse()
+        .unwrap_or(-1.0)
+}
+
+#[test]
+fn an_engine_of_fixed_times_counts_what_it_does() {
+    let times = |milliseconds| std::time::Duration::from_millis(milliseconds);
+    let fixed = FixedTimes { first_token: times(0), between_tokens: times(0) };
+    let (_fleet, address) = start(Config { fixed_times: Some(fixed), ..quick() });
+    let body = json!({"prompt": "x".repeat(40), "max_tokens": 10});
+    for _ in 0..3 {
+        assert_eq!(post(address, "/v1/completions", &body).status, 200);
+    }
+    let state = state(address);
+    for (name, value) in
+        [("output_tokens", 30), ("prefill_tokens", 30), ("finished", 3), ("running", 0), ("aborted", 0)]
+    {
+        assert_eq!(state[name], value, "{name}: {state}");
+    }
+    let page = String::from_utf8(get(address, "/metrics").body).expect("text");
+    assert_eq!(metric(&page, "vllm:generation_tokens_total"), 30.0);
+    assert_eq!(metric(&page, "vllm:inter_token_latency_seconds_count"), 27.0);
+
+    let forever = FixedTimes { first_token: times(3_600_000), between_tokens: times(0) };
+    let (_fleet, address) = start(Config { fixed_times: Some(forever), ..quick() });
+    let waiting = send(address, "POST", "/v1/completions", "", &body.to_string());
+    until(address, "the request runs", |state| state["running"] == 1 && state["waiting"] == 0);
+    let page = String::from_utf8(get(address, "/metrics").body).expect("text");
+    assert_eq!(metric(&page, "vllm:num_requests_running"), 1.0);
+    drop(waiting);
+    until(address, "it is aborted", |state| state["running"] == 0 && state["aborted"] == 1);
+}
+
+#[test]
+fn without_a_prefix_cache_nothing_is_looked_up() {
+    for caching in [true, false] {
+        let mut config = quick();
+        config.profile.prefix_caching = caching;
+        let (_fleet, address) = start(config);
+        let body = json!({"prompt": "x".repeat(640), "max_tokens": 1});
+        assert_eq!(post(address, "/v1/completions", &body).status, 200);
+        let page = String::from_utf8(get(address, "/metrics").body).expect("text");
+        let expected = if caching { 160.0 } else { 0.0 };
+        assert_eq!(metric(&page, "vllm:prefix_cache_queries_total"), expected);
+        assert_eq!(state(address)["prefix_query_tokens"], expected as u64);
+    }
 }
 
 #[test]

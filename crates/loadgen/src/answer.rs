@@ -1,7 +1,7 @@
 //! What the server answers: output events with their times, token counts, text, failures.
 //!
 //! All events that one read completes carry the time at which that read returned. Only events with output count
-//! as chunks; role-only, empty, usage and end events do not. Text is kept only where a later turn or the caller
+//! as chunks; role-only, empty, usage and end events do not, unless a [`ChunkRule`] says otherwise. Text is kept only where a later turn or the caller
 //! wants it. Limits: [`TEXT_LIMIT`] bytes of text or document, [`CHUNK_LIMIT`] chunks.
 
 use std::time::Duration;
@@ -11,7 +11,10 @@ use protocol::{
 };
 use report::{Chunk, Count, CountSource, Outcome};
 
-use crate::response::{Content, ResponseHead};
+use crate::{
+    ChunkRule,
+    response::{Content, ResponseHead},
+};
 
 const TEXT_LIMIT: usize = 64 << 20;
 const CHUNK_LIMIT: usize = 4 << 20;
@@ -66,8 +69,10 @@ enum Form {
 /// What has been received.
 #[derive(Debug, Default)]
 struct Seen {
+    rule: ChunkRule,
     now: Duration,
     chunks: Vec<Chunk>,
+    ended_at: Option<Duration>,
     first_answer: Option<Duration>,
     usage: Option<Usage>,
     /// Every event carries the token count so far.
@@ -83,6 +88,7 @@ struct Seen {
 #[derive(Debug)]
 pub(crate) struct Measured {
     pub(crate) chunks: Vec<Chunk>,
+    pub(crate) ended: Option<Duration>,
     pub(crate) first_answer: Option<Duration>,
     pub(crate) usage: Option<Usage>,
     pub(crate) output_tokens: Count,
@@ -96,9 +102,10 @@ impl Answer {
         expected_tokens: Option<u32>,
         keep_text: bool,
         keep_bodies: bool,
+        rule: ChunkRule,
     ) -> Self {
         let expected = if stream { expected_tokens.unwrap_or(0).min(CHUNKS_EXPECTED_LIMIT) } else { 1 };
-        let seen = Seen { chunks: Vec::with_capacity(expected as usize), ..Seen::default() };
+        let seen = Seen { rule, chunks: Vec::with_capacity(expected as usize), ..Seen::default() };
         let raw = keep_bodies.then(Vec::new);
         Self { endpoint, wants_stream: stream, keep_text, raw, form: Form::Unknown, status: 0, seen }
     }
@@ -111,6 +118,11 @@ impl Answer {
     /// Whether the text is kept.
     pub(crate) fn keeps_text(&self) -> bool {
         self.keep_text
+    }
+
+    /// Which events count as chunks.
+    pub(crate) fn chunk_rule(&self) -> ChunkRule {
+        self.seen.rule
     }
 
     /// Output events so far.
@@ -175,6 +187,9 @@ impl Answer {
                 splitter.finish(|event| seen.take(endpoint, keep_text, event));
                 match seen.failure.take() {
                     Some(failure) => failure,
+                    None if seen.any_event && seen.chunks.is_empty() && seen.rule != ChunkRule::Output => {
+                        Outcome::Malformed("a stream without any token to time".to_owned())
+                    }
                     None if seen.ended => Outcome::Success,
                     None if seen.any_event => {
                         Outcome::Broken("the stream ended without its end event".to_owned())
@@ -193,7 +208,7 @@ impl Answer {
     }
 
     pub(crate) fn into_measured(self) -> Measured {
-        let Seen { chunks, first_answer, usage, mut text, text_bytes, .. } = self.seen;
+        let Seen { chunks, ended_at, first_answer, usage, mut text, text_bytes, .. } = self.seen;
         text.bodies = self.raw.map(|answer| Box::new(Bodies { request: Vec::new(), answer }));
         let streamed = matches!(self.form, Form::Events(_));
         let output_tokens = match usage {
@@ -205,7 +220,7 @@ impl Answer {
             }
             _ => Count { tokens: estimate_tokens(text_bytes), source: CountSource::Estimate },
         };
-        Measured { chunks, first_answer, usage, output_tokens, text }
+        Measured { chunks, ended: ended_at, first_answer, usage, output_tokens, text }
     }
 
     fn read_document(&mut self, body: &[u8]) -> Outcome {
@@ -255,7 +270,15 @@ impl Seen {
         if let Some(usage) = said.usage {
             self.usage.get_or_insert_default().update(usage);
         }
-        if !said.is_payload() {
+        if self.rule == ChunkRule::ChoiceThenUsage && !said.done {
+            self.ended_at = Some(self.now);
+        }
+        let counts = match self.rule {
+            ChunkRule::Output => said.is_payload(),
+            ChunkRule::Choice | ChunkRule::ChoiceThenUsage => said.choice,
+            ChunkRule::Token => said.is_payload() || said.empty_text,
+        };
+        if !counts {
             return;
         }
         self.continuous_usage |= self.chunks.is_empty() && said.usage.is_some();
@@ -292,7 +315,12 @@ mod tests {
 
     /// Reads a stream of events, one read an event, a second apart.
     fn stream(endpoint: Endpoint, events: &[&str]) -> (Outcome, Measured) {
-        let mut answer = Answer::new(endpoint, true, Some(8), true, false);
+        counted(ChunkRule::Output, endpoint, events)
+    }
+
+    /// The same, with chunks counted by `rule`.
+    fn counted(rule: ChunkRule, endpoint: Endpoint, events: &[&str]) -> (Outcome, Measured) {
+        let mut answer = Answer::new(endpoint, true, Some(8), true, false, rule);
         answer.begin(ResponseHead { status: 200, content: Content::Events });
         for (second, event) in (1..).zip(events) {
             answer.set_now(Duration::from_secs(second));
@@ -304,7 +332,7 @@ mod tests {
     }
 
     fn document(endpoint: Endpoint, body: &str) -> (Outcome, Measured) {
-        let mut answer = Answer::new(endpoint, false, None, true, true);
+        let mut answer = Answer::new(endpoint, false, None, true, true, ChunkRule::Output);
         answer.begin(ResponseHead { status: 200, content: Content::Json });
         answer.set_now(Duration::from_secs(3));
         answer.receive(body.as_bytes()).unwrap();
@@ -340,6 +368,40 @@ mod tests {
             measured.text,
             AnswerText { text: "x".to_owned(), reasoning: "hm".to_owned(), bodies: None }
         );
+    }
+
+    #[test]
+    fn other_rules_count_other_events() {
+        let usage = r#"data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4}}"#;
+        let chat = [
+            r#"data: {"choices":[{"delta":{"role":"assistant","content":""}}]}"#,
+            r#"data: {"choices":[{"delta":{"content":""}}]}"#,
+            r#"data: {"choices":[{"delta":{"content":"x"}}]}"#,
+            r#"data: {"choices":[{"delta":{},"finish_reason":"stop"}]}"#,
+            usage,
+            "data: [DONE]",
+        ];
+        let read = |rule, endpoint, events| {
+            let (outcome, measured) = counted(rule, endpoint, events);
+            assert_eq!(outcome, Outcome::Success);
+            (seconds(&measured), measured.ended.map(|at| at.as_secs()))
+        };
+        assert_eq!(read(ChunkRule::Output, Endpoint::ChatCompletions, &chat), (vec![3], None));
+        assert_eq!(read(ChunkRule::Token, Endpoint::ChatCompletions, &chat), (vec![2, 3], None));
+        assert_eq!(read(ChunkRule::Choice, Endpoint::ChatCompletions, &chat), (vec![1, 2, 3, 4], None));
+        let old = read(ChunkRule::ChoiceThenUsage, Endpoint::ChatCompletions, &chat);
+        assert_eq!(old, (vec![1, 2, 3, 4], Some(5)));
+        let completion = [
+            r#"data: {"choices":[{"text":""}]}"#,
+            r#"data: {"choices":[{"text":"x"}]}"#,
+            r#"data: {"choices":[{"text":"","finish_reason":"stop"}]}"#,
+            usage,
+            "data: [DONE]",
+        ];
+        assert_eq!(read(ChunkRule::Output, Endpoint::Completions, &completion), (vec![2], None));
+        assert_eq!(read(ChunkRule::Choice, Endpoint::Completions, &completion), (vec![1, 2, 3], None));
+        let (outcome, _) = counted(ChunkRule::Choice, Endpoint::Completions, &[usage, "data: [DONE]"]);
+        assert!(matches!(outcome, Outcome::Malformed(_)), "nothing to time: {outcome:?}");
     }
 
     #[test]

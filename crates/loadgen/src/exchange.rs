@@ -9,7 +9,7 @@ use report::{Count, CountSource, Outcome, Record};
 use workload::Request;
 
 use crate::{
-    Guard, Options,
+    ChunkRule, Guard, Options,
     answer::{Answer, AnswerText, Measured},
     response::Response,
     session::Session,
@@ -63,7 +63,7 @@ impl Exchange {
         let request = session.request();
         let keep_text = options.keep_answers || session.has_more_turns();
         Self {
-            answer: new_answer(request, keep_text, options.keep_bodies),
+            answer: new_answer(request, keep_text, options.keep_bodies, options.chunk_rule),
             request_bytes: session.body.len(),
             kept_body: options.keep_bodies.then(|| session.body.clone()),
             response_bytes: 0,
@@ -129,7 +129,7 @@ impl Exchange {
     pub(crate) fn try_again(&mut self, now: Duration) {
         let request = self.session.request();
         let bodies = self.kept_body.is_some();
-        self.answer = new_answer(request, self.answer.keeps_text(), bodies);
+        self.answer = new_answer(request, self.answer.keeps_text(), bodies, self.answer.chunk_rule());
         self.response = Response::default();
         self.rewind();
         self.resent = false;
@@ -141,7 +141,7 @@ impl Exchange {
     /// The record, the text of the answer, and the session.
     pub(crate) fn conclude(self, phase: u16, outcome: Outcome, done: Duration) -> Concluded {
         let Self { session, answer, response, .. } = self;
-        let Measured { chunks, first_answer, usage, output_tokens, mut text } = answer.into_measured();
+        let Measured { chunks, ended, first_answer, usage, output_tokens, mut text } = answer.into_measured();
         if let (Some(bodies), Some(request)) = (&mut text.bodies, self.kept_body) {
             bodies.request = request;
         }
@@ -157,6 +157,7 @@ impl Exchange {
             written: self.written,
             headers: self.headers,
             chunks,
+            ended,
             first_answer,
             connection_reused: self.reused,
             connect: self.connect,
@@ -175,8 +176,8 @@ impl Exchange {
     }
 }
 
-fn new_answer(request: &Request, keep_text: bool, keep_bodies: bool) -> Answer {
-    Answer::new(request.endpoint, request.stream, request.output_tokens, keep_text, keep_bodies)
+fn new_answer(request: &Request, keep_text: bool, keep_bodies: bool, rule: ChunkRule) -> Answer {
+    Answer::new(request.endpoint, request.stream, request.output_tokens, keep_text, keep_bodies, rule)
 }
 
 /// What is left of a request that is over.

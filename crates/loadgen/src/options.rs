@@ -44,6 +44,8 @@ pub struct Options {
     pub not_before: Option<Instant>,
     /// What is tried again.
     pub retries: Retries,
+    /// Which events of a stream count as chunks.
+    pub chunk_rule: ChunkRule,
     /// Hand the text of answers to the sink.
     pub keep_answers: bool,
     /// Hand the bodies of requests and answers to the sink, as they went over the wire.
@@ -66,6 +68,22 @@ pub enum Reuse {
     Never,
     /// It serves the later turns of its session only, and is closed after the last one.
     StickySessions,
+}
+
+/// Which events of a streamed answer count as its chunks, from which all its latencies are taken. An answer without
+/// any such event has nothing to time: it has failed, except under [`ChunkRule::Output`].
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ChunkRule {
+    /// Those with output: text, reasoning or a tool call.
+    #[default]
+    Output,
+    /// Those with a choice, whatever is in it: a chat's opening, tokens without text, and the last one, which may
+    /// only say why the answer ended.
+    Choice,
+    /// The same; and the answer ends with the last event before `[DONE]`, which counts the tokens.
+    ChoiceThenUsage,
+    /// Those with output or with an empty text, which a special token comes out as; not a chat's opening.
+    Token,
 }
 
 /// Requests that are tried again: those that no connection took, and those whose connection broke before the first
@@ -106,6 +124,7 @@ impl Options {
             connect_timeout: Duration::from_secs(30),
             not_before: None,
             retries: Retries::default(),
+            chunk_rule: ChunkRule::default(),
             keep_answers: false,
             keep_bodies: false,
             chooser: Arc::new(RoundRobin),
@@ -131,6 +150,7 @@ impl fmt::Debug for Options {
             .field("connect_timeout", &self.connect_timeout)
             .field("not_before", &self.not_before)
             .field("retries", &self.retries)
+            .field("chunk_rule", &self.chunk_rule)
             .field("keep_answers", &self.keep_answers)
             .field("keep_bodies", &self.keep_bodies)
             .finish_non_exhaustive()

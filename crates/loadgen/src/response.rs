@@ -230,7 +230,8 @@ mod tests {
 
     /// Feeds `pieces`, one a second; then the end of the connection if `closes`.
     fn read(stream: bool, pieces: &[&[u8]], closes: bool) -> Read {
-        let mut answer = Answer::new(Endpoint::ChatCompletions, stream, None, true, false);
+        let mut answer =
+            Answer::new(Endpoint::ChatCompletions, stream, None, true, false, crate::ChunkRule::Output);
         let mut response = Response::default();
         let mut end = None;
         for (second, piece) in (1..).zip(pieces) {

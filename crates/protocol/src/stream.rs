@@ -34,6 +34,10 @@ pub struct StreamEvent<'a> {
     pub reasoning: Cow<'a, str>,
     /// Whether it adds to a tool call.
     pub tool_call: bool,
+    /// Whether it has a choice (chat and completions), with output or without.
+    pub choice: bool,
+    /// Whether its first choice adds an empty text and is no chat's opening: a token that decodes to nothing.
+    pub empty_text: bool,
     /// Why generation ended, in the API's own word.
     pub finish_reason: Option<Cow<'a, str>>,
     /// Token counts. Anthropic's messages spread them over two events, see [`Usage::update`].
@@ -98,6 +102,7 @@ struct Choice<'a> {
 
 #[derive(Deserialize)]
 struct Delta<'a> {
+    role: Option<IgnoredAny>,
     #[serde(borrow)]
     content: Option<Text<'a>>,
     #[serde(borrow)]
@@ -175,7 +180,10 @@ impl<'a> Chunk<'a> {
         if self.error.is_some() || self.object.is_some_and(|object| object.0 == "error") {
             event.error = Some(failure(data));
         }
-        for choice in self.choices.unwrap_or_default() {
+        let choices = self.choices.unwrap_or_default();
+        event.choice = !choices.is_empty();
+        event.empty_text = choices.first().is_some_and(Choice::adds_empty_text);
+        for choice in choices {
             append(&mut event.text, choice.text.unwrap_or_default().0);
             if let Some(delta) = choice.delta.or(choice.message) {
                 append(&mut event.text, delta.content.unwrap_or_default().0);
@@ -188,6 +196,18 @@ impl<'a> Chunk<'a> {
             event.finish_reason = choice.finish_reason.map(|reason| reason.0).or(event.finish_reason);
         }
         event
+    }
+}
+
+// === impl Choice ===
+
+impl Choice<'_> {
+    fn adds_empty_text(&self) -> bool {
+        let text = match &self.delta {
+            Some(delta) => delta.content.as_ref().filter(|_| delta.role.is_none()),
+            None => self.text.as_ref(),
+        };
+        text.is_some_and(|text| text.0.is_empty())
     }
 }
 
@@ -274,6 +294,9 @@ mod tests {
             r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#,
         );
         assert_eq!((role.is_payload(), role.finish_reason), (false, None));
+        assert_eq!((role.choice, role.empty_text), (true, false));
+        let nothing = chat(r#"{"choices":[{"delta":{"content":""},"finish_reason":"stop"}]}"#);
+        assert_eq!((nothing.is_payload(), nothing.choice, nothing.empty_text), (false, true, true));
         let text = chat(r#"{"id":"x","choices":[{"delta":{"content":"Hi"},"logprobs":null}],"usage":null}"#);
         assert!(matches!(text.text, Cow::Borrowed("Hi")));
         assert!(text.is_payload() && !text.done);
@@ -288,10 +311,11 @@ mod tests {
         assert!(!chat(r#"{"choices":[{"delta":{"tool_calls":[]}}]}"#).is_payload());
         let last = chat(r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#);
         assert_eq!(last.finish_reason.as_deref(), Some("length"));
-        assert!(!last.is_payload());
+        assert_eq!((last.is_payload(), last.choice, last.empty_text), (false, true, false));
         let counts =
             chat(r#"{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}"#);
         assert_eq!((counts.usage, counts.is_payload()), (Some(usage(5, 2)), false));
+        assert!(!counts.choice && !counts.empty_text);
     }
 
     #[test]

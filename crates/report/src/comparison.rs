@@ -72,7 +72,8 @@ pub(crate) fn comparison_rows(policies: &[Compared]) -> Vec<(String, Vec<String>
     }
     if let [first, _, ..] = policies {
         let against = |name: &str, policy: &Compared| {
-            Some(figure(&policy.measured, name)? / figure(&first.measured, name)?)
+            let ratio = figure(&policy.measured, name)? / figure(&first.measured, name)?;
+            ratio.is_finite().then_some(ratio)
         };
         let base = &first.measured.policy;
         let throughput = cells(&|policy| against("total_tokens_per_s", policy).map(times));
@@ -83,8 +84,10 @@ pub(crate) fn comparison_rows(policies: &[Compared]) -> Vec<(String, Vec<String>
     rows
 }
 
+/// Absent where nothing was answered.
 fn figure(figures: &PolicyFigures, name: &str) -> Option<f64> {
-    figures.named().into_iter().find_map(|(known, value)| (known == name).then_some(value))
+    let (_, value) = figures.named().into_iter().find(|(known, _)| *known == name)?;
+    value.is_finite().then_some(value)
 }
 
 fn measured(policy: &Compared, name: &str) -> Option<String> {

@@ -111,7 +111,7 @@ impl Metric {
             Self::Tpot => record.tpot(),
             Self::MaxStall => record.gaps().max(),
             Self::E2e => record.e2e(),
-            Self::E2eFromSchedule => record.last_chunk().map(|at| at.saturating_sub(record.scheduled)),
+            Self::E2eFromSchedule => record.end().map(|at| at.saturating_sub(record.scheduled)),
             Self::Ntpot => record.e2e().and_then(|time| time.checked_div(record.output_tokens.tokens)),
             Self::ScheduleLag => record.schedule_lag(),
             Self::SlotWait => record.sent.map(|_| record.admitted.saturating_sub(record.scheduled)),

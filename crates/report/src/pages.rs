@@ -27,6 +27,8 @@ pub struct PolicyRun {
     pub assessment: Assessment,
     /// How much faster the run's clock ran than the system it stands for.
     pub speedup: f64,
+    /// It is no policy, but what no policy can beat: in charts and tables, not among the results.
+    pub bound: bool,
 }
 
 /// The page of a single run.
@@ -87,11 +89,12 @@ pub(crate) fn time_charts(report: &Report) -> [LineChart; 3] {
 /// The page that sets policies side by side, and beside what was published.
 pub fn comparison_page(title: &str, subtitle: &str, runs: &[PolicyRun]) -> Page {
     let mut page = Page::new(title).subtitle(subtitle);
-    for run in runs {
+    for run in runs.iter().filter(|run| !run.bound) {
         page = page.verdict(&run.compared.measured.policy, &run.assessment);
     }
-    if let [first, .., last] = runs {
-        let (base, best) = (&first.compared.measured, &last.compared.measured);
+    let results: Vec<&PolicyFigures> =
+        runs.iter().filter(|run| run.has_result()).map(|run| &run.compared.measured).collect();
+    if let [base, .., best] = results[..] {
         page = page
             .headline(
                 times(best.total_tokens_per_s / base.total_tokens_per_s),
@@ -146,6 +149,13 @@ pub fn comparison_page(title: &str, subtitle: &str, runs: &[PolicyRun]) -> Page 
         page = page.heat(&view.heat(&run.compared.measured.policy, Some(most)).wide());
     }
     page.section("Figures", "").table(&policy_table(runs))
+}
+
+impl PolicyRun {
+    /// Whether it is a policy's, and something was answered.
+    fn has_result(&self) -> bool {
+        !self.bound && self.report.total.answered() > 0
+    }
 }
 
 /// A report's series from its first send on, in the time of the system it stands for.
@@ -257,7 +267,8 @@ fn policy_bars(
     let chart = if published { chart.series(["measured", "published"]) } else { chart };
     runs.iter().fold(chart.colour_by_group(), |chart, run| {
         let theirs = published.then(|| run.compared.published.as_ref().map(value));
-        let values = std::iter::once(Some(value(&run.compared.measured))).chain(theirs);
+        let ours = Some(value(&run.compared.measured)).filter(|value| value.is_finite());
+        let values = std::iter::once(ours).chain(theirs);
         chart.group(run.compared.measured.policy.as_str(), values)
     })
 }
@@ -388,7 +399,8 @@ mod tests {
             let measured = PolicyFigures::new(policy, &report.total, 10.0);
             let published = published_figures(policy, 800);
             let assessment = judge(&report, &ClientHealth::default(), &Flags::BENCH);
-            PolicyRun { compared: Compared { measured, published }, report, assessment, speedup: 10.0 }
+            let compared = Compared { measured, published };
+            PolicyRun { compared, report, assessment, speedup: 10.0, bound: false }
         };
         let html = comparison_page("Policies", "", &[run("random", 86), run("prefix_hash", 40)]).render();
         assert!(
@@ -397,5 +409,36 @@ mod tests {
         );
         assert!(html.contains(">1,320<") && html.contains(">69,408<"), "published values are labelled");
         assert_eq!(html.matches("<figure").count(), 8);
+    }
+
+    #[test]
+    fn the_bound_is_no_result_and_neither_is_a_policy_without_answers() {
+        let run = |policy: &str, report: Report, bound: bool| {
+            let measured = PolicyFigures::new(policy, &report.total, 1.0);
+            let assessment = judge(&report, &ClientHealth::default(), &Flags::BENCH);
+            let compared = Compared { measured, published: None };
+            PolicyRun { compared, report, assessment, speedup: 1.0, bound }
+        };
+        let failed = || {
+            let mut recorder = Recorder::new(RunShape::default(), Vec::new());
+            recorder.push(&failure(0, 5, Outcome::Timeout));
+            recorder.report()
+        };
+        let page = |runs: &[PolicyRun]| comparison_page("Policies", "", runs).render();
+        let three = [
+            run("random", report(80), false),
+            run("prefix_aware", report(40), false),
+            run("bound", report(1), true),
+        ];
+        let html = page(&three);
+        assert!(html.contains("the throughput of random, with prefix_aware"), "{html}");
+        assert_eq!(html.matches("<b>VALID</b>").count(), 2, "the bound has no verdict");
+        assert!(html.contains("Throughput against random"), "it is in the tables");
+        assert!(!page(&three[1..]).contains("class=\"tile\""), "one policy is compared with nobody");
+        let nothing = [run("random", failed(), false), run("prefix_aware", failed(), false)];
+        let html = page(&nothing);
+        assert!(!html.contains("NaN") && !html.contains("class=\"tile\""), "{html}");
+        let some = [run("random", failed(), false), run("prefix_aware", report(40), false)];
+        assert!(!page(&some).contains("NaN"));
     }
 }

@@ -32,8 +32,11 @@ pub struct Record {
     /// When the response head was complete.
     pub headers: Option<Duration>,
     /// The read that completed each payload event (content, reasoning or tool call), in order. Role-only,
-    /// empty, usage and `[DONE]` events are not payload. Without streaming: one chunk at the end.
+    /// empty, usage and `[DONE]` events are not payload, unless the sender was told to count as another tool does.
+    /// Without streaming: one chunk at the end.
     pub chunks: Vec<Chunk>,
+    /// When the answer counts as ended, where that is not its last chunk.
+    pub ended: Option<Duration>,
     /// The first chunk that was not reasoning; equals the first chunk where there is no reasoning.
     pub first_answer: Option<Duration>,
     /// End of the body, or the moment of failure.
@@ -226,9 +229,14 @@ impl Record {
         Some(self.first_chunk()?.saturating_sub(self.sent?))
     }
 
-    /// Last payload event minus first byte written.
+    /// When the answer counts as ended: with its last payload event, where nothing else is said.
+    pub fn end(&self) -> Option<Duration> {
+        self.ended.or_else(|| self.last_chunk())
+    }
+
+    /// End of the answer minus first byte written.
     pub fn e2e(&self) -> Option<Duration> {
-        Some(self.last_chunk()?.saturating_sub(self.sent?))
+        Some(self.end()?.saturating_sub(self.sent?))
     }
 
     /// (E2E - TTFT) / (output tokens - 1); absent below two tokens, and where one event brought them all: then
@@ -249,7 +257,8 @@ impl Record {
         for time in [&mut self.scheduled, &mut self.admitted, &mut self.done] {
             *time += by;
         }
-        let reached = [&mut self.sent, &mut self.written, &mut self.headers, &mut self.first_answer];
+        let reached =
+            [&mut self.sent, &mut self.written, &mut self.headers, &mut self.first_answer, &mut self.ended];
         for time in reached.into_iter().flatten() {
             *time += by;
         }

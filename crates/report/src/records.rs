@@ -104,6 +104,8 @@ struct Line {
     headers_ns: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     first_answer_ns: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ended_ns: Option<u64>,
     done_ns: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ttft_ns: Option<u64>,
@@ -278,6 +280,7 @@ impl From<&Record> for Line {
             written_ns: record.written.map(nanoseconds),
             headers_ns: record.headers.map(nanoseconds),
             first_answer_ns: record.first_answer.map(nanoseconds),
+            ended_ns: record.ended.map(nanoseconds),
             done_ns: nanoseconds(record.done),
             ttft_ns: record.first_chunk().map(|at| nanoseconds(at.saturating_sub(start))),
             gaps_ns: record.gaps().map(nanoseconds).collect(),
@@ -334,6 +337,7 @@ impl TryFrom<Line> for Record {
             headers: line.headers_ns.map(time),
             chunks: chunks.collect(),
             first_answer: line.first_answer_ns.map(time),
+            ended: line.ended_ns.map(time),
             done: time(line.done_ns),
             connection_reused: line.connection_reused,
             connect: line.connect_ns.map(time),
@@ -377,6 +381,7 @@ mod tests {
         rich.chunks[1].tokens = 7;
         rich.connect = Some(ms(2));
         rich.cached_tokens = Some(64);
+        rich.ended = Some(ms(345));
         (rich.session_wait, rich.core_wait) = (ms(11), ms(1));
         rich.reasoning_tokens = Some(2);
         rich.input_tokens.source = CountSource::Estimate;

@@ -2,8 +2,11 @@
 //!
 //! [`BenchFormat::Kubeai`] is the script of January 2025 that KubeAI changed for its published comparison,
 //! [`BenchFormat::Vllm`] the `vllm bench serve` of today. The figures keep that tool's definitions: answered
-//! requests only, percentiles as NumPy's, ITL pooled over all gaps, zero where there is nothing to average.
-//! Lists have one entry a request, in the order of the plan; generated texts are not kept, theirs are empty.
+//! requests only, percentiles as NumPy's, ITL pooled over all gaps, zero where there is nothing to average. Which
+//! events count as chunks is the sender's to follow. One figure differs: an answer whose tokens all came in one event
+//! has no TPOT here; the scripts average in a zero for it.
+//! Lists have one entry a request, in the order of the plan; generated texts are not kept, theirs are empty. The steps of
+//! a ramp (`rps_change_events`) and what servers tell of speculation are not in the file.
 //! The peak of concurrent requests is looked at eight times a second, unless the sender knows it exactly.
 //!
 //! What this side adds (lateness, in flight, verdict) stands after the block, so that whoever reads the block
@@ -13,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::{MILLISECOND, Metric, Object, Record, Report, Summary, civil::Civil};
+use crate::{MILLISECOND, Metric, Object, Outcome, Record, Report, Summary, civil::Civil};
 
 const WIDTH: usize = 50;
 
@@ -46,6 +49,8 @@ pub struct BenchRun {
     pub num_prompts: u64,
     /// `--request-rate`; `None` is infinite.
     pub request_rate: Option<f64>,
+    /// `--ramp-up-strategy`, `--ramp-up-start-rps` and `--ramp-up-end-rps`
+    pub ramp_up: Option<(&'static str, u32, u32)>,
     /// `--burstiness`
     pub burstiness: f64,
     /// `--max-concurrency`
@@ -135,10 +140,16 @@ impl BenchRun {
     pub fn preamble(&self) -> String {
         let process = if self.burstiness == 1.0 { "Poisson process" } else { "Gamma distribution" };
         let concurrency = self.max_concurrency.map_or("None".to_owned(), |limit| limit.to_string());
+        let traffic = match self.ramp_up {
+            None => format!("Traffic request rate: {}", self.rate()),
+            Some((strategy, start, end)) => format!(
+                "Traffic ramp-up strategy: {strategy}.\n\
+                 Will increase RPS from {start} to {end} RPS over the duration of the benchmark."
+            ),
+        };
+        let burstiness = self.burstiness;
         format!(
-            "Traffic request rate: {}\nBurstiness factor: {:?} ({process})\nMaximum request concurrency: {concurrency}\n",
-            self.rate(),
-            self.burstiness,
+            "{traffic}\nBurstiness factor: {burstiness:?} ({process})\nMaximum request concurrency: {concurrency}\n"
         )
     }
 
@@ -222,7 +233,11 @@ impl BenchRun {
             BenchFormat::Kubeai => &self.backend,
             BenchFormat::Vllm => self.label.as_ref().unwrap_or(&self.backend),
         };
-        format!("{label}-{}qps{concurrency}-{model}-{}.json", self.rate(), Civil::utc(self.date).compact())
+        let rate = match self.ramp_up {
+            None => format!("{}qps", self.rate()),
+            Some((strategy, start, end)) => format!("ramp-up-{strategy}-{start}qps-{end}qps"),
+        };
+        format!("{label}-{rate}{concurrency}-{model}-{}.json", Civil::utc(self.date).compact())
     }
 
     fn configuration(&self) -> Object {
@@ -245,6 +260,11 @@ impl BenchRun {
         object.set("request_rate", self.request_rate.map_or(json!("inf"), |rate| json!(rate)));
         object.set("burstiness", self.burstiness);
         object.set("max_concurrency", self.max_concurrency);
+        if let Some((strategy, start, end)) = self.ramp_up {
+            object.set("ramp_up_strategy", strategy);
+            object.set("ramp_up_start_rps", start);
+            object.set("ramp_up_end_rps", end);
+        }
         object
     }
 
@@ -353,12 +373,21 @@ impl BenchDetails {
             latency: first(Metric::E2e),
             start: record.sent.unwrap_or_default().as_secs_f64(),
             queue: first(Metric::ScheduleLag),
-            error: if answered {
-                String::new()
-            } else {
-                format!("{}: {}", record.outcome.kind(), record.outcome.message())
-            },
+            error: error(&record.outcome),
         });
+    }
+}
+
+/// Why a request was not answered; empty where it was. The scripts write the status's reason phrase, or a traceback.
+fn error(outcome: &Outcome) -> String {
+    let what = match outcome {
+        Outcome::Success => return String::new(),
+        Outcome::Status(status, _) => status.to_string(),
+        outcome => outcome.kind().to_owned(),
+    };
+    match outcome.message() {
+        "" => what,
+        message => format!("{what}: {message}"),
     }
 }
 
@@ -368,7 +397,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Objective, Outcome, Recorder, RunShape,
+        Objective, Recorder, RunShape,
         sample::{failure, request},
     };
 
@@ -382,6 +411,7 @@ mod tests {
             best_of: 1,
             num_prompts: 7,
             request_rate: Some(800.0),
+            ramp_up: None,
             burstiness: 1.0,
             max_concurrency: Some(800),
             metadata: vec![("fleet".to_owned(), "8 x L4".to_owned())],
@@ -496,7 +526,7 @@ P99.9 E2EL (ms):                         384.49
             "in the plan's order: {text}"
         );
         assert!(text.contains("\"itls\":[[0.044,0.044],[0.037],[0.051,0.051,0.051],[],"), "{text}");
-        assert!(text.contains("\"errors\":[\"\",\"\",\"\",\"\",\"\",\"\",\"status: overloaded\"]"), "{text}");
+        assert!(text.contains("\"errors\":[\"\",\"\",\"\",\"\",\"\",\"\",\"503: overloaded\"]"), "{text}");
         assert_eq!(json.get("std_ttft_ms"), Some(&json!(17.078_251_276_599_33)));
         assert_eq!(json.get("request_goodput:"), Some(&Value::Null));
     }
@@ -530,5 +560,11 @@ P99.9 E2EL (ms):                         384.49
         (run.label, run.request_rate, run.max_concurrency) = (Some("mine".to_owned()), None, None);
         assert_eq!(run.file_name(), "mine-infqps-llama-20250212-101500.json");
         assert!(run.preamble().contains("rate: inf\n") && run.preamble().ends_with("concurrency: None\n"));
+        run.ramp_up = Some(("linear", 2, 9));
+        assert_eq!(run.file_name(), "mine-ramp-up-linear-2qps-9qps-llama-20250212-101500.json");
+        assert!(
+            run.preamble()
+                .starts_with("Traffic ramp-up strategy: linear.\nWill increase RPS from 2 to 9 RPS")
+        );
     }
 }

@@ -19,6 +19,7 @@ mod python_random;
 mod random;
 mod rate;
 mod sampling;
+mod script_arrivals;
 mod script_prompts;
 mod seed_prompt;
 mod sharegpt;
@@ -42,6 +43,7 @@ pub use plan::{Arrival, Limits, Message, Phase, PhaseKind, Plan, Prompt, Request
 pub use python_random::PythonRandom;
 pub use rate::Rate;
 pub use sampling::{Sampling, sample};
+pub use script_arrivals::{ScriptRate, script_arrivals};
 pub use script_prompts::{PoemPrompts, RandomPrompts, poem_prompts, random_prompts};
 pub use seed_prompt::{SeedPrompt, read_seed_prompts, seed_sessions};
 pub use sharegpt::{

@@ -42,10 +42,14 @@ impl TextPrompts {
     }
 
     /// The share of the prompts' text that a prefix cache without bounds, the same for all, would hold when it
-    /// comes: the most that caching can spare.
-    pub fn best_hit_ratio(&self) -> f64 {
+    /// comes: the most that caching can spare. With `warm`, the first prompt was sent before.
+    pub fn best_hit_ratio(&self, warm: bool) -> f64 {
         let (mut seen, mut hashes) = (HashSet::new(), Vec::new());
         let (mut held, mut total) = (0, 0);
+        if let Some(first) = self.prompts.first().filter(|_| warm) {
+            block_hashes(&[], first.text.as_bytes(), &mut hashes);
+            seen.extend(hashes.iter().copied());
+        }
         for prompt in &self.prompts {
             hashes.clear();
             block_hashes(&[], prompt.text.as_bytes(), &mut hashes);
@@ -77,6 +81,7 @@ mod tests {
         let prompt = |bytes| TextPrompt { text: "a".repeat(bytes).into(), input_tokens: 1, output_tokens: 1 };
         let prompts = [128, 192, 192, 128].map(prompt).to_vec();
         let made = TextPrompts { prompts, conversations: 1, unique_prompts: 2, left_out: 0, cut: None };
-        assert_eq!(made.best_hit_ratio(), 7.0 / 10.0);
+        assert_eq!(made.best_hit_ratio(false), 7.0 / 10.0);
+        assert_eq!(made.best_hit_ratio(true), 9.0 / 10.0);
     }
 }

@@ -25,6 +25,8 @@ fn the_real_file_and_tokenizer_reproduce_the_published_totals() {
         conversations: None,
         max_prompts: Some(800),
         output_tokens: None,
+        in_order: false,
+        once: false,
     };
     let made =
         read_sharegpt(Path::new(&file), &settings, &tokenizer, &mut PythonRandom::new(12_345)).unwrap();

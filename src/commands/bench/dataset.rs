@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use workload::{
     PoemPrompts, PythonRandom, RandomPrompts, ShareGptRule, ShareGptSettings, TextPrompts, Tokenizer,
     poem_prompts, random_prompts, read_sharegpt,
@@ -13,12 +13,26 @@ use super::flags::{Arguments, Script};
 /// Dataset flags of the scripts.
 #[derive(Debug, Args)]
 pub(super) struct DatasetFlags {
-    /// What prompts are made of: a ShareGPT file, random words, or the lines of a poem in a file.
-    #[arg(long, value_enum, value_name = "NAME", default_value = "sharegpt")]
-    dataset_name: DatasetName,
+    /// What prompts are made of: sharegpt (a ShareGPT file), random (words) or sonnet (the lines of a poem in a file)
+    /// [default: sharegpt; with --script vllm random, unless --dataset-path names a file].
+    #[arg(long, value_name = "NAME", value_parser = dataset_name)]
+    dataset_name: Option<DatasetName>,
     /// ShareGPT file: JSON, plain or gzipped; one that is cut off in the middle too. With sonnet: a text file.
     #[arg(long, value_name = "FILE")]
     dataset_path: Option<PathBuf>,
+    /// Send each prompt of the file once, even if they are fewer than --num-prompts.
+    #[arg(long)]
+    no_oversample: bool,
+    /// Send the prompts in the order of the file.
+    #[arg(long)]
+    disable_shuffle: bool,
+    /// Prompt length, whatever they are made of; not with sharegpt. Stands for --random-input-len and --sonnet-input-len.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=MOST_TOKENS))]
+    input_len: Option<u32>,
+    /// Output length, whatever prompts are made of. Stands for --sharegpt-output-len, --random-output-len and
+    /// --sonnet-output-len.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=MOST_TOKENS))]
+    output_len: Option<u32>,
     /// Output length of all requests, instead of the recorded answers'.
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     sharegpt_output_len: Option<u32>,
@@ -49,14 +63,11 @@ pub(super) struct DatasetFlags {
 /// Longest prompt that is made, in tokens.
 const MOST_TOKENS: i64 = workload::MAX_PROMPT_TOKENS as i64;
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum DatasetName {
     Sharegpt,
     Random,
     Sonnet,
-    /// Refused with a word of help: it is a download.
-    #[value(hide = true)]
-    Hf,
 }
 
 // === impl DatasetFlags ===
@@ -64,12 +75,7 @@ enum DatasetName {
 impl DatasetFlags {
     /// Says what is missing or does not go together.
     pub(super) fn check(&self, script: Script) -> Result<(), String> {
-        match (self.dataset_name, &self.dataset_path) {
-            (DatasetName::Hf, _) => {
-                Err("--dataset-name hf is a download, and evenload downloads nothing: save it \
-                                         as a ShareGPT file and give that with --dataset-path"
-                    .to_owned())
-            }
+        match (self.name(script), &self.dataset_path) {
             (DatasetName::Sharegpt, None) => {
                 Err("--dataset-path is missing: name a ShareGPT file, or use --dataset-name random"
                     .to_owned())
@@ -91,17 +97,25 @@ impl DatasetFlags {
 
     /// Random prompts have no answers that could end: vLLM's script asks for the whole length.
     pub(super) fn wants_full_answers(&self, script: Script) -> bool {
-        self.dataset_name == DatasetName::Random && script == Script::Vllm
+        self.name(script) == DatasetName::Random && script == Script::Vllm
     }
 
     /// Whether prompts come from conversations.
-    pub(super) fn is_sharegpt(&self) -> bool {
-        self.dataset_name == DatasetName::Sharegpt
+    pub(super) fn is_sharegpt(&self, script: Script) -> bool {
+        self.name(script) == DatasetName::Sharegpt
+    }
+
+    fn name(&self, script: Script) -> DatasetName {
+        self.dataset_name.unwrap_or(match (script, &self.dataset_path) {
+            (Script::Vllm, None) => DatasetName::Random,
+            _ => DatasetName::Sharegpt,
+        })
     }
 
     /// Least and most input and output tokens of random prompts.
     fn ranges(&self, script: Script) -> Result<[(u32, u32); 2], String> {
-        let lengths = [self.random_input_len, self.random_output_len];
+        let input = self.input_len.unwrap_or(self.random_input_len);
+        let lengths = [input, self.output_len.unwrap_or(self.random_output_len)];
         let ratio = match (script, self.random_range_ratio) {
             (_, None) => return Ok(lengths.map(|length| (length, length))),
             (Script::Kubeai, Some(ratio)) if (0.0..=1.0).contains(&ratio) => ratio,
@@ -110,11 +124,13 @@ impl DatasetFlags {
                 return Err(format!("--random-range-ratio {ratio}: give a share between 0 and 1"));
             }
         };
-        let part = |length: u32, share: f64| (f64::from(length) * share) as u32;
-        Ok(lengths.map(|length| match script {
-            Script::Kubeai => (part(length, ratio), length),
-            Script::Vllm => (part(length, 1.0 - ratio), part(length, 1.0 + ratio)),
-        }))
+        let part = |length: u32, share: f64| f64::from(length) * share;
+        let spread = |length| match script {
+            Script::Kubeai => (part(length, ratio) as u32, length),
+            Script::Vllm => (part(length, 1.0 - ratio) as u32, part(length, 1.0 + ratio).ceil() as u32),
+        };
+        let [input, output] = lengths.map(spread);
+        Ok([input, if script == Script::Vllm { (output.0.max(1), output.1) } else { output }])
     }
 }
 
@@ -126,7 +142,7 @@ pub(super) fn prompts(
 ) -> anyhow::Result<TextPrompts> {
     let flags = &arguments.dataset;
     let requests = usize::try_from(arguments.num_prompts)?;
-    Ok(match flags.dataset_name {
+    Ok(match flags.name(arguments.script) {
         DatasetName::Random => {
             let [input, output] = flags.ranges(arguments.script).map_err(anyhow::Error::msg)?;
             let sizes = RandomPrompts { requests, input, output, prefix: flags.random_prefix_len };
@@ -135,13 +151,13 @@ pub(super) fn prompts(
         DatasetName::Sonnet => {
             let sizes = PoemPrompts {
                 requests,
-                input: flags.sonnet_input_len,
-                output: flags.sonnet_output_len,
+                input: flags.input_len.unwrap_or(flags.sonnet_input_len),
+                output: flags.output_len.unwrap_or(flags.sonnet_output_len),
                 prefix: flags.sonnet_prefix_len,
             };
             poem_prompts(flags.path(), &sizes, tokenizer, random)?
         }
-        DatasetName::Sharegpt | DatasetName::Hf => {
+        DatasetName::Sharegpt => {
             let settings = ShareGptSettings {
                 rule: match arguments.script {
                     Script::Kubeai => ShareGptRule::EveryTurn,
@@ -149,11 +165,34 @@ pub(super) fn prompts(
                 },
                 requests,
                 min_messages: arguments.min_messages,
-                conversations: arguments.conversations,
+                conversations: arguments.conversations.map(|limit| limit as usize),
                 max_prompts: arguments.max_prompts(),
-                output_tokens: flags.sharegpt_output_len,
+                output_tokens: flags.output_len.or(flags.sharegpt_output_len),
+                in_order: flags.disable_shuffle,
+                once: flags.no_oversample,
             };
             read_sharegpt(flags.path(), &settings, tokenizer, random)?
         }
     })
+}
+
+fn dataset_name(text: &str) -> Result<DatasetName, String> {
+    let instead = match text {
+        "sharegpt" => return Ok(DatasetName::Sharegpt),
+        "random" => return Ok(DatasetName::Random),
+        "sonnet" => return Ok(DatasetName::Sonnet),
+        "hf" | "spec_bench" | "speed_bench" => {
+            "is a download, and evenload downloads nothing: save it as a ShareGPT file and give that with --dataset-path"
+        }
+        "custom" => "is read by `evenload profile --custom-dataset-type single-turn`",
+        "burstgpt" => "is replayed by `evenload profile --custom-dataset-type burst-gpt-trace`",
+        "timed_trace" => "is replayed by `evenload profile --custom-dataset-type mooncake-trace`",
+        "prefix_repetition" => {
+            "is not there: give random prompts a common beginning with --random-prefix-len"
+        }
+        "random-mm" | "custom_audio" | "custom_image" => "is not there: prompts hold text only",
+        "random-rerank" => "is not there: completions and chats are measured",
+        _ => "is unknown: choose from sharegpt, random, sonnet",
+    };
+    Err(format!("{text} {instead}"))
 }

@@ -1,14 +1,14 @@
-//! The flags: names and defaults of `benchmark_serving.py` as KubeAI uses it, then our own.
+//! The flags: names and defaults of `benchmark_serving.py` as KubeAI uses it, then today's further ones, then our own.
 
 use std::{path::PathBuf, time::SystemTime};
 
 use clap::{Args, ValueEnum};
-use loadgen::{ClientSettings, TargetError, Targets};
+use loadgen::{ChunkRule, ClientSettings, TargetError, Targets};
 use protocol::Endpoint;
 use report::{BenchFormat, BenchRun, MILLISECOND, Metric, Objective, bench_metric};
 use workload::BodyOptions;
 
-use super::{dataset::DatasetFlags, unsupported::NoneUnsupported};
+use super::{dataset::DatasetFlags, modern::ModernFlags, unsupported::NoneUnsupported};
 
 const OURS: &str = "Options that the script does not have";
 /// What the script takes where `--max-conversations` is not given.
@@ -17,9 +17,9 @@ const MAX_PROMPTS: usize = 1000;
 /// Flags of `evenload bench`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The server's API: completions, or chat for openai-chat.
-    #[arg(long, value_enum, default_value = "vllm")]
-    pub(super) backend: Backend,
+    /// The server's API: completions, or chat for openai-chat [default: vllm; with --script vllm openai].
+    #[arg(long, value_enum)]
+    backend: Option<Backend>,
     /// Server or balancer; instead of --host and --port.
     #[arg(long, value_name = "URL")]
     base_url: Option<String>,
@@ -40,9 +40,9 @@ pub(crate) struct Arguments {
     /// Requests in flight at most; further ones wait, and their time counts from when they are sent.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_concurrency: Option<u32>,
-    /// Name of the model.
+    /// Name of the model; with --script vllm the first one that the server lists, if none is given.
     #[arg(long)]
-    model: String,
+    pub(super) model: Option<String>,
     /// Counts the lengths: a tokenizer.json, a tokenizer.model in tiktoken's form, or a folder with one of them.
     /// Without it, and with a name that is no file, lengths are estimated.
     #[arg(long, value_name = "PATH")]
@@ -55,8 +55,8 @@ pub(crate) struct Arguments {
     pub(super) num_prompts: u64,
     /// Takes the first so many prompts, not conversations, as the script does whatever its name says [default:
     /// 1000, or no limit with --conversations].
-    #[arg(long, value_name = "NUMBER")]
-    max_conversations: Option<usize>,
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    max_conversations: Option<u32>,
     /// Log probabilities to ask for with each token.
     #[arg(long, value_name = "NUMBER")]
     logprobs: Option<u32>,
@@ -77,9 +77,9 @@ pub(crate) struct Arguments {
     pub(super) disable_tqdm: bool,
     /// Write the figures of the run and of each request to a JSON file.
     #[arg(long)]
-    pub(super) save_result: bool,
+    save_result: bool,
     /// Added to the JSON file.
-    #[arg(long, value_name = "KEY=VALUE", num_args = 1.., value_parser = metadata)]
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1.., value_parser = key_value)]
     metadata: Vec<(String, String)>,
     /// Directory of the JSON file.
     #[arg(long, value_name = "DIR")]
@@ -99,17 +99,19 @@ pub(crate) struct Arguments {
     /// Limits in milliseconds that a good request keeps, such as ttft:500 tpot:50.
     #[arg(long, value_name = "METRIC:MS", num_args = 1.., value_parser = objective)]
     pub(super) goodput: Vec<Objective>,
-    /// auto and slow; they count alike.
-    #[arg(long, default_value = "auto", value_parser = ["auto", "slow"])]
+    /// auto, hf and slow; they count alike.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "hf", "slow"])]
     tokenizer_mode: String,
     /// Name of the model in requests, where it is another than --model.
     #[arg(long, value_name = "NAME")]
     served_model_name: Option<String>,
-    /// Adapters; each request is for one of them, drawn at random.
+    /// Adapters; each request is for one of them.
     #[arg(long, value_name = "NAME", num_args = 1..)]
     pub(super) lora_modules: Vec<String>,
+    #[command(flatten)]
+    pub(super) modern: ModernFlags,
 
-    /// Whose prompts, and whose output: KubeAI's multi-turn script, or today's `vllm bench serve`.
+    /// Whose defaults, prompts, send times and output: KubeAI's multi-turn script, or today's `vllm bench serve`.
     #[arg(long, value_enum, default_value = "kubeai", help_heading = OURS)]
     pub(super) script: Script,
     /// exact: send times are absolute and lateness does not add up. legacy: each request waits its gap after the
@@ -117,17 +119,18 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value = "exact", help_heading = OURS)]
     pub(super) arrival: ArrivalKind,
     /// Takes prompts from the first so many conversations of the file.
-    #[arg(long, value_name = "NUMBER", help_heading = OURS)]
-    pub(super) conversations: Option<usize>,
+    #[arg(long, value_name = "NUMBER", help_heading = OURS, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) conversations: Option<u32>,
     /// Leaves out conversations of fewer messages.
     #[arg(long, value_name = "NUMBER", default_value_t = 2, help_heading = OURS)]
     pub(super) min_messages: usize,
     /// Threads that send and receive.
     #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = OURS)]
     pub(super) threads: u16,
-    /// Keep connections for further requests; KubeAI's script opens one for each, and so does this without the flag.
+    /// Keep connections for further requests, as --script vllm always does; KubeAI's script opens one for each, and so
+    /// does this without the flag.
     #[arg(long, help_heading = OURS)]
-    pub(super) reuse_connections: bool,
+    reuse_connections: bool,
 
     #[command(flatten)]
     _unsupported: NoneUnsupported,
@@ -160,11 +163,21 @@ impl Arguments {
     /// Says which flags do not go together.
     pub(super) fn check(&self) -> Result<(), String> {
         self.dataset.check(self.script)?;
+        self.modern.check()?;
+        if self.model.is_none() && self.script == Script::Kubeai {
+            return Err(
+                "--model is missing; only --script vllm asks the server for its first model".to_owned()
+            );
+        }
+        if self.modern.ramp_up().is_some() && self.rate().is_some() {
+            return Err("--ramp-up-strategy sets the rate: leave --request-rate away".to_owned());
+        }
         let path = self.path();
-        if self.backend == Backend::OpenaiChat && !path.ends_with("chat/completions") {
+        let chat = self.operation() == Endpoint::ChatCompletions;
+        if chat && !path.ends_with("chat/completions") {
             return Err(format!("--backend openai-chat sends to chat/completions, not to --endpoint {path}"));
         }
-        if self.backend != Backend::OpenaiChat && path.ends_with("chat/completions") {
+        if !chat && path.ends_with("chat/completions") {
             return Err(format!("--endpoint {path} is for --backend openai-chat"));
         }
         if self.burstiness.is_nan() || self.burstiness <= 0.0 {
@@ -180,9 +193,46 @@ impl Arguments {
     }
 
     pub(super) fn operation(&self) -> Endpoint {
-        match self.backend {
+        match self.backend() {
             Backend::OpenaiChat => Endpoint::ChatCompletions,
             _ => Endpoint::Completions,
+        }
+    }
+
+    fn backend(&self) -> Backend {
+        self.backend.unwrap_or(match self.script {
+            Script::Kubeai => Backend::Vllm,
+            Script::Vllm => Backend::Openai,
+        })
+    }
+
+    /// Whether the results go to a file.
+    pub(super) fn saves(&self) -> bool {
+        self.save_result || self.modern.append_result
+    }
+
+    /// Whether connections serve further requests.
+    pub(super) fn reuses_connections(&self) -> bool {
+        self.reuse_connections || self.script == Script::Vllm
+    }
+
+    /// Whether the first prompt is sent before the run.
+    pub(super) fn warms_up(&self) -> bool {
+        self.must_answer_first() || self.modern.num_warmups > 0
+    }
+
+    /// Whether one request must be answered before the run.
+    pub(super) fn must_answer_first(&self) -> bool {
+        self.script == Script::Kubeai || self.modern.ready_check_timeout_sec > 0
+    }
+
+    /// What the scripts count as a chunk. All of them count tokens without text; only KubeAI's also counts a chat's
+    /// opening, and ends a chat with the event that counts the tokens.
+    pub(super) fn chunk_rule(&self) -> ChunkRule {
+        match (self.script, self.operation()) {
+            (Script::Kubeai, Endpoint::ChatCompletions) => ChunkRule::ChoiceThenUsage,
+            (Script::Vllm, Endpoint::ChatCompletions) => ChunkRule::Token,
+            _ => ChunkRule::Choice,
         }
     }
 
@@ -195,25 +245,30 @@ impl Arguments {
     }
 
     pub(super) fn model(&self) -> &str {
-        self.served_model_name.as_deref().unwrap_or(&self.model)
+        self.served_model_name.as_deref().or(self.model.as_deref()).unwrap_or_default()
     }
 
     /// The script's cut of the list of prompts.
     pub(super) fn max_prompts(&self) -> Option<usize> {
         let own = self.conversations.is_none().then_some(MAX_PROMPTS);
         match self.script {
-            Script::Kubeai => self.max_conversations.or(own),
-            Script::Vllm => self.max_conversations,
+            Script::Kubeai => self.max_conversations.map(|limit| limit as usize).or(own),
+            Script::Vllm => self.max_conversations.map(|limit| limit as usize),
         }
     }
 
     pub(super) fn body(&self) -> BodyOptions {
+        let mut extra = self.modern.body();
+        if self.script == Script::Vllm && self.operation() == Endpoint::Completions {
+            extra.entry("repetition_penalty").or_insert_with(|| 1.0.into());
+        }
         BodyOptions {
-            temperature: Some(0.0),
+            temperature: (self.script == Script::Kubeai).then_some(0.0),
             ignore_eos: self.ignore_eos || self.dataset.wants_full_answers(self.script),
             include_usage: true,
             best_of: (self.script == Script::Kubeai || self.best_of != 1).then_some(self.best_of),
             logprobs: self.logprobs,
+            extra,
             ..BodyOptions::default()
         }
     }
@@ -224,19 +279,23 @@ impl Arguments {
                 Script::Kubeai => BenchFormat::Kubeai,
                 Script::Vllm => BenchFormat::Vllm,
             },
-            backend: self.backend.to_possible_value().map_or_else(String::new, |name| name.get_name().into()),
-            label: None,
-            model: self.model.clone(),
+            backend: self
+                .backend()
+                .to_possible_value()
+                .map_or_else(String::new, |name| name.get_name().into()),
+            label: self.modern.label.clone(),
+            model: self.model.clone().unwrap_or_default(),
             tokenizer: self.tokenizer.clone(),
             best_of: self.best_of,
             num_prompts: self.num_prompts,
             request_rate: self.rate(),
+            ramp_up: self.modern.ramp_up().map(|(how, start, end)| (how.name(), start, end)),
             burstiness: self.burstiness,
             max_concurrency: self.max_concurrency,
             metadata: self.metadata.clone(),
             percentile_metrics: self.percentile_metrics.clone(),
             percentiles: self.metric_percentiles.clone(),
-            save_detailed: true,
+            save_detailed: self.modern.save_detailed,
             goodput: !self.goodput.is_empty(),
             date: SystemTime::now(),
             peak_in_flight: None,
@@ -251,7 +310,7 @@ fn request_rate(text: &str) -> Result<f64, String> {
     }
 }
 
-fn metadata(text: &str) -> Result<(String, String), String> {
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }

@@ -4,12 +4,13 @@ use std::{fmt::Write, iter, path::Path, sync::Arc, time::Duration};
 
 use workload::{
     Arrival, Arrivals, Limits, Pattern, Phase, PhaseKind, Plan, PythonRandom, Rate, Request, RequestTemplate,
-    Session, TextPrompts, TokenSource, Tokenizer,
+    ScriptRate, Session, TextPrompts, TokenSource, Tokenizer, script_arrivals,
 };
 
 use super::{
     dataset,
-    flags::{Arguments, ArrivalKind},
+    flags::{Arguments, ArrivalKind, Script},
+    modern::{LoraAssignment, RampUp},
 };
 
 /// The script gives up on a request after six hours.
@@ -34,7 +35,13 @@ impl Load {
         let mut random = PythonRandom::new(arguments.seed);
         let made = dataset::prompts(arguments, &tokenizer, &mut random)?;
         let modules: Vec<Arc<str>> = arguments.lora_modules.iter().map(|name| name.as_str().into()).collect();
-        let adapters = made.prompts.iter().map_while(|_| random.choice(&modules).cloned()).collect();
+        let requests = made.prompts.len();
+        let adapters = match arguments.modern.lora_assignment {
+            LoraAssignment::Random => {
+                iter::from_fn(|| random.choice(&modules).cloned()).take(requests).collect()
+            }
+            LoraAssignment::RoundRobin => modules.iter().cycle().take(requests).cloned().collect(),
+        };
         Ok(Self { made: Arc::new(made), source: tokenizer.source(), adapters })
     }
 
@@ -54,6 +61,11 @@ impl Load {
         self.made.prompts.iter().map(|prompt| u64::from(prompt.output_tokens)).sum()
     }
 
+    /// The most that prefix caches can spare, what was sent before the run included.
+    pub(super) fn best_hit_ratio(&self, arguments: &Arguments) -> f64 {
+        self.made.best_hit_ratio(arguments.warms_up())
+    }
+
     /// What the workload is, for the user.
     pub(super) fn describe(&self, arguments: &Arguments) -> String {
         let made = &*self.made;
@@ -62,7 +74,7 @@ impl Load {
         let mut row = |label: &str, value: String| {
             let _ = writeln!(text, "{label:<40} {value:<10}");
         };
-        if arguments.dataset.is_sharegpt() {
+        if arguments.dataset.is_sharegpt(arguments.script) {
             row("Conversations:", made.conversations.to_string());
         }
         row("Unique prompts:", made.unique_prompts.to_string());
@@ -72,7 +84,7 @@ impl Load {
         row("Input tokens:", self.input_tokens().to_string());
         row("Input tokens of unique prompts:", self.unique_input_tokens().to_string());
         row("Output tokens asked for:", self.output_tokens().to_string());
-        row("Best possible prefix cache hits (%):", format!("{:.2}", 100.0 * made.best_hit_ratio()));
+        row("Best possible prefix cache hits (%):", format!("{:.2}", 100.0 * self.best_hit_ratio(arguments)));
         for note in self.notes(arguments) {
             let _ = writeln!(text, "note: {note}");
         }
@@ -93,11 +105,20 @@ impl Load {
                  tokenizer.model for exact ones"
             ));
         }
-        if let Some(limit) = arguments.max_prompts().filter(|_| arguments.dataset.is_sharegpt()) {
+        if let Some(limit) =
+            arguments.max_prompts().filter(|_| arguments.dataset.is_sharegpt(arguments.script))
+        {
             notes.push(format!(
                 "--max-conversations takes the first {limit} prompts, not conversations, as the script does; \
                  --conversations limits conversations"
             ));
+        }
+        if arguments.script == Script::Vllm && !arguments.body().extra.contains_key("temperature") {
+            notes.push(
+                "no temperature is sent, as by today's script: the server's default decides; --temperature 0 is \
+                 greedy"
+                    .to_owned(),
+            );
         }
         if arguments.trust_remote_code {
             notes.push("--trust-remote-code has no effect: code of models is never run".to_owned());
@@ -105,11 +126,15 @@ impl Load {
         notes
     }
 
-    /// The first prompt, once, which must be answered before anything is measured.
-    pub(super) fn warm_up(&self, arguments: &Arguments) -> Plan {
-        let arrival = self.arrivals(arguments, iter::once(Duration::ZERO));
-        let limits = Limits { request_timeout: Some(REQUEST_TIMEOUT), ..Limits::default() };
-        Plan { phases: vec![phase("warm-up", PhaseKind::Warmup, limits, None, arrival)] }
+    /// The first prompt, so often, before anything is measured.
+    pub(super) fn warm_up(&self, arguments: &Arguments, requests: u32) -> Plan {
+        let arrivals = self.arrivals(arguments, (0..requests).map(|_| (0, Duration::ZERO)));
+        let limits = Limits {
+            concurrency: arguments.max_concurrency,
+            request_timeout: Some(REQUEST_TIMEOUT),
+            ..Limits::default()
+        };
+        Plan { phases: vec![phase("warm-up", PhaseKind::Warmup, limits, None, arrivals)] }
     }
 
     /// All requests at their times.
@@ -120,23 +145,19 @@ impl Load {
             drifting: arguments.arrival == ArrivalKind::Legacy,
             ..Limits::default()
         };
-        let arrivals = match arguments.rate() {
-            None => self.arrivals(arguments, iter::repeat(Duration::ZERO)),
-            Some(rate) => {
-                let pattern = Pattern::Gamma(arguments.burstiness);
-                let times = Arrivals::new(pattern, Rate::constant(rate)?, arguments.seed)?;
-                self.arrivals(arguments, times.from_zero())
-            }
-        };
-        let mut phase = phase("benchmark", PhaseKind::Measured, limits, arguments.rate(), arrivals);
-        phase.expected_requests = Some(arguments.num_prompts);
+        let requests = self.made.prompts.len();
+        let (times, rate) = times(arguments, requests)?;
+        let arrivals = self.arrivals(arguments, times.into_iter().enumerate());
+        let mut phase = phase("benchmark", PhaseKind::Measured, limits, rate, arrivals);
+        phase.expected_requests = Some(requests as u64);
         Ok(Plan { phases: vec![phase] })
     }
 
+    /// Requests for the prompts at these places, at these times.
     fn arrivals(
         &self,
         arguments: &Arguments,
-        times: impl Iterator<Item = Duration> + Send + 'static,
+        places: impl Iterator<Item = (usize, Duration)> + Send + 'static,
     ) -> Box<dyn Iterator<Item = Arrival> + Send> {
         let template = RequestTemplate::new(arguments.operation(), arguments.model());
         let (made, adapters) = (Arc::clone(&self.made), self.adapters.clone());
@@ -147,11 +168,35 @@ impl Load {
                 None => request,
             }
         };
-        Box::new((0..self.made.prompts.len()).zip(times).map(move |(index, at)| Arrival {
+        Box::new(places.enumerate().map(move |(number, (place, at))| Arrival {
             at,
-            session: Session { id: index as u64, turns: vec![request(index).into()], target: None },
+            session: Session { id: number as u64, turns: vec![request(place).into()], target: None },
         }))
     }
+}
+
+/// When requests are sent, and how many a second; `None` is as fast as they are let.
+fn times(arguments: &Arguments, requests: usize) -> anyhow::Result<(Vec<Duration>, Option<f64>)> {
+    let pattern = Pattern::Gamma(arguments.burstiness);
+    let seed = arguments.seed;
+    if let Some((how, start, end)) = arguments.modern.ramp_up() {
+        let (start, end) = (f64::from(start), f64::from(end));
+        let ramp = match how {
+            RampUp::Linear => ScriptRate::Linear(start, end),
+            RampUp::Exponential => ScriptRate::Exponential(start, end),
+        };
+        let times = script_arrivals(pattern, ramp, requests, seed)?;
+        let mean = times.last().map(|last| requests as f64 / last.as_secs_f64());
+        return Ok((times, mean));
+    }
+    let times = match (arguments.rate(), arguments.script) {
+        (None, _) => vec![Duration::ZERO; requests],
+        (Some(rate), Script::Vllm) => script_arrivals(pattern, ScriptRate::Constant(rate), requests, seed)?,
+        (Some(rate), Script::Kubeai) => {
+            Arrivals::new(pattern, Rate::constant(rate)?, seed)?.from_zero().take(requests).collect()
+        }
+    };
+    Ok((times, arguments.rate()))
 }
 
 fn phase(

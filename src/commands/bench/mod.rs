@@ -1,11 +1,15 @@
 //! `evenload bench`: the serving benchmark of KubeAI and of vLLM, by their flags, with their output.
 //!
+//! The script decides the defaults, the prompts, the send times, what is sent before the run, what counts as a chunk,
+//! and the output. Flags that are not there are refused by name.
+//!
 //! The block and the JSON hold those scripts' figures by their definitions. What they do not say (how late requests
 //! left, how many were in flight, whether the numbers may be quoted) follows after the block.
 
 mod dataset;
 mod flags;
 mod load;
+mod modern;
 mod output;
 mod send;
 mod unsupported;
@@ -24,15 +28,19 @@ use super::interrupt::Interrupts;
 const USAGE: u8 = 2;
 
 impl Arguments {
-    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+    pub(crate) fn run(mut self) -> anyhow::Result<ExitCode> {
         if let Err(problem) = self.check() {
             eprintln!("evenload: {problem}");
             return Ok(ExitCode::from(USAGE));
         }
+        output::check(&self)?;
         let sender = Sender::new(&self)?;
+        if self.model.is_none() {
+            self.model = Some(sender.first_model()?);
+        }
         let load = Load::read(&self)?;
         output::print(&load.describe(&self))?;
-        sender.warm_up(load.warm_up(&self))?;
+        sender.warm_up(&self, &load)?;
         let run = self.bench_run();
         let control = Interrupts::listen().context("cannot wait for signals")?.next_run();
         output::print(&run.preamble())?;

@@ -3,7 +3,8 @@
 use std::{
     fs,
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
+    process,
     process::ExitCode,
     time::SystemTime,
 };
@@ -23,7 +24,32 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Writes the result file, then prints. The run has failed if nothing was answered.
+/// Says before the run whether the result file can be written after it.
+pub(super) fn check(arguments: &Arguments) -> anyhow::Result<()> {
+    if !arguments.saves() {
+        return Ok(());
+    }
+    let path = place(arguments, arguments.result_filename.clone().unwrap_or_default());
+    let parent = path.parent().filter(|_| arguments.result_filename.is_some()).unwrap_or(&path);
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    let trial = parent.join(format!(".evenload-{}", process::id()));
+    fs::write(&trial, "").with_context(|| format!("cannot write into {}", parent.display()))?;
+    fs::remove_file(&trial)?;
+    anyhow::ensure!(
+        arguments.result_filename.is_none() || !path.is_dir(),
+        "--result-filename {} is a directory",
+        path.display()
+    );
+    Ok(())
+}
+
+/// The path of a file in the directory of results.
+fn place(arguments: &Arguments, name: PathBuf) -> PathBuf {
+    arguments.result_dir.as_deref().unwrap_or(Path::new("")).join(name)
+}
+
+/// Prints, then writes the result file. The run has failed if nothing was answered.
 pub(super) fn conclude(
     arguments: &Arguments,
     mut run: BenchRun,
@@ -38,7 +64,7 @@ pub(super) fn conclude(
 
     let mut text = run.block(report);
     if measured.interrupted() {
-        let (ended, planned) = (report.total.sent, arguments.num_prompts);
+        let (ended, planned) = (report.total.sent, load.made.prompts.len());
         text = format!("PARTIAL RESULTS: stopped by hand after {ended} of {planned} requests.\n{text}");
     }
     text += &client_lines(report, &health);
@@ -49,11 +75,11 @@ pub(super) fn conclude(
         );
     }
     text += &assessment.lines();
-    if arguments.save_result {
-        let path = save(arguments, &run, load, measured, &health, &assessment)?;
-        text += &format!("written: {path}\n");
-    }
     print(&text)?;
+    if arguments.saves() {
+        let path = save(arguments, &run, load, measured, &health, &assessment)?;
+        print(&format!("written: {path}\n"))?;
+    }
     Ok(if report.total.answered() > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -75,19 +101,23 @@ fn save(
                 "input_tokens": load.input_tokens(),
                 "unique_input_tokens": load.unique_input_tokens(),
                 "output_tokens": load.output_tokens(),
-                "best_hit_ratio": load.made.best_hit_ratio(),
+                "best_hit_ratio": load.best_hit_ratio(arguments),
             },
             "client": client_json(&measured.report, health),
             "assessment": assessment.json(),
         }),
     );
     let name = arguments.result_filename.clone().unwrap_or_else(|| run.file_name().into());
-    let directory = arguments.result_dir.as_deref().unwrap_or(Path::new(""));
-    let path = directory.join(name);
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-    }
+    let path = place(arguments, name);
     let text = serde_json::to_string(&object)?;
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    let written = if arguments.modern.append_result { append(&path, &text) } else { fs::write(&path, text) };
+    written.with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path.display().to_string())
+}
+
+/// Adds a line to a file, as the script does: no line break at its end.
+fn append(path: &Path, line: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(path)?;
+    let line_break = if file.metadata()?.len() > 0 { "\n" } else { "" };
+    file.write_all(format!("{line_break}{line}").as_bytes())
 }

@@ -3,21 +3,29 @@
 use std::{
     sync::{Arc, Mutex, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use loadgen::{Control, Options, Reuse, RunEnd, RunSummary, Targets};
+use loadgen::{Ask, Control, Options, Reuse, RunEnd, RunSummary, Targets};
 use report::{
     BenchDetails, ClientHealth, Count, CountSource, Outcome, PhaseShape, Record, Recorder, Report, RunShape,
 };
+use serde_json::Value;
 use workload::{Plan, TokenSource, write_body};
 
-use super::{flags::Arguments, load::Load};
+use super::{
+    flags::{Arguments, Script},
+    load::Load,
+};
 
 /// Time between two looks at the run.
 const LOOK: Duration = Duration::from_millis(50);
+/// Time between two attempts to be answered by a server that is not ready.
+const RETRY: Duration = Duration::from_secs(5);
+/// Time limit for the list of models.
+const MODELS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where to send to, and how.
 #[derive(Debug)]
@@ -47,17 +55,67 @@ impl Sender {
             Options::new(Arc::new(move |request, history, out| write_body(request, history, &body, out)));
         options.threads = arguments.threads.into();
         options.path.clone_from(&arguments.endpoint);
+        options.chunk_rule = arguments.chunk_rule();
         options.api_key = std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty());
-        options.reuse = if arguments.reuse_connections { Reuse::Pooled } else { Reuse::Never };
+        options.reuse = if arguments.reuses_connections() { Reuse::Pooled } else { Reuse::Never };
+        options.headers.clone_from(&arguments.modern.header);
+        if let Some(prefix) = &arguments.modern.request_id_prefix {
+            prefix.trim_end_matches('-').clone_into(&mut options.run_name);
+        }
         Ok(Self { targets, options })
     }
 
-    /// Sends a plan of one request, which must succeed.
-    pub(super) fn warm_up(&self, plan: Plan) -> anyhow::Result<()> {
-        let mut outcome = None;
+    /// The first model that the server lists.
+    pub(super) fn first_model(&self) -> anyhow::Result<String> {
+        let key =
+            self.options.api_key.iter().map(|key| ("Authorization".to_owned(), format!("Bearer {key}")));
+        let headers: Vec<(String, String)> = key.chain(self.options.headers.clone()).collect();
+        let reply = Ask { headers: &headers, ..Ask::get("/v1/models", MODELS_TIMEOUT) };
+        let reply = reply.send(&self.targets, 0).map_err(|problem| anyhow!("{}: {problem}", self.url()))?;
+        let list: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+        match list["data"][0]["id"].as_str() {
+            Some(name) => Ok(name.to_owned()),
+            None => bail!(
+                "{} lists no model at /v1/models (status {}): name one with --model",
+                self.url(),
+                reply.status
+            ),
+        }
+    }
+
+    /// Sends what is sent before the run: a request that must be answered, tried again while the server may still
+    /// become ready, and those whose answers do not matter.
+    pub(super) fn warm_up(&self, arguments: &Arguments, load: &Load) -> anyhow::Result<()> {
+        let until = Instant::now() + arguments.modern.ready_within();
+        while arguments.must_answer_first()
+            && let Err(problem) = self.answered(load.warm_up(arguments, 1))
+        {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(problem);
+            }
+            eprintln!("evenload: {problem}; trying again");
+            thread::sleep(left.min(RETRY));
+        }
+        let warmups = arguments.modern.num_warmups;
+        if warmups > 0 {
+            self.send_aside(load.warm_up(arguments, warmups), |_| {})?;
+        }
+        Ok(())
+    }
+
+    fn send_aside(&self, plan: Plan, mut take: impl FnMut(Outcome) + Send) -> anyhow::Result<()> {
         let options = Options { run_name: "warm-up".to_owned(), ..self.options.clone() };
-        let take = |record: Record, _| outcome = Some(record.outcome);
-        loadgen::run(plan, &self.targets, &options, &Control::new(), take)?;
+        loadgen::run(plan, &self.targets, &options, &Control::new(), |record: Record, _| {
+            take(record.outcome)
+        })?;
+        Ok(())
+    }
+
+    /// Sends a plan of one request, which must succeed.
+    fn answered(&self, plan: Plan) -> anyhow::Result<()> {
+        let mut outcome = None;
+        self.send_aside(plan, |ended| outcome = Some(ended))?;
         let url = self.url();
         match outcome {
             Some(Outcome::Success) => Ok(()),
@@ -84,21 +142,21 @@ impl Sender {
             phases: vec![PhaseShape {
                 name: "benchmark".to_owned(),
                 measured: true,
-                target_rate: arguments.rate(),
+                target_rate: plan.phases.first().and_then(|phase| phase.target_rate),
                 concurrency: arguments.max_concurrency,
             }],
             targets: self.targets.names().map(ToString::to_string).collect(),
         };
         let recorder = Mutex::new(Recorder::new(shape, arguments.goodput.clone()));
         let (mut details, mut counted) = (BenchDetails::default(), (0, 0));
-        let progress = progress_bar(arguments);
+        let progress = progress_bar(arguments, load);
         let summary = thread::scope(|scope| {
             let run = scope.spawn(|| {
                 loadgen::run(plan, &self.targets, &self.options, control, |mut record, _| {
                     if load.source == TokenSource::Tokenizer {
-                        count_ourselves(&mut record, load, &mut counted);
+                        count_ourselves(&mut record, load, arguments.script, &mut counted);
                     }
-                    if arguments.save_result {
+                    if arguments.saves() {
                         details.push(&record);
                     }
                     recorder.lock().unwrap_or_else(PoisonError::into_inner).push(&record);
@@ -134,9 +192,9 @@ impl Measured {
     }
 }
 
-/// Takes the prompt length of our tokenizer, as the scripts do, and brings what the server took from its cache to
-/// that measure.
-fn count_ourselves(record: &mut Record, load: &Load, counted: &mut (u64, u64)) {
+/// Takes the prompt length of our tokenizer, as KubeAI's script does, and brings what the server took from its cache
+/// to that measure. Today's script prefers the server's count.
+fn count_ourselves(record: &mut Record, load: &Load, script: Script, counted: &mut (u64, u64)) {
     let Some(prompt) = usize::try_from(record.index).ok().and_then(|index| load.made.prompts.get(index))
     else {
         return;
@@ -144,17 +202,20 @@ fn count_ourselves(record: &mut Record, load: &Load, counted: &mut (u64, u64)) {
     let (ours, theirs) = (u64::from(prompt.input_tokens), u64::from(record.input_tokens.tokens));
     if record.input_tokens.source == CountSource::Usage && theirs > 0 {
         *counted = (counted.0 + theirs, counted.1 + ours);
+        if script == Script::Vllm {
+            return;
+        }
         let scaled = |cached: u32| u32::try_from(u64::from(cached) * ours / theirs).unwrap_or(u32::MAX);
         record.cached_tokens = record.cached_tokens.map(scaled);
     }
     record.input_tokens = Count { tokens: prompt.input_tokens, source: CountSource::Tokenizer };
 }
 
-fn progress_bar(arguments: &Arguments) -> ProgressBar {
+fn progress_bar(arguments: &Arguments, load: &Load) -> ProgressBar {
     if arguments.disable_tqdm {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(arguments.num_prompts);
+    let bar = ProgressBar::new(load.made.prompts.len() as u64);
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed_precise} {msg}") {
         bar.set_style(style);
     }

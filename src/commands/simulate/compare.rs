@@ -75,7 +75,7 @@ impl Comparison<'_> {
         }
         bar.finish_and_clear();
         let means = Means::of(&trials);
-        Ok(Compared { name, means, trials })
+        Ok(Compared { name, means, trials, bound: policy.is_none() })
     }
 
     /// On a terminal only.

@@ -1,6 +1,6 @@
-//! `evenload simulate kubeai`: the twelve published tables.
+//! `evenload simulate kubeai`: the twelve published tables. The file is written before they are printed.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{fmt::Write as _, io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -36,10 +36,10 @@ impl Arguments {
             Client::Legacy => ClientModel::LEGACY,
             Client::Ideal => ClientModel::IDEAL,
         };
-        let mut out = std::io::stdout().lock();
+        let mut text = String::new();
         let mut rows = Vec::new();
         writeln!(
-            out,
+            text,
             "{:<15}{:>8}  {:<22}{:>12}{:>12}{:>9}",
             "policy", "sessions", "figure", "simulated", "published", "error"
         )?;
@@ -57,7 +57,7 @@ impl Arguments {
             {
                 let error = (simulated / published_value - 1.0) * 100.0;
                 writeln!(
-                    out,
+                    text,
                     "{name:<15}{:>8}  {figure:<22}{simulated:>12.2}{published_value:>12.2}{error:>+8.1}%",
                     published.concurrency
                 )?;
@@ -69,12 +69,13 @@ impl Arguments {
             std::fs::create_dir_all(&directory)
                 .with_context(|| format!("cannot create {}", directory.display()))?;
             let path = directory.join("kubeai.json");
-            let text = serde_json::to_string_pretty(
+            let object = serde_json::to_string_pretty(
                 &json!({"seed": self.seed, "client": format!("{:?}", self.client).to_lowercase(), "rows": rows}),
             )?;
-            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-            writeln!(out, "\nwritten: {}", path.display())?;
+            std::fs::write(&path, object).with_context(|| format!("cannot write {}", path.display()))?;
+            writeln!(text, "\nwritten: {}", path.display())?;
         }
+        std::io::stdout().lock().write_all(text.as_bytes())?;
         Ok(ExitCode::SUCCESS)
     }
 }

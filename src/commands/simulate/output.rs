@@ -32,6 +32,8 @@ pub(super) struct Compared {
     pub(super) name: String,
     pub(super) means: Means,
     pub(super) trials: Vec<Trial>,
+    /// It is the bound.
+    pub(super) bound: bool,
 }
 
 pub(super) fn demand_lines(demand: &Demand) -> String {
@@ -79,18 +81,23 @@ pub(super) fn row(compared: &Compared) -> String {
     let means = &compared.means;
     line([
         compared.name.clone(),
-        format!("{:.2}", means.duration_s),
-        format!("{:.2}", means.duration_deviation_s),
-        format!("{:.0}", means.total_tokens_per_s),
-        format!("{:.1}", means.mean_ttft_ms),
-        format!("{:.1}", means.p99_ttft_ms),
-        format!("{:.2}", means.mean_tpot_ms),
-        format!("{:.3}", means.prefix_hit_ratio),
-        format!("{:.2}", means.imbalance),
-        format!("{:.0}", means.evictions),
-        format!("{:.0}", means.preemptions),
-        format!("{:.0}", means.failed),
+        cell(means.duration_s, 2),
+        cell(means.duration_deviation_s, 2),
+        cell(means.total_tokens_per_s, 0),
+        cell(means.mean_ttft_ms, 1),
+        cell(means.p99_ttft_ms, 1),
+        cell(means.mean_tpot_ms, 2),
+        cell(means.prefix_hit_ratio, 3),
+        cell(means.imbalance, 2),
+        cell(means.evictions, 0),
+        cell(means.preemptions, 0),
+        cell(means.failed, 0),
     ])
+}
+
+/// A figure; none where nothing was answered.
+fn cell(value: f64, decimals: usize) -> String {
+    if value.is_finite() { format!("{value:.decimals$}") } else { "-".to_owned() }
 }
 
 /// A line of the table: the first cell to the left, the others to the right.
@@ -195,8 +202,9 @@ fn page(demand: &Demand, compared: &[Compared], what: &str) -> String {
             let report = compared.trials.first()?.report.clone();
             let assessment = judge(&report, &ClientHealth::default(), &FLAGS);
             let measured = PolicyFigures::new(compared.name.as_str(), &report.total, 1.0);
+            let bound = compared.bound;
             let compared = report::Compared { measured, published: None };
-            Some(PolicyRun { compared, report, assessment, speedup: 1.0 })
+            Some(PolicyRun { compared, report, assessment, speedup: 1.0, bound })
         })
         .collect();
     let subtitle = format!(
@@ -236,14 +244,14 @@ fn page(demand: &Demand, compared: &[Compared], what: &str) -> String {
         let means = &one.means;
         table.row([
             one.name.clone(),
-            format!("{:.2}", means.duration_s),
-            format!("{:.0}", means.total_tokens_per_s),
-            format!("{:.1}", means.mean_ttft_ms),
-            format!("{:.1}", means.p99_ttft_ms),
-            format!("{:.3}", means.prefix_hit_ratio),
-            format!("{:.0}", means.evictions),
-            format!("{:.0}", means.preemptions),
-            format!("{:.0}", means.failed),
+            cell(means.duration_s, 2),
+            cell(means.total_tokens_per_s, 0),
+            cell(means.mean_ttft_ms, 1),
+            cell(means.p99_ttft_ms, 1),
+            cell(means.prefix_hit_ratio, 3),
+            cell(means.evictions, 0),
+            cell(means.preemptions, 0),
+            cell(means.failed, 0),
         ])
     });
     comparison_page("Routing policies, simulated", &subtitle, &runs)

@@ -29,6 +29,13 @@ const CHAT_TOKENS: u32 = 256;
 struct Extras<'a> {
     max_tokens: Option<i64>,
     max_completion_tokens: Option<i64>,
+    n: Option<i64>,
+    temperature: Option<f64>,
+    #[serde(borrow)]
+    logprobs: Option<&'a RawValue>,
+    #[serde(borrow)]
+    top_logprobs: Option<&'a RawValue>,
+    echo: Option<bool>,
     min_tokens: Option<u32>,
     stream_options: Option<StreamOptions>,
     encoding_format: Option<&'a str>,
@@ -84,10 +91,7 @@ fn read(
         };
         return Err(Failure::bad_request(format!("{member}: Field required")).with_param(member));
     }
-    if let Some(choices) = view.choices.filter(|choices| *choices != 1) {
-        let message = format!("n = {choices} is not supported by this simulated engine: use n = 1");
-        return Err(Failure::bad_request(message).with_param("n"));
-    }
+    extras.check()?;
     if endpoint == Endpoint::Completions && batch_size(extras.prompt) != 1 {
         let message = "a batch of prompts is not supported by this simulated engine: send one at a time";
         return Err(Failure::bad_request(message).with_param("prompt"));
@@ -98,7 +102,7 @@ fn read(
     let prompt_tokens = prompt_tokens(&text);
     let max_tokens = match endpoint {
         Endpoint::Embeddings => 0,
-        _ => limit(replica, &view, &extras, endpoint, prompt_tokens)?,
+        _ => limit(replica, &extras, endpoint, prompt_tokens)?,
     };
     let max_model_len = replica.config.profile.max_model_len;
     if prompt_tokens > max_model_len {
@@ -107,7 +111,7 @@ fn read(
     let natural_end = match replica.config.output_tokens {
         _ if view.ignore_eos => NaturalEnd::Never,
         Some(mean) => NaturalEnd::About(mean),
-        None if endpoint == Endpoint::ChatCompletions && view.max_tokens.is_none() => {
+        None if endpoint == Endpoint::ChatCompletions && extras.most_tokens().is_none() => {
             NaturalEnd::After(CHAT_TOKENS)
         }
         None => NaturalEnd::Never,
@@ -142,10 +146,47 @@ fn read(
     Ok(Job { served, block_hashes, token_ids, prompt_tokens, max_tokens, script, fault })
 }
 
+impl Extras<'_> {
+    /// Says what vLLM refuses, and what it does but this engine cannot.
+    fn check(&self) -> Result<(), Failure> {
+        let refuse = |name, message: String| Err(Failure::bad_request(message).with_param(name));
+        match (self.n, self.temperature) {
+            (Some(choices), _) if choices < 1 => {
+                return refuse("n", format!("n must be at least 1, got {choices}."));
+            }
+            (Some(choices), _) if choices > 1 => {
+                let message = format!("n = {choices} is not supported by this simulated engine: use n = 1");
+                return refuse("n", message);
+            }
+            (_, Some(temperature)) if temperature < 0.0 => {
+                let message = format!("temperature must be non-negative, got {temperature:?}.");
+                return refuse("temperature", message);
+            }
+            _ => {}
+        }
+        let wanted = |member: Option<&RawValue>| member.is_some_and(|value| value.get() != "false");
+        for (name, wanted) in [
+            ("echo", self.echo == Some(true)),
+            ("logprobs", wanted(self.logprobs)),
+            ("top_logprobs", wanted(self.top_logprobs)),
+        ] {
+            if wanted {
+                let message = format!("{name} is not supported by this simulated engine: leave it away");
+                return refuse(name, message);
+            }
+        }
+        Ok(())
+    }
+
+    /// The request's limit on the answer's length.
+    fn most_tokens(&self) -> Option<i64> {
+        self.max_completion_tokens.or(self.max_tokens)
+    }
+}
+
 /// The limit on the answer's length: the request's, or vLLM's own.
 fn limit(
     replica: &Replica,
-    view: &RequestView<'_>,
     extras: &Extras<'_>,
     endpoint: Endpoint,
     prompt_tokens: u32,
@@ -158,16 +199,17 @@ fn limit(
             return Err(Failure::bad_request(message).with_param(name));
         }
     }
-    if endpoint == Endpoint::Messages && view.max_tokens.is_none() {
+    let asked = extras.most_tokens();
+    if endpoint == Endpoint::Messages && asked.is_none() {
         return Err(Failure::bad_request("max_tokens: Field required").with_param("max_tokens"));
     }
     let max_model_len = replica.config.profile.max_model_len;
     let rest = max_model_len.saturating_sub(prompt_tokens);
     let default = if endpoint == Endpoint::Completions { rest.min(COMPLETION_TOKENS) } else { rest };
-    let max_tokens = view.max_tokens.unwrap_or(default);
-    if max_tokens == 0 || max_tokens > rest {
-        return Err(too_long(max_model_len, prompt_tokens, view.max_tokens.unwrap_or_default()));
-    }
+    let wanted = asked.unwrap_or(default.into());
+    let Some(max_tokens) = u32::try_from(wanted).ok().filter(|wanted| (1..=rest).contains(wanted)) else {
+        return Err(too_long(max_model_len, prompt_tokens, asked.unwrap_or_default()));
+    };
     if let Some(min_tokens) = extras.min_tokens.filter(|min_tokens| *min_tokens > max_tokens) {
         let message =
             format!("min_tokens must be less than or equal to max_tokens={max_tokens}, got {min_tokens}.");
@@ -176,8 +218,8 @@ fn limit(
     Ok(max_tokens)
 }
 
-fn too_long(max_model_len: u32, prompt_tokens: u32, max_tokens: u32) -> Failure {
-    let all = u64::from(prompt_tokens) + u64::from(max_tokens);
+fn too_long(max_model_len: u32, prompt_tokens: u32, max_tokens: i64) -> Failure {
+    let all = i64::from(prompt_tokens).saturating_add(max_tokens);
     Failure::bad_request(format!(
         "This model's maximum context length is {max_model_len} tokens. However, you requested {all} tokens \
          ({prompt_tokens} in the messages, {max_tokens} in the completion). Please reduce the length of the \

@@ -198,7 +198,8 @@ impl Metrics {
         out.histogram(vllm::REQUEST_PARAMS_N, "n of a request.", &choices);
     }
 
-    fn flush_gaps(&mut self) {
+    /// Enters the gaps that are held back.
+    pub(crate) fn flush_gaps(&mut self) {
         let (gap, count) = std::mem::take(&mut self.gap);
         if count > 0 {
             self.inter_token_latency.observe(gap.as_secs_f64(), count);

@@ -65,7 +65,7 @@ impl Replica {
             created: unix_time(),
             requests: Cell::new(0),
             refusal: Refusal::default(),
-            state: RefCell::new(State::new(scheduler)),
+            state: RefCell::new(State::new(scheduler, config.fixed_times.is_some())),
             publisher,
             work: Notify::new(),
             config,
@@ -153,8 +153,11 @@ impl Replica {
     pub(crate) fn abort(&self, id: u32) {
         let mut state = self.state.borrow_mut();
         if state.active.get_mut(id as usize).and_then(Option::take).is_some() {
-            match self.config.fixed_times {
-                Some(_) => state.appointments.forget(id),
+            match &mut state.fixed {
+                Some(counters) => {
+                    counters.aborted += 1;
+                    state.appointments.forget(id);
+                }
                 None => drop(state.scheduler.abort(id.into())),
             }
             state.vacant.push(id);
@@ -221,8 +224,8 @@ impl Replica {
         state.metrics.render(&Page {
             model: self.catalogue.base(),
             profile: state.scheduler.profile(),
-            snapshot: state.scheduler.snapshot(),
-            counters: state.scheduler.counters(),
+            snapshot: state.snapshot(),
+            counters: state.counters(),
             running_adapters: state.adapters(true),
             waiting_adapters: state.adapters(false),
             unix_time_s: unix_time().as_secs_f64(),
@@ -232,8 +235,8 @@ impl Replica {
     /// Everything a test or a demonstration may want to know.
     pub(crate) fn to_json(&self) -> Value {
         let state = self.state.borrow();
-        let snapshot = state.scheduler.snapshot();
-        let counters = state.scheduler.counters();
+        let snapshot = state.snapshot();
+        let counters = state.counters();
         let step = state.scheduler.last_step();
         json!({
             "profile": self.config.profile.name,

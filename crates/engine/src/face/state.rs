@@ -13,7 +13,7 @@ use super::{
     fixed::{Appointments, FixedTimes},
     metrics::Metrics,
 };
-use crate::{CacheChange, Event, Scheduler};
+use crate::{CacheChange, Counters, Event, Scheduler, Snapshot};
 
 /// A machine that is later than this does not catch up: what it lost is called `slipped`.
 pub(super) const MOST_LAG: Duration = Duration::from_secs(1);
@@ -25,8 +25,9 @@ pub(super) struct State {
     pub(super) active: Vec<Option<Active>>,
     pub(super) vacant: Vec<u32>,
     events: Vec<Event>,
-    /// Used instead of the scheduler where times are fixed.
+    /// Used instead of the scheduler where times are fixed, with what was counted.
     pub(super) appointments: Appointments,
+    pub(super) fixed: Option<Counters>,
     pub(super) metrics: Metrics,
     pub(super) lag: Lag,
     pub(super) slowdown: f64,
@@ -45,7 +46,7 @@ pub(super) struct Lag {
 }
 
 impl State {
-    pub(super) fn new(scheduler: Scheduler) -> Self {
+    pub(super) fn new(scheduler: Scheduler, fixed: bool) -> Self {
         Self {
             metrics: Metrics::new(scheduler.profile().max_model_len),
             scheduler,
@@ -53,6 +54,7 @@ impl State {
             vacant: Vec::new(),
             events: Vec::new(),
             appointments: Appointments::default(),
+            fixed: fixed.then(Counters::default),
             lag: Lag::default(),
             slowdown: 1.0,
             cache_events: Vec::new(),
@@ -62,6 +64,24 @@ impl State {
     /// Requests in the engine.
     pub(super) fn load(&self) -> usize {
         self.active.len() - self.vacant.len()
+    }
+
+    /// What was counted since the start. Without a prefix cache nothing is looked up in it.
+    pub(super) fn counters(&self) -> Counters {
+        let counters = self.fixed.unwrap_or_else(|| self.scheduler.counters());
+        match self.scheduler.profile().prefix_caching {
+            true => counters,
+            false => Counters { prefix_query_tokens: 0, ..counters },
+        }
+    }
+
+    /// Requests and memory now. Where times are fixed every request runs, and none takes memory.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let snapshot = self.scheduler.snapshot();
+        match self.fixed {
+            Some(_) => Snapshot { running: self.load() as u32, ..snapshot },
+            None => snapshot,
+        }
     }
 
     /// A number for a request that comes.
@@ -74,7 +94,8 @@ impl State {
 
     /// Names of the adapters whose requests run, or wait, in order.
     pub(super) fn adapters(&self, running: bool) -> String {
-        let active = self.active.iter().flatten().filter(|active| (active.tokens > 0) == running);
+        let runs = |active: &&Active| self.fixed.is_some() || active.tokens > 0;
+        let active = self.active.iter().flatten().filter(|active| runs(active) == running);
         let names: BTreeSet<_> = active.filter_map(|active| active.job.served.adapter()).collect();
         names.into_iter().collect::<Vec<_>>().join(",")
     }
@@ -96,16 +117,24 @@ impl State {
         self.lag.record(now.saturating_sub(due.saturating_duration_since(started)));
         let Some(active) = self.active.get(id as usize).and_then(Option::as_ref) else { return };
         let (given, wanted) = (active.tokens, active.job.script.answer.tokens);
+        let prompt_tokens = active.job.prompt_tokens;
+        let ends = given + 1 >= wanted;
+        if let Some(counters) = &mut self.fixed {
+            counters.prefill_tokens += if given == 0 { u64::from(prompt_tokens) } else { 0 };
+            counters.output_tokens += u64::from(wanted > 0);
+            counters.finished += u64::from(ends);
+        }
         let id = id.into();
         if wanted > 0 {
             let first = Event::FirstToken { id, cached_tokens: 0, waited: Duration::ZERO };
             self.take(if given == 0 { first } else { Event::Token { id } }, now);
         }
-        if given + 1 < wanted {
-            self.appointments.add(due + times.between_tokens, id as u32);
-        } else {
+        if ends {
             self.take(Event::Finished { id }, now);
+        } else {
+            self.appointments.add(due + times.between_tokens, id as u32);
         }
+        self.metrics.flush_gaps();
     }
 
     /// Takes over what happened to the cache, while the requests are there whose blocks these are.

@@ -45,6 +45,6 @@ pub(super) fn repeat(
         let output_tokens = settings.output_tokens.unwrap_or(answer_tokens);
         kept.push(TextPrompt { text: pair.prompt.as_str().into(), input_tokens, output_tokens });
     }
-    let prompts = kept.iter().cycle().take(settings.requests).cloned().collect();
-    Ok((prompts, left_out))
+    let requests = if settings.once { kept.len() } else { settings.requests };
+    Ok((kept.iter().cycle().take(requests).cloned().collect(), left_out))
 }

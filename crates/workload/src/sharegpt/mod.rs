@@ -33,7 +33,7 @@ pub enum ShareGptRule {
 pub struct ShareGptSettings {
     /// How a conversation becomes prompts.
     pub rule: ShareGptRule,
-    /// Requests to make; prompts are repeated until there are so many.
+    /// Requests to make; prompts are repeated until there are so many, unless each is to be sent [once](Self::once).
     pub requests: usize,
     /// Conversations with fewer messages are left out; at least 2.
     pub min_messages: usize,
@@ -44,6 +44,10 @@ pub struct ShareGptSettings {
     pub max_prompts: Option<usize>,
     /// Output length of all requests, instead of the recorded answer's.
     pub output_tokens: Option<u32>,
+    /// Leave the prompts in the order of the file.
+    pub in_order: bool,
+    /// Send each prompt once, even if there are fewer than requests.
+    pub once: bool,
 }
 
 /// A prompt and its recorded answer, not yet counted.
@@ -86,7 +90,9 @@ pub fn read_sharegpt(
         };
         return Err(Error::file(path, problem));
     }
-    random.shuffle(&mut pairs);
+    if !settings.in_order {
+        random.shuffle(&mut pairs);
+    }
     let (prompts, left_out) = match settings.rule {
         ShareGptRule::EveryTurn => kubeai::repeat(&pairs, settings, tokenizer)?,
         ShareGptRule::FirstPair => pairs::oversample(&pairs, settings, tokenizer, random)?,
@@ -124,7 +130,17 @@ mod tests {
 
     fn settings(rule: ShareGptRule, requests: usize) -> ShareGptSettings {
         let (conversations, max_prompts, output_tokens) = (None, None, None);
-        ShareGptSettings { rule, requests, min_messages: 2, conversations, max_prompts, output_tokens }
+        let (in_order, once) = (false, false);
+        ShareGptSettings {
+            rule,
+            requests,
+            min_messages: 2,
+            conversations,
+            max_prompts,
+            output_tokens,
+            in_order,
+            once,
+        }
     }
 
     fn read(settings: &ShareGptSettings, random: &mut PythonRandom) -> TextPrompts {
@@ -188,6 +204,21 @@ mod tests {
         let again = [(35, 36), (25, 26), (25, 26), (35, 36)];
         assert_eq!(first(9), [&once[..], &again[..]].concat());
         assert_eq!(first(3), once[..3]);
+    }
+
+    #[test]
+    fn prompts_stay_in_order_and_unrepeated_where_that_is_asked_for() {
+        for (rule, prompts) in [(ShareGptRule::FirstPair, 5), (ShareGptRule::EveryTurn, 9)] {
+            let settings = ShareGptSettings { in_order: true, once: true, ..settings(rule, 100) };
+            let made = read(&settings, &mut PythonRandom::new(3));
+            assert_eq!((made.prompts.len(), made.unique_prompts), (prompts, prompts));
+            let conversations: Vec<usize> = made
+                .prompts
+                .iter()
+                .map(|prompt| prompt.text.split('c').nth(1).unwrap()[..1].parse().unwrap())
+                .collect();
+            assert!(conversations.is_sorted(), "{conversations:?}");
+        }
     }
 
     #[test]

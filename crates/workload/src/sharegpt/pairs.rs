@@ -47,7 +47,7 @@ pub(super) fn oversample(
         }
     }
     let unique = prompts.len();
-    if unique < settings.requests && unique > 0 {
+    if unique < settings.requests && unique > 0 && !settings.once {
         random.restart();
         for _ in unique..settings.requests {
             prompts.push(prompts[random.below(unique)].clone());
