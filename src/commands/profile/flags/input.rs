@@ -18,10 +18,10 @@ pub(crate) struct InputFlags {
     /// AIPerf's YAML (schema 2.0): its keys as flags. Flags on the command line win.
     #[arg(id = "config", long = "config", short = 'f', value_name = "FILE")]
     _config: Option<PathBuf>,
-    /// Put into every body: KEY:VALUE, or a JSON object.
+    /// Put into every body: KEY:VALUE, several set apart by commas, or a JSON object.
     #[arg(long, value_name = "KEY:VALUE", num_args = 1.., value_parser = extra_inputs)]
     pub(crate) extra_inputs: Vec<Map<String, Value>>,
-    /// Further headers: NAME:VALUE, or a JSON object.
+    /// Further headers: NAME:VALUE, several set apart by commas, or a JSON object.
     #[arg(long, short = 'H', value_name = "NAME:VALUE", num_args = 1, value_parser = header)]
     pub(crate) header: Vec<Vec<(String, String)>>,
     /// File of prompts or a trace.
