@@ -74,6 +74,13 @@ struct Seen {
     continuous_usage: bool,
     any_event: bool,
     ended: bool,
+    /// Something has come that is more than usage and end marks.
+    any_content: bool,
+    /// What has come of the body: bytes, the reads that brought them, and the first of these.
+    bytes: u64,
+    reads: u32,
+    first_byte: Option<Duration>,
+    last_byte: Option<Duration>,
     text: AnswerText,
     text_bytes: usize,
     failure: Option<Outcome>,
@@ -86,6 +93,9 @@ pub(crate) struct Measured {
     pub(crate) first_answer: Option<Duration>,
     pub(crate) usage: Option<Usage>,
     pub(crate) output_tokens: Count,
+    pub(crate) bytes: u64,
+    pub(crate) reads: u32,
+    pub(crate) first_byte: Option<Duration>,
     pub(crate) text: AnswerText,
 }
 
@@ -123,6 +133,11 @@ impl Answer {
         self.seen.usage
     }
 
+    /// Whether there was anything in it. Nobody can tell of an operation that is not known.
+    pub(crate) fn has_content(&self) -> bool {
+        matches!(self.endpoint, Endpoint::Embeddings | Endpoint::Other) || self.seen.any_content
+    }
+
     /// The response head is complete.
     pub(crate) fn begin(&mut self, head: ResponseHead) {
         self.status = head.status;
@@ -136,6 +151,7 @@ impl Answer {
 
     /// Takes bytes of the body.
     pub(crate) fn receive(&mut self, bytes: &[u8]) -> Result<(), Outcome> {
+        self.seen.count(bytes);
         if let Some(raw) = &mut self.raw {
             let room = TEXT_LIMIT.saturating_sub(raw.len());
             raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -193,7 +209,8 @@ impl Answer {
     }
 
     pub(crate) fn into_measured(self) -> Measured {
-        let Seen { chunks, first_answer, usage, mut text, text_bytes, .. } = self.seen;
+        let Seen { chunks, first_answer, usage, bytes, reads, first_byte, mut text, text_bytes, .. } =
+            self.seen;
         text.bodies = self.raw.map(|answer| Box::new(Bodies { request: Vec::new(), answer }));
         let streamed = matches!(self.form, Form::Events(_));
         let output_tokens = match usage {
@@ -205,7 +222,7 @@ impl Answer {
             }
             _ => Count { tokens: estimate_tokens(text_bytes), source: CountSource::Estimate },
         };
-        Measured { chunks, first_answer, usage, output_tokens, text }
+        Measured { chunks, first_answer, usage, output_tokens, bytes, reads, first_byte, text }
     }
 
     fn read_document(&mut self, body: &[u8]) -> Outcome {
@@ -220,6 +237,7 @@ impl Answer {
         let tokens = answer.usage.map_or(estimate_tokens(seen.text_bytes), |usage| usage.completion_tokens);
         seen.chunks.push(Chunk { at: seen.now, tokens });
         seen.first_answer = Some(seen.now);
+        seen.any_content = seen.text_bytes > 0 || answer.tool_call;
         if self.keep_text {
             seen.text = AnswerText { text: answer.text, reasoning: answer.reasoning, bodies: None };
         }
@@ -228,6 +246,17 @@ impl Answer {
 }
 
 impl Seen {
+    fn count(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.bytes += bytes.len() as u64;
+        // A read may bring several chunks of the transfer coding.
+        self.reads += u32::from(self.last_byte != Some(self.now));
+        self.first_byte.get_or_insert(self.now);
+        self.last_byte = Some(self.now);
+    }
+
     fn take(&mut self, endpoint: Endpoint, keep_text: bool, event: SseEvent<'_>) {
         if self.failure.is_some() || event.data.trim_ascii().is_empty() {
             return;
@@ -258,6 +287,7 @@ impl Seen {
         if !said.is_payload() {
             return;
         }
+        self.any_content = true;
         self.continuous_usage |= self.chunks.is_empty() && said.usage.is_some();
         let counted = self.usage.map_or(0, |usage| usage.completion_tokens).saturating_sub(counted_before);
         let tokens = if self.continuous_usage { counted.max(1) } else { 1 };
@@ -375,6 +405,41 @@ mod tests {
         assert!(matches!(chat(&[": only comments"]), Outcome::Malformed(_)));
         assert!(matches!(chat(&[first]), Outcome::Broken(_)));
         assert_eq!(chat(&["data: [DONE]"]), Outcome::Success, "an empty answer is an answer");
+    }
+
+    #[test]
+    fn answers_without_content_are_told_apart() {
+        let answer = |endpoint, content, body: &str| {
+            let mut answer = Answer::new(endpoint, content == Content::Events, None, false, false);
+            answer.begin(ResponseHead { status: 200, content });
+            answer.receive(body.as_bytes()).unwrap();
+            assert_eq!(answer.finish(), Outcome::Success);
+            answer.has_content()
+        };
+        let chat = Endpoint::ChatCompletions;
+        let usage = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":0}}"#;
+        assert!(!answer(chat, Content::Events, &format!("data: {usage}\n\ndata: [DONE]\n\n")));
+        assert!(answer(
+            chat,
+            Content::Events,
+            "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\ndata: [DONE]\n\n"
+        ));
+        assert!(!answer(chat, Content::Json, r#"{"choices":[{"message":{"content":""}}]}"#));
+        assert!(answer(chat, Content::Json, r#"{"choices":[{"message":{"reasoning_content":"x"}}]}"#));
+        assert!(answer(chat, Content::Json, r#"{"choices":[{"message":{"tool_calls":[{"id":"1"}]}}]}"#));
+        assert!(answer(Endpoint::Embeddings, Content::Json, r#"{"data":[{"embedding":[1.0]}]}"#));
+    }
+
+    #[test]
+    fn the_bytes_of_the_body_are_counted_by_their_reads() {
+        let mut answer = Answer::new(Endpoint::Completions, false, None, false, false);
+        answer.begin(ResponseHead { status: 200, content: Content::Json });
+        for (second, bytes) in [(1, ""), (2, r#"{"choices":[{"#), (2, r#""text":"a""#), (5, "}]}")] {
+            answer.set_now(Duration::from_secs(second));
+            answer.receive(bytes.as_bytes()).unwrap();
+        }
+        let Measured { bytes, reads, first_byte, .. } = answer.into_measured();
+        assert_eq!((bytes, reads, first_byte), (26, 2, Some(Duration::from_secs(2))));
     }
 
     #[test]

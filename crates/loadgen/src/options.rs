@@ -16,6 +16,9 @@ pub type Render = Arc<dyn Fn(&Request, &[Message], &mut Vec<u8>) + Send + Sync>;
 /// Counts the tokens of a request's prompt, with the earlier messages of its session before its own.
 pub type CountPrompt = Arc<dyn Fn(&Request, &[Message]) -> Option<u32> + Send + Sync>;
 
+/// Is told the index of a phase that is about to start.
+pub type BeforePhase = Arc<dyn Fn(u16) + Send + Sync>;
+
 /// How a plan is sent.
 #[derive(Clone)]
 pub struct Options {
@@ -44,6 +47,12 @@ pub struct Options {
     pub not_before: Option<Instant>,
     /// What is tried again.
     pub retries: Retries,
+    /// An answer without content (only usage and end marks, or an empty text) has failed. Else it is an answer like
+    /// any other.
+    pub content_needed: bool,
+    /// Told of each phase but the first when nothing is under way any more and it is about to start; it starts when this
+    /// returns. Not told of phases that are skipped because the run was stopped.
+    pub before_phase: Option<BeforePhase>,
     /// Hand the text of answers to the sink.
     pub keep_answers: bool,
     /// Hand the bodies of requests and answers to the sink, as they went over the wire.
@@ -106,6 +115,8 @@ impl Options {
             connect_timeout: Duration::from_secs(30),
             not_before: None,
             retries: Retries::default(),
+            content_needed: false,
+            before_phase: None,
             keep_answers: false,
             keep_bodies: false,
             chooser: Arc::new(RoundRobin),
@@ -131,6 +142,7 @@ impl fmt::Debug for Options {
             .field("connect_timeout", &self.connect_timeout)
             .field("not_before", &self.not_before)
             .field("retries", &self.retries)
+            .field("content_needed", &self.content_needed)
             .field("keep_answers", &self.keep_answers)
             .field("keep_bodies", &self.keep_bodies)
             .finish_non_exhaustive()

@@ -61,8 +61,12 @@ pub struct Record {
     pub own_reasoning_tokens: Option<u32>,
     /// Bytes of the request's body.
     pub request_bytes: u32,
-    /// Bytes of the answer, head and framing included.
+    /// Bytes of the answer's body, without head and framing.
     pub response_bytes: u64,
+    /// Reads that brought some of it.
+    pub response_reads: u32,
+    /// When the first of them was.
+    pub first_byte: Option<Duration>,
     /// How often it was tried again after failures before any answer.
     pub retries: u16,
     /// From the start of the first attempt to that of the last; all other times are the last one's.
@@ -249,8 +253,8 @@ impl Record {
         for time in [&mut self.scheduled, &mut self.admitted, &mut self.done] {
             *time += by;
         }
-        let reached = [&mut self.sent, &mut self.written, &mut self.headers, &mut self.first_answer];
-        for time in reached.into_iter().flatten() {
+        let Self { sent, written, headers, first_byte, first_answer, .. } = self;
+        for time in [sent, written, headers, first_byte, first_answer].into_iter().flatten() {
             *time += by;
         }
         self.chunks.iter_mut().for_each(|chunk| chunk.at += by);

@@ -136,6 +136,10 @@ struct Line {
     #[serde(default, skip_serializing_if = "is_zero")]
     response_bytes: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
+    response_reads: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_byte_ns: Option<u64>,
+    #[serde(default, skip_serializing_if = "is_zero")]
     retries: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     retried_for_ns: u64,
@@ -296,6 +300,8 @@ impl From<&Record> for Line {
             own_reasoning_tokens: record.own_reasoning_tokens,
             request_bytes: record.request_bytes.into(),
             response_bytes: record.response_bytes,
+            response_reads: record.response_reads.into(),
+            first_byte_ns: record.first_byte.map(nanoseconds),
             retries: record.retries.into(),
             retried_for_ns: nanoseconds(record.retried_for),
             session_wait_ns: nanoseconds(record.session_wait),
@@ -347,6 +353,8 @@ impl TryFrom<Line> for Record {
             own_reasoning_tokens: line.own_reasoning_tokens,
             request_bytes: u32::try_from(line.request_bytes).unwrap_or(u32::MAX),
             response_bytes: line.response_bytes,
+            response_reads: u32::try_from(line.response_reads).unwrap_or(u32::MAX),
+            first_byte: line.first_byte_ns.map(time),
             retries: u16::try_from(line.retries).unwrap_or(u16::MAX),
             retried_for: time(line.retried_for_ns),
             session_wait: time(line.session_wait_ns),

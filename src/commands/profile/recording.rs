@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use loadgen::AnswerText;
 use report::{
-    Count, CountSource, Objective, PhaseShape, Record, Recorder, RunShape,
+    Count, CountSource, Objective, Outcome, PhaseShape, Record, Recorder, RunShape,
     aiperf::{Collector, ProfileWriter, Run, Slices, Slo},
 };
 use serde_json::{Value, json};
@@ -113,7 +113,7 @@ impl Recording {
             .as_mut()
             .map_or(Ok(()), |lines| lines.write(record).map_err(|error| anyhow!("{error}")));
         self.heed(written);
-        if let Some(text) = text {
+        if let Some(text) = text.filter(|_| record.outcome != Outcome::Incomplete) {
             let (raw, output) = (self.raw_line(record, &text), self.output_line(record, &text));
             let written = self.raw.as_mut().map_or(Ok(()), |lines| lines.write(&raw));
             self.heed(written);

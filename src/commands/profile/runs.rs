@@ -46,7 +46,7 @@ const FIGURES: [Figure; 8] = [
     ("latency p99 (ms)", |run| milliseconds(run, Metric::E2e, 99.0)),
     ("errors (%)", |run| {
         let total = &run.report.total;
-        (total.requests() > 0).then(|| 100.0 * total.failed() as f64 / total.requests() as f64)
+        (total.completed() > 0).then(|| 100.0 * total.failed() as f64 / total.completed() as f64)
     }),
 ];
 

@@ -89,9 +89,11 @@ impl<W: Write> ProfileWriter<W> {
         }
     }
 
-    /// Takes one request; those that were never sent have no line, as in AIPerf.
+    /// Takes one request; those that were never sent, or cut off at the end of the run, have no line, as in AIPerf.
     pub fn write(&mut self, record: &Record) -> Result<(), RecordsError> {
-        let Some(sent) = record.begun() else { return Ok(()) };
+        let Some(sent) = record.begun().filter(|_| record.outcome != Outcome::Incomplete) else {
+            return Ok(());
+        };
         self.lines.write(&Line { shape: &self.shape, record, sent })
     }
 

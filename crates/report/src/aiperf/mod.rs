@@ -19,17 +19,19 @@ mod json;
 mod lines;
 mod results;
 mod server_metrics;
+mod slices;
 mod sweep;
 mod tag;
 #[cfg(test)]
 mod tests;
 
-pub use collector::{Collector, Slices};
+pub use collector::Collector;
 pub use console::{engines_table, error_table, metrics_table, plain_table, targets_table, trace_table};
 pub use csv::{slices_csv, summary_csv};
 pub use goodput::{GoodputError, Slo};
-pub use json::{Run, RunKind, by_url_json, slices_json, summary_json};
+pub use json::{Run, RunKind, slices_json, summary_json};
 pub use lines::ProfileWriter;
 pub use results::{MetricResult, Statistics};
 pub use server_metrics::ServerMetrics;
+pub use slices::Slices;
 pub use tag::Tag;

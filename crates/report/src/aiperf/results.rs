@@ -1,5 +1,7 @@
 //! Metric results: what a metric is called, its unit, and its statistics, in AIPerf's order.
 
+use std::time::Duration;
+
 use super::{Collector, Tag, sweep::OverTime};
 use crate::{Distribution, MILLISECOND, Object, engines::PERCENTS, summary::ratio};
 
@@ -42,8 +44,13 @@ pub enum Statistics {
 const REPLAY_LAG_LIMIT_MS: f64 = 500.0;
 
 impl Collector {
-    /// Everything collected.
+    /// Everything collected, per second of the run's length.
     pub fn results(&self) -> Vec<MetricResult> {
+        self.results_over(self.duration_s())
+    }
+
+    /// Everything collected, per second of `seconds`: those in which these requests could have been sent.
+    pub(super) fn results_over(&self, seconds: f64) -> Vec<MetricResult> {
         let mut results: Vec<MetricResult> =
             self.values.iter().map(|(&tag, values)| distribution(tag, values)).collect();
         if self.failed > 0 {
@@ -51,11 +58,15 @@ impl Collector {
             results.extend(adjusted.map(|(&tag, values)| self.adjusted(tag, values)).collect::<Vec<_>>());
         }
         results.extend(self.without_round_trip());
-        if let Some(sweep) = &self.sweep {
-            results.extend(sweep.figures(self.streaming).into_iter().map(over_time));
-        }
-        results.extend(self.scalars());
+        results.extend(self.over_time_within(None));
+        results.extend(self.scalars(seconds));
         results
+    }
+
+    /// What was under way at each moment, or at each moment of a window.
+    pub(super) fn over_time_within(&self, window: Option<(Duration, Duration)>) -> Vec<MetricResult> {
+        let figures = self.sweep.as_ref().map(|sweep| sweep.figures(self.streaming, window));
+        figures.into_iter().flatten().map(over_time).collect()
     }
 
     /// The result of one tag, if there is one.
@@ -139,8 +150,7 @@ impl Collector {
         Some((lag.percentile(percent)? - lag.min()? as f64) / MILLISECOND)
     }
 
-    fn scalars(&self) -> Vec<MetricResult> {
-        let seconds = self.duration_s();
+    fn scalars(&self, seconds: f64) -> Vec<MetricResult> {
         let rate = |count: u64| ratio(count as f64, seconds);
         let count = |count: u64| Some(count as f64);
         let sum = |tag: Tag| self.values.get(&tag).map(|values| values.sum() as f64);
@@ -225,7 +235,7 @@ impl Collector {
                 None,
                 count(self.error_input_tokens).filter(|_| failed > 0),
             ),
-            ("benchmark_duration", "Benchmark Duration", "sec", None, Some(seconds)),
+            ("benchmark_duration", "Benchmark Duration", "sec", None, Some(self.duration_s())),
             (
                 "osl_mismatch_count",
                 "OSL Mismatch Count",

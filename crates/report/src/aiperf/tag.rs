@@ -6,6 +6,8 @@ use crate::{CountSource, MILLISECOND, Record, distribution::nanoseconds};
 
 /// Fractions and rates are kept in millionths.
 const MILLIONTHS: f64 = 1e6;
+/// AIPerf's kilobyte.
+const KILOBYTE: f64 = 1024.0;
 /// AIPerf's limits on what is called a mismatch.
 const LENGTH_SHARE: f64 = 0.05;
 const LENGTH_TOKENS: f64 = 50.0;
@@ -102,8 +104,8 @@ tags! {
     HttpConnectionOverhead = "http_req_connection_overhead", "HTTP Connection Overhead", "ms", MILLISECOND, None, Nothing;
     HttpConnectionReused = "http_req_connection_reused", "HTTP Connection Reused", "ratio", 1.0, None, Nothing;
     HttpTotal = "http_req_total", "HTTP Total Time", "ms", MILLISECOND, None, Nothing;
-    HttpDataSent = "http_req_data_sent", "HTTP Data Sent", "KB", 1000.0, None, Nothing;
-    HttpDataReceived = "http_req_data_received", "HTTP Data Received", "KB", 1000.0, None, Nothing;
+    HttpDataSent = "http_req_data_sent", "HTTP Data Sent", "KB", KILOBYTE, None, Nothing;
+    HttpDataReceived = "http_req_data_received", "HTTP Data Received", "KB", KILOBYTE, None, Nothing;
     HttpChunksSent = "http_req_chunks_sent", "HTTP Chunks Sent", "count", 1.0, None, Nothing;
     HttpChunksReceived = "http_req_chunks_received", "HTTP Chunks Received", "count", 1.0, None, Nothing;
 }
@@ -206,10 +208,10 @@ impl Tag {
             Self::HttpDataSent => Some(record.request_bytes.into()),
             Self::HttpDataReceived => Some(record.response_bytes),
             Self::HttpChunksSent => Some(1),
-            Self::HttpChunksReceived => Some(record.chunks.len() as u64),
+            Self::HttpChunksReceived => Some(record.response_reads.into()),
             Self::HttpSending => since(record.written, sent),
-            Self::HttpWaiting => since(record.headers, record.written?),
-            Self::HttpReceiving => since(Some(record.done), record.headers?),
+            Self::HttpWaiting => since(record.first_byte, record.written?),
+            Self::HttpReceiving => since(Some(record.done), record.first_byte?),
             Self::HttpConnectionReused => Some(u64::from(record.connection_reused)),
             Self::HttpDuration => since(Some(record.done), sent),
             Self::HttpTotal => {

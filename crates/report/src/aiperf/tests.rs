@@ -76,6 +76,9 @@ fn definitions_are_aiperfs() {
     record.done = ms(300);
     record.admitted = ms(90);
     record.scheduled = ms(20);
+    record.written = Some(ms(110));
+    record.headers = Some(ms(120));
+    (record.request_bytes, record.response_bytes, record.response_reads) = (2048, 512, 3);
     let mut collector = Collector::new(true, Vec::new());
     collector.push(&record);
     for (tag, value) in [
@@ -95,9 +98,15 @@ fn definitions_are_aiperfs() {
         ("input_sequence_length", 100.0),
         ("credit_to_start_latency", 10.0),
         ("effective_latency", 210.0),
+        ("http_req_sending", 10.0),
+        ("http_req_waiting", 40.0), // to the first byte of the body, not to the head
+        ("http_req_receiving", 150.0),
         ("http_req_total", 200.0),
+        ("http_req_data_sent", 2.0),
+        ("http_req_data_received", 0.5),
+        ("http_req_chunks_received", 3.0),
         ("osl_mismatch_diff_pct", 300.0),
-        ("stream_setup_latency", 50.0),
+        ("stream_setup_latency", 20.0),
         ("benchmark_duration", 0.08),
         ("output_token_throughput", 200.0),
         ("request_throughput", 12.5),
@@ -211,7 +220,7 @@ fn without_streaming_there_is_no_first_token() {
 #[test]
 fn targets_and_errors_have_their_tables() {
     let (records, urls) = (records(), run().urls);
-    let text = targets_table("evenload | Targets", &urls, &targets(&records));
+    let text = targets_table("evenload | Targets", &urls, &targets(&records), &collected(&records, true));
     let row = text.lines().find(|line| line.contains("http://b:8000")).expect("the row is there");
     let cells: Vec<&str> = row.split('│').map(str::trim).collect();
     assert_eq!(cells[1..5], ["http://b:8000", "18", "2", "50.0 %"]);
@@ -304,6 +313,9 @@ fn the_summary_has_every_key() {
     assert_eq!(keys(&json["error_summary"][1]["error_details"]), "cause cause_chain code message type");
     assert_eq!(json["by_url"]["targets"][1]["url"], "http://b:8000");
     assert_eq!(json["by_url"]["targets"][1]["error_request_count"]["avg"], 2.0);
+    let rate = |object: &Value| object["request_throughput"]["avg"].as_f64().unwrap();
+    let of_urls: f64 = json["by_url"]["targets"].as_array().unwrap().iter().map(rate).sum();
+    assert!((of_urls - rate(&json)).abs() < 1e-9, "the URLs' rates add up to the run's");
     assert_eq!(json["by_url"]["imbalance"]["requests"]["jain"], 1.0);
     assert!(json["by_url"]["imbalance"]["tokens"]["max_over_mean"].as_f64().unwrap() > 1.0);
 }
@@ -397,12 +409,28 @@ fn each_request_has_its_line() {
 #[test]
 fn slices_hold_what_was_sent_in_them() {
     let mut slices = Slices::new(Duration::from_secs(1), Collector::new(true, Vec::new()));
-    records().iter().for_each(|record| slices.push(record));
-    let json = serde_json::to_value(slices_json(&run(), &slices)).unwrap();
+    let mut measured = Collector::new(true, Vec::new()).over_time();
+    for record in records() {
+        slices.push(&record);
+        measured.push(&record);
+    }
+    let json = serde_json::to_value(slices_json(&run(), &slices, &measured)).unwrap();
     let all = json["timeslices"].as_array().unwrap();
     assert_eq!(all.len(), 4);
     assert_eq!(all[0]["request_count"]["avg"], 8.0);
     assert_eq!(all[1]["request_count"]["avg"], 10.0);
+    // Per second of the slice, though the ten were sent within 0.9 s and answered within 1.12 s.
+    assert_eq!(all[1]["request_throughput"]["avg"], 10.0);
+    assert_eq!(all[1]["output_token_throughput"]["avg"], 160.0);
+    assert_eq!(all[1]["benchmark_duration"]["avg"], 1.109);
+    let sweeps = [("effective_", 9), ("active_", 5), ("tokens_in_flight", 1)];
+    for (start, count) in sweeps {
+        let tags = all[1].as_object().unwrap().keys().filter(|tag| tag.starts_with(start));
+        assert_eq!(tags.count(), count, "{start}");
+    }
+    // Ten of 205 to 209 ms, but the last two go on after its end; 4 ms of the one sent at 1.8 s.
+    let in_flight = all[1]["effective_concurrency"]["avg"].as_f64().unwrap();
+    assert!((in_flight - 1.956).abs() < 1e-3, "{in_flight}");
     assert_eq!(
         (&all[0]["start_ns"], &all[0]["end_ns"]),
         (&json!(1_739_355_301_000_000_000_u64), &json!(1_739_355_302_000_000_000_u64))
@@ -410,7 +438,7 @@ fn slices_hold_what_was_sent_in_them() {
     assert!(all[0].get("is_complete").is_none(), "complete ones do not say so");
     assert!(all[3].get("is_complete").is_none(), "the last answer came after its end");
     assert!(json.get("input_config").is_some());
-    let csv = slices_csv(&slices, run().epoch_ns());
+    let csv = slices_csv(&slices, &measured, run().epoch_ns());
     assert!(csv.starts_with("Timeslice,Start_NS,End_NS,Metric,Unit,Stat,Value\r\n"));
     assert!(
         csv.contains("\r\n1,1739355302000000000,1739355303000000000,Request Count,requests,avg,10.00\r\n"),
@@ -420,17 +448,37 @@ fn slices_hold_what_was_sent_in_them() {
     late.input_tokens.source = CountSource::Estimate;
     late.model = Arc::from("other");
     slices.push(&late);
-    let json = serde_json::to_value(slices_json(&run(), &slices)).unwrap();
+    measured.push(&late);
+    let json = serde_json::to_value(slices_json(&run(), &slices, &measured)).unwrap();
     assert_eq!(
         (&json["timeslices"][4]["is_complete"], &json["timeslices"][4]["end_ns"]),
         (&json!(false), &json!(1_739_355_305_120_000_000_u64))
     );
+    assert_eq!(json["timeslices"][4]["request_throughput"]["avg"], 1.0 / 0.12, "what is left of it");
+}
+
+#[test]
+fn what_was_cut_off_is_in_no_figure() {
+    let mut records = records();
+    records.extend((0..20).map(|_| failure(2000, 9000, Outcome::Incomplete)));
+    let (whole, without) = (collected(&records, true), collected(&records[..40], true));
+    assert_eq!((whole.cut_off(), without.cut_off()), (20, 0));
+    assert_eq!(whole.results(), without.results());
+    assert_eq!(whole.failures(), without.failures());
+    let mut writer = ProfileWriter::new(Vec::new(), &run(), "r1", &[], true, false);
+    let mut slices = Slices::new(Duration::from_secs(1), Collector::new(true, Vec::new()));
+    for record in &records {
+        writer.write(record).unwrap();
+        slices.push(record);
+    }
+    writer.flush().unwrap();
+    assert_eq!((writer.written(), slices.collectors().len()), (40, 4));
 }
 
 #[test]
 fn slices_are_bounded() {
     let mut slices = Slices::new(Duration::ZERO, Collector::new(false, Vec::new()));
     (0..10_000).for_each(|index| slices.push(&request(index, 1, 1, 1)));
-    assert_eq!(slices.slices.len(), 3600);
-    assert_eq!(slices.slices.values().map(|slice| slice.answered).sum::<u64>(), 10_000);
+    assert_eq!(slices.collectors().len(), 3600);
+    assert_eq!(slices.collectors().map(|slice| slice.answered).sum::<u64>(), 10_000);
 }
