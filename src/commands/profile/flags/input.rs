@@ -67,7 +67,7 @@ pub(crate) struct InputFlags {
     pub(crate) inter_turn_delay_cap_seconds: Option<Duration>,
 
     /// Length of a made prompt's own words.
-    #[arg(long = "prompt-input-tokens-mean", visible_aliases = ["synthetic-input-tokens-mean", "isl"], value_name = "TOKENS", value_delimiter = ',')]
+    #[arg(long = "prompt-input-tokens-mean", visible_aliases = ["synthetic-input-tokens-mean", "isl"], value_name = "TOKENS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) isl: Vec<u32>,
     /// Words of made prompts. random is the only one: words drawn from 256 of one token each.
     #[arg(id = "prompt_corpus", long = "prompt-corpus", value_name = "NAME", value_parser = prompt_corpus)]
@@ -88,7 +88,7 @@ pub(crate) struct InputFlags {
     #[arg(long, value_enum, value_name = "STYLE", default_value = "vllm", hide_possible_values = true)]
     pub(crate) random_corpus_style: RangeStyle,
     /// Output length to ask for.
-    #[arg(long = "prompt-output-tokens-mean", visible_aliases = ["output-tokens-mean", "osl"], value_name = "TOKENS", value_delimiter = ',')]
+    #[arg(long = "prompt-output-tokens-mean", visible_aliases = ["output-tokens-mean", "osl"], value_name = "TOKENS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) osl: Vec<u32>,
     /// Its standard deviation.
     #[arg(long = "prompt-output-tokens-stddev", visible_aliases = ["output-tokens-stddev", "osl-stddev"], value_name = "TOKENS", value_delimiter = ',', default_value = "0")]
