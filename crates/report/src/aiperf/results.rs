@@ -158,13 +158,14 @@ impl Collector {
         let cached = sum(Tag::UsagePromptCacheReadTokens);
         let cache_known = cached.zip(sum(Tag::UsagePromptCacheMissTokens)).map(|(read, miss)| read + miss);
         let good = self.has_goodput();
+        let output = |value: Option<f64>| value.filter(|_| self.output_tokens > 0);
         [
             (
                 "output_token_throughput",
                 "Output Token Throughput",
                 "tokens/sec",
                 Some(800),
-                rate(self.output_tokens),
+                output(rate(self.output_tokens)),
             ),
             (
                 "input_token_throughput",
@@ -178,7 +179,7 @@ impl Collector {
                 "Total Token Throughput",
                 "tokens/sec",
                 None,
-                rate(self.input_tokens + self.output_tokens),
+                output(rate(self.input_tokens + self.output_tokens)),
             ),
             ("request_throughput", "Request Throughput", "requests/sec", Some(900), rate(answered)),
             ("goodput", "Goodput", "requests/sec", Some(1000), rate(self.good).filter(|_| good)),
@@ -213,13 +214,13 @@ impl Collector {
                 count(failed).filter(|_| failed > 0),
             ),
             ("total_isl", "Total Input Sequence Length", "tokens", None, count(self.input_tokens)),
-            ("total_osl", "Total Output Sequence Length", "tokens", None, count(self.output_tokens)),
+            ("total_osl", "Total Output Sequence Length", "tokens", None, output(count(self.output_tokens))),
             (
                 "total_output_tokens",
                 "Total Output Tokens",
                 "tokens",
                 None,
-                count(self.output_tokens.saturating_sub(self.reasoning_tokens.unwrap_or(0))),
+                output(count(self.output_tokens.saturating_sub(self.reasoning_tokens.unwrap_or(0)))),
             ),
             (
                 "total_reasoning_tokens",
