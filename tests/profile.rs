@@ -273,6 +273,11 @@ fn a_warm_up_is_recorded_and_left_out() {
     let lines = stage.lines();
     let warm = lines.iter().filter(|line| line["metadata"]["benchmark_phase"] == "warmup").count();
     assert_eq!((lines.len(), warm), (17, 5));
+    let sessions = |phase: &str| -> BTreeSet<u64> {
+        let own = lines.iter().filter(|line| line["metadata"]["benchmark_phase"] == phase);
+        own.map(|line| line["metadata"]["session_num"].as_u64().unwrap()).collect()
+    };
+    assert_eq!((sessions("warmup"), sessions("profiling")), ((0..5).collect(), (0..12).collect()));
     // What the server counted is that of each phase, whole and alone.
     let metrics: Value =
         serde_json::from_slice(&fs::read(stage.path("server_metrics_export.json")).unwrap()).unwrap();
@@ -791,6 +796,42 @@ fn the_inputs_can_be_sent_again() {
 }
 
 #[test]
+fn sessions_keep_the_names_that_the_file_gives_them() {
+    let stage = Stage::new(1);
+    let file = r#"{"session_id": "first", "turns": [{"text": "a"}, {"text": "b"}]}
+        {"turns": [{"text": "c"}]}"#;
+    fs::write(stage.directory.path().join("talks.jsonl"), file).unwrap();
+    stage.run(&[
+        "--streaming",
+        "--input-file=talks.jsonl",
+        "--custom-dataset-type=multi-turn",
+        "--export-level=raw",
+        "--export-outputs-json",
+    ]);
+    let names = |entries: &[Value], name: fn(&Value) -> &Value| -> Vec<String> {
+        let mut names: Vec<String> =
+            entries.iter().map(|entry| name(entry).as_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    let requests = ["first", "first", "session_000001"];
+    assert_eq!(names(&stage.lines(), |line| &line["metadata"]["conversation_id"]), requests);
+    let read = |name: &str| serde_json::from_slice::<Value>(&fs::read(stage.path(name)).unwrap()).unwrap();
+    let (inputs, outputs) = (read("inputs.json"), read("outputs.json"));
+    assert_eq!(names(inputs["data"].as_array().unwrap(), |entry| &entry["session_id"]), requests[1..]);
+    let outputs = outputs["data"].as_array().unwrap();
+    assert_eq!(names(outputs, |entry| &entry["conversation_id"]), requests);
+    assert!(outputs.iter().all(|entry| !entry["response_text"].as_str().unwrap().is_empty()), "{outputs:?}");
+    let raw = fs::read_to_string(stage.path("profile_export_raw.jsonl")).unwrap();
+    for line in raw.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let responses = line["responses"].as_array().unwrap();
+        assert_eq!(responses.last().unwrap()["packets"][0]["value"], "[DONE]");
+        let times: Vec<u64> = responses.iter().map(|event| event["perf_ns"].as_u64().unwrap()).collect();
+        assert!(times.is_sorted() && times[0] >= line["start_perf_ns"].as_u64().unwrap(), "{times:?}");
+    }
+}
+
+#[test]
 fn a_batch_of_texts_is_one_request() {
     let bodies = std::sync::Arc::new(std::sync::Mutex::new(Vec::<Value>::new()));
     let seen = std::sync::Arc::clone(&bodies);
@@ -918,6 +959,26 @@ fn what_cannot_be_done_is_said_in_one_line() {
         assert_eq!(output.status.code(), Some(2), "{flags:?}: {message}");
         assert!(message.contains(said) && message.lines().count() == 1, "{flags:?}: {message}");
     }
+    for (flags, said) in [
+        (&["--isl=0"][..], "--prompt-input-tokens-mean"),
+        (&["--url="], "--url: a URL is empty"),
+        (&["--url=ftp://x"], "ftp://x: only http and https URLs are supported"),
+        (&["--url=h:99999"], "the port is not a number from 1 to 65535"),
+        (
+            &["--arrival-smoothness=2", "--request-rate=5", "--arrival-pattern=constant"],
+            "is for --arrival-pattern",
+        ),
+    ] {
+        let output = stage.output(flags);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {message}");
+        assert!(message.contains(said) && !message.contains("evenload: :"), "{flags:?}: {message}");
+    }
+    fs::write(stage.directory.path().join("cut.jsonl"), "{\"text\": \"a\"}\n{\"text\": ").unwrap();
+    let cut = stage.output(&["--input-file=cut.jsonl"]);
+    assert_eq!(cut.status.code(), Some(1), "{cut:?}");
+    let message = text(&cut.stderr);
+    assert!(message.ends_with("cut.jsonl, line 2: EOF while parsing a value at column 8\n"), "{message}");
     let missing = stage.command(&stage.urls(), &["--input-file=missing.jsonl"]).output().unwrap();
     assert_eq!((missing.status.code(), text(&missing.stderr).lines().count()), (Some(1), 1), "{missing:?}");
     let output =

@@ -39,6 +39,10 @@ pub struct Bodies {
     pub request: Vec<u8>,
     /// The body of the answer, as far as it was received, up to 64 MiB.
     pub answer: Vec<u8>,
+    /// It is a stream of events.
+    pub events: bool,
+    /// How much of it had come after each read, and when that was.
+    pub reads: Vec<(usize, Duration)>,
 }
 
 /// Collects one answer.
@@ -48,7 +52,7 @@ pub(crate) struct Answer {
     wants_stream: bool,
     keep_text: bool,
     /// The body as it came, where it is kept.
-    raw: Option<Vec<u8>>,
+    raw: Option<Box<Bodies>>,
     form: Form,
     status: u16,
     seen: Seen,
@@ -109,7 +113,7 @@ impl Answer {
     ) -> Self {
         let expected = if stream { expected_tokens.unwrap_or(0).min(CHUNKS_EXPECTED_LIMIT) } else { 1 };
         let seen = Seen { chunks: Vec::with_capacity(expected as usize), ..Seen::default() };
-        let raw = keep_bodies.then(Vec::new);
+        let raw = keep_bodies.then(Box::default);
         Self { endpoint, wants_stream: stream, keep_text, raw, form: Form::Unknown, status: 0, seen }
     }
 
@@ -153,8 +157,10 @@ impl Answer {
     pub(crate) fn receive(&mut self, bytes: &[u8]) -> Result<(), Outcome> {
         self.seen.count(bytes);
         if let Some(raw) = &mut self.raw {
-            let room = TEXT_LIMIT.saturating_sub(raw.len());
-            raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            let room = TEXT_LIMIT.saturating_sub(raw.answer.len());
+            raw.answer.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            raw.events = matches!(self.form, Form::Events(_));
+            raw.reads.push((raw.answer.len(), self.seen.now));
         }
         match &mut self.form {
             Form::Unknown => {}
@@ -211,7 +217,7 @@ impl Answer {
     pub(crate) fn into_measured(self) -> Measured {
         let Seen { chunks, first_answer, usage, bytes, reads, first_byte, mut text, text_bytes, .. } =
             self.seen;
-        text.bodies = self.raw.map(|answer| Box::new(Bodies { request: Vec::new(), answer }));
+        text.bodies = self.raw;
         let streamed = matches!(self.form, Form::Events(_));
         let output_tokens = match usage {
             Some(usage) if usage.completion_tokens > 0 || chunks.is_empty() => {

@@ -195,6 +195,7 @@ pub(crate) fn unsent(session: &Session, phase: u16, outcome: Outcome, done: Dura
         phase,
         index: session.index(),
         session: session.id,
+        conversation: session.conversation(),
         turn: session.turn(),
         target: session.target.unwrap_or(u16::MAX),
         model: request.model.clone(),

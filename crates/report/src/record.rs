@@ -14,6 +14,8 @@ pub struct Record {
     pub index: u64,
     /// The session (conversation) it belongs to, and its turn in it, from 0.
     pub session: u64,
+    /// The session's name in the data, where it has one.
+    pub conversation: Option<Arc<str>>,
     /// Turn within the session, from 0.
     pub turn: u32,
     /// Index into the run's list of target URLs (load generator) or replicas (simulator).

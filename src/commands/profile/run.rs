@@ -90,7 +90,7 @@ pub(super) fn carry_out(
     let mut run = Run {
         id,
         started_at: SystemTime::now(),
-        input_config: input_config(arguments, &made, files, seed),
+        input_config: input_config(arguments, &made, files, seed, &urls),
         seed: Some(seed),
         command: command_line(),
         kind: RunKind::Complete,

@@ -371,9 +371,11 @@ fn each_request_has_its_line() {
     ];
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("profile_export.jsonl");
-    let mut writer = ProfileWriter::create(&path, &run(), "r1", &phases, true, false).unwrap();
+    let mut writer =
+        ProfileWriter::create(&path, RecordShape::new(&run(), "r1", &phases, true, &[])).unwrap();
     let mut records = records();
-    records.iter_mut().for_each(|record| record.phase = 1);
+    records.iter_mut().for_each(|record| (record.phase, record.session) = (1, record.session | 1 << 48));
+    records[4].conversation = Some(Arc::from("mine"));
     let mut unsent = failure(5000, 0, Outcome::NotSent);
     unsent.sent = None;
     records.push(unsent);
@@ -394,8 +396,16 @@ fn each_request_has_its_line() {
     let metadata = &lines[3]["metadata"];
     assert_eq!(
         (&metadata["x_request_id"], &metadata["x_correlation_id"]),
-        (&json!("r1-1-3"), &json!("r1-1"))
+        (&json!("r1-1-3"), &json!("r1-281474976710657"))
     );
+    assert_eq!(
+        (&metadata["session_num"], &metadata["conversation_id"]),
+        (&json!(1), &json!("session_000001")),
+        "sessions count from 0 in each phase"
+    );
+    assert_eq!(lines[4]["metadata"]["conversation_id"], "mine");
+    assert_eq!(lines[3]["metrics"]["output_sequence_length"], json!({ "value": 16, "unit": "tokens" }));
+    assert!(lines[3]["metrics"].get("good_request_count").is_none(), "nobody asked");
     assert_eq!(metadata["request_start_ns"], 1_739_355_301_300_000_000_u64);
     assert_eq!((&metadata["profiling_index"], &metadata["url"]), (&json!(0), &json!("http://b:8000")));
     assert_eq!(lines[3]["metrics"]["time_to_first_token"], json!({ "value": 51.0, "unit": "ms" }));
@@ -458,6 +468,68 @@ fn slices_hold_what_was_sent_in_them() {
 }
 
 #[test]
+fn raw_lines_have_events_with_the_times_of_their_reads() {
+    let slos = Slo::parse_list("time_to_first_token:40").unwrap();
+    let shape = RecordShape::new(&run(), "r1", &[], true, &slos);
+    let raw = |record: &Record, wire: Wire<'_>| {
+        serde_json::from_str::<Value>(shape.raw(record, wire).unwrap().get()).unwrap()
+    };
+    let answer = b"data: {\"a\":1}\n\ndata: two\n\nevent: end\ndata: [DONE]\n\n";
+    let reads = [(15, ms(20)), (30, ms(30)), (answer.len(), ms(40))];
+    let wire = Wire { request: b"{\"model\": \"m\"}", answer, events: true, reads: &reads };
+    let mut record = request(10, 50, 10, 4);
+    record.phase = 1;
+    let line = raw(&record, wire);
+    assert_eq!((&line["start_perf_ns"], &line["payload"]["model"]), (&json!(10_000_000), &json!("m")));
+    let data = |value: &str| json!({ "name": "data", "value": value });
+    assert_eq!(
+        line["responses"],
+        json!([
+            { "perf_ns": 20_000_000, "packets": [data("{\"a\":1}")] },
+            { "perf_ns": 30_000_000, "packets": [data("two")] },
+            { "perf_ns": 40_000_000, "packets": [{ "name": "event", "value": "end" }, data("[DONE]")] },
+        ])
+    );
+    assert!(line.get("error").is_none() && line["metadata"]["x_request_id"] == "r1-1-0");
+    let busy = failure(10, 5, Outcome::Status(503, "busy".to_owned()));
+    let line =
+        raw(&busy, Wire { request: b"no JSON", answer: b"busy", events: false, reads: &[(4, ms(15))] });
+    assert_eq!(line["responses"], json!([{ "perf_ns": 15_000_000, "text": "busy" }]));
+    assert_eq!((&line["error"]["code"], line.get("payload")), (&json!(503), None));
+    let output = shape.output(&record, "hello").unwrap();
+    let metrics = json!({
+        "input_sequence_length": 100, "output_token_count": 4, "output_sequence_length": 4,
+        "request_latency": 80.0, "time_to_first_token": 50.0, "inter_token_latency": 10.0,
+    });
+    assert_eq!((&output["metrics"], &output["response_text"]), (&metrics, &json!("hello")));
+    assert_eq!(shape.output(&busy, "").unwrap()["response_text"], Value::Null);
+    let cut_off = failure(10, 5, Outcome::Incomplete);
+    assert!(shape.raw(&cut_off, wire).is_none() && shape.output(&cut_off, "").is_none());
+    let mut writer = ProfileWriter::new(Vec::new(), shape);
+    writer.write(&record).unwrap();
+    writer.flush().unwrap();
+    let line: Value = serde_json::from_slice(writer.output()).unwrap();
+    assert_eq!(line["metrics"]["good_request_count"], json!({ "value": 0, "unit": "requests" }));
+}
+
+#[test]
+fn what_has_no_output_has_no_figures_of_it() {
+    let mut record = request(0, 50, 0, 1);
+    record.output_tokens = crate::Count::default();
+    let mut collector = Collector::new(false, Vec::new());
+    collector.push(&record);
+    let results = collector.results();
+    let output = ["output", "osl", "total_token_throughput", "completion"];
+    let wrong: Vec<&String> = results
+        .iter()
+        .map(|result| &result.tag)
+        .filter(|tag| output.iter().any(|part| tag.contains(part)))
+        .collect();
+    assert_eq!(wrong, Vec::<&String>::new());
+    assert_eq!(figure(&collector, "total_isl", "avg"), 100.0);
+}
+
+#[test]
 fn what_was_cut_off_is_in_no_figure() {
     let mut records = records();
     records.extend((0..20).map(|_| failure(2000, 9000, Outcome::Incomplete)));
@@ -465,7 +537,7 @@ fn what_was_cut_off_is_in_no_figure() {
     assert_eq!((whole.cut_off(), without.cut_off()), (20, 0));
     assert_eq!(whole.results(), without.results());
     assert_eq!(whole.failures(), without.failures());
-    let mut writer = ProfileWriter::new(Vec::new(), &run(), "r1", &[], true, false);
+    let mut writer = ProfileWriter::new(Vec::new(), RecordShape::new(&run(), "r1", &[], true, &[]));
     let mut slices = Slices::new(Duration::from_secs(1), Collector::new(true, Vec::new()));
     for record in &records {
         writer.write(record).unwrap();
