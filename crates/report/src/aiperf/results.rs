@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Collector, Tag, sweep::OverTime};
+use super::{Collector, Tag, sweep::over_time};
 use crate::{Distribution, MILLISECOND, Object, engines::PERCENTS, summary::ratio};
 
 /// The statistics, in the order of the CSV.
@@ -318,33 +318,6 @@ impl Collector {
         })
         .collect()
     }
-}
-
-/// A figure over time has no number of values, and no sum.
-fn over_time((tag, unit, figures): (&'static str, &'static str, OverTime)) -> MetricResult {
-    let OverTime { avg, min, max, p50, p90, p95, p99, std } = figures;
-    let mut values = [None; 14];
-    for (name, value) in [
-        ("avg", avg),
-        ("min", min),
-        ("max", max),
-        ("p50", p50),
-        ("p90", p90),
-        ("p95", p95),
-        ("p99", p99),
-        ("std", std),
-    ] {
-        if let Some(place) = STATISTICS.iter().position(|known| *known == name) {
-            values[place] = Some(value);
-        }
-    }
-    let header = tag.split('_').map(capitalised).collect::<Vec<_>>().join(" ");
-    MetricResult { tag: tag.to_owned(), header, unit, order: None, statistics: Statistics::OverTime(values) }
-}
-
-fn capitalised(word: &str) -> String {
-    let mut letters = word.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn distribution(tag: Tag, values: &Distribution) -> MetricResult {

@@ -5,10 +5,12 @@
 //! total of both they come evenly over all of the decode. Tokens in flight are the prompt, and what has been written.
 //! `effective` figures are over the whole run, `active` ones over the moments with such work. Time is cut into buckets
 //! of a millisecond; when there are [`BUCKETS`] of them, pairs are merged, so memory is bounded. A part shorter than a
-//! bucket counts with its share of it, so averages are exact.
+//! bucket counts with its share of it, so averages over the run are exact; for an average over moments with work, the
+//! bucket in which it begins or ends counts whole.
 
 use std::time::Duration;
 
+use super::{MetricResult, Statistics, results::STATISTICS};
 use crate::{Record, summary::ratio};
 
 /// Buckets kept, at most.
@@ -233,6 +235,33 @@ impl Sweep {
             std: variance.sqrt(),
         })
     }
+}
+
+/// A figure over time has no number of values, and no sum.
+pub(super) fn over_time((tag, unit, figures): (&'static str, &'static str, OverTime)) -> MetricResult {
+    let OverTime { avg, min, max, p50, p90, p95, p99, std } = figures;
+    let mut values = [None; 14];
+    for (name, value) in [
+        ("avg", avg),
+        ("min", min),
+        ("max", max),
+        ("p50", p50),
+        ("p90", p90),
+        ("p95", p95),
+        ("p99", p99),
+        ("std", std),
+    ] {
+        if let Some(place) = STATISTICS.iter().position(|known| *known == name) {
+            values[place] = Some(value);
+        }
+    }
+    let header = tag.split('_').map(capitalised).collect::<Vec<_>>().join(" ");
+    MetricResult { tag: tag.to_owned(), header, unit, order: None, statistics: Statistics::OverTime(values) }
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 #[cfg(test)]
