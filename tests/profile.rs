@@ -273,6 +273,23 @@ fn a_warm_up_is_recorded_and_left_out() {
     let lines = stage.lines();
     let warm = lines.iter().filter(|line| line["metadata"]["benchmark_phase"] == "warmup").count();
     assert_eq!((lines.len(), warm), (17, 5));
+    let sessions = |phase: &str| -> BTreeSet<u64> {
+        let own = lines.iter().filter(|line| line["metadata"]["benchmark_phase"] == phase);
+        own.map(|line| line["metadata"]["session_num"].as_u64().unwrap()).collect()
+    };
+    assert_eq!((sessions("warmup"), sessions("profiling")), ((0..5).collect(), (0..12).collect()));
+    // What the server counted is that of each phase, whole and alone.
+    let metrics: Value =
+        serde_json::from_slice(&fs::read(stage.path("server_metrics_export.json")).unwrap()).unwrap();
+    let counted = |metrics: &Value| {
+        let stats = |name: &str| metrics[name]["series"][0]["stats"].clone();
+        (
+            stats("vllm:generation_tokens")["total"].clone(),
+            stats("vllm:e2e_request_latency_seconds")["count"].clone(),
+        )
+    };
+    assert_eq!(counted(&metrics["metrics"]), (48.0.into(), 12.into()));
+    assert_eq!(counted(&metrics["warmup_metrics"]), (20.0.into(), 5.into()));
     stage.run(&["--streaming", "--request-count=3", "--warmup-request-count=0"]);
     assert!(stage.json().get("warmup_metrics").is_none());
 }
@@ -448,6 +465,11 @@ fn misbehaving_servers_are_named_and_nothing_hangs() {
             None,
         ),
         (
+            answer(STREAM.to_owned() + &chunk("data: [DONE]\n\n") + "0\r\n\r\n"),
+            "InvalidInferenceResultError",
+            None,
+        ),
+        (
             answer(STREAM.to_owned() + &chunk("data: {\"error\":{\"message\":\"died\",\"code\":500}}\n\n")),
             "SSEResponseError",
             None,
@@ -583,7 +605,56 @@ fn two_interrupts_cut_off_what_never_ends() {
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     let json = stage.json();
     assert!(json["request_count"]["avg"].as_f64().unwrap() >= 1.0);
-    assert_eq!(json["error_summary"][0]["error_details"]["cause"], "incomplete");
+    assert_eq!(json["error_summary"], serde_json::json!([]), "cut off is not failed");
+    assert!(json["evenload"]["cut_off_request_count"].as_u64().unwrap() >= 1);
+    let console = text(&output.stdout);
+    assert!(console.contains(" requests were cut off at the end of the run: "), "{console}");
+}
+
+#[test]
+fn what_is_cut_off_at_the_end_has_not_failed() {
+    let stage = Stage::new(1);
+    // One in two requests never ends.
+    let urls = [stage.urls()[0].clone(), server(|_| thread::sleep(Duration::from_secs(600)))];
+    let flags = [
+        "--streaming",
+        "--request-rate=40",
+        "--arrival-pattern=constant",
+        "--benchmark-duration=1",
+        "--benchmark-grace-period=1",
+        "--no-server-metrics",
+        "--goodput=request_latency:60000",
+        "--fail-if=error_rate > 0%",
+        "--failed-request-threshold=0.1",
+    ];
+    let output = stage.command(&urls, &flags).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let json = stage.json();
+    let figure = |name: &str| json[name]["avg"].as_f64();
+    let answered = figure("request_count").unwrap();
+    assert_eq!(figure("request_error_rate"), Some(0.0));
+    assert_eq!((figure("completed_request_count"), figure("error_request_count")), (Some(answered), None));
+    assert_eq!(figure("good_request_fraction"), Some(1.0));
+    assert!(json.get("adj_request_latency").is_none());
+    assert_eq!(stage.lines().len() as f64, answered);
+    assert_eq!(answered + json["evenload"]["cut_off_request_count"].as_f64().unwrap(), 40.0);
+    let warnings = json["evenload"]["assessment"]["warnings"].as_array().unwrap();
+    assert!(warnings.iter().any(|warning| warning["kind"] == "cut_off"), "{warnings:?}");
+}
+
+#[test]
+fn an_interrupted_warm_up_begins_nothing() {
+    let stage = Stage::new(1);
+    let flags =
+        ["--request-rate=50", "--warmup-request-count=100000", "--request-count=5", "--stats-interval=0.2"];
+    let mut child =
+        stage.command(&stage.urls(), &flags).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.by_ref().any(|line| line.contains("Warmup: ")), "it ended before it began");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(!rest.iter().any(|line| line.contains("PROFILING") || line.contains("Profiling")), "{rest:?}");
 }
 
 #[test]
@@ -725,6 +796,42 @@ fn the_inputs_can_be_sent_again() {
 }
 
 #[test]
+fn sessions_keep_the_names_that_the_file_gives_them() {
+    let stage = Stage::new(1);
+    let file = r#"{"session_id": "first", "turns": [{"text": "a"}, {"text": "b"}]}
+        {"turns": [{"text": "c"}]}"#;
+    fs::write(stage.directory.path().join("talks.jsonl"), file).unwrap();
+    stage.run(&[
+        "--streaming",
+        "--input-file=talks.jsonl",
+        "--custom-dataset-type=multi-turn",
+        "--export-level=raw",
+        "--export-outputs-json",
+    ]);
+    let names = |entries: &[Value], name: fn(&Value) -> &Value| -> Vec<String> {
+        let mut names: Vec<String> =
+            entries.iter().map(|entry| name(entry).as_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    let requests = ["first", "first", "session_000001"];
+    assert_eq!(names(&stage.lines(), |line| &line["metadata"]["conversation_id"]), requests);
+    let read = |name: &str| serde_json::from_slice::<Value>(&fs::read(stage.path(name)).unwrap()).unwrap();
+    let (inputs, outputs) = (read("inputs.json"), read("outputs.json"));
+    assert_eq!(names(inputs["data"].as_array().unwrap(), |entry| &entry["session_id"]), requests[1..]);
+    let outputs = outputs["data"].as_array().unwrap();
+    assert_eq!(names(outputs, |entry| &entry["conversation_id"]), requests);
+    assert!(outputs.iter().all(|entry| !entry["response_text"].as_str().unwrap().is_empty()), "{outputs:?}");
+    let raw = fs::read_to_string(stage.path("profile_export_raw.jsonl")).unwrap();
+    for line in raw.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let responses = line["responses"].as_array().unwrap();
+        assert_eq!(responses.last().unwrap()["packets"][0]["value"], "[DONE]");
+        let times: Vec<u64> = responses.iter().map(|event| event["perf_ns"].as_u64().unwrap()).collect();
+        assert!(times.is_sorted() && times[0] >= line["start_perf_ns"].as_u64().unwrap(), "{times:?}");
+    }
+}
+
+#[test]
 fn a_batch_of_texts_is_one_request() {
     let bodies = std::sync::Arc::new(std::sync::Mutex::new(Vec::<Value>::new()));
     let seen = std::sync::Arc::clone(&bodies);
@@ -852,6 +959,26 @@ fn what_cannot_be_done_is_said_in_one_line() {
         assert_eq!(output.status.code(), Some(2), "{flags:?}: {message}");
         assert!(message.contains(said) && message.lines().count() == 1, "{flags:?}: {message}");
     }
+    for (flags, said) in [
+        (&["--isl=0"][..], "--prompt-input-tokens-mean"),
+        (&["--url="], "--url: a URL is empty"),
+        (&["--url=ftp://x"], "ftp://x: only http and https URLs are supported"),
+        (&["--url=h:99999"], "the port is not a number from 1 to 65535"),
+        (
+            &["--arrival-smoothness=2", "--request-rate=5", "--arrival-pattern=constant"],
+            "is for --arrival-pattern",
+        ),
+    ] {
+        let output = stage.output(flags);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {message}");
+        assert!(message.contains(said) && !message.contains("evenload: :"), "{flags:?}: {message}");
+    }
+    fs::write(stage.directory.path().join("cut.jsonl"), "{\"text\": \"a\"}\n{\"text\": ").unwrap();
+    let cut = stage.output(&["--input-file=cut.jsonl"]);
+    assert_eq!(cut.status.code(), Some(1), "{cut:?}");
+    let message = text(&cut.stderr);
+    assert!(message.ends_with("cut.jsonl, line 2: EOF while parsing a value at column 8\n"), "{message}");
     let missing = stage.command(&stage.urls(), &["--input-file=missing.jsonl"]).output().unwrap();
     assert_eq!((missing.status.code(), text(&missing.stderr).lines().count()), (Some(1), 1), "{missing:?}");
     let output =

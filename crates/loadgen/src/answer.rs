@@ -42,6 +42,10 @@ pub struct Bodies {
     pub request: Vec<u8>,
     /// The body of the answer, as far as it was received, up to 64 MiB.
     pub answer: Vec<u8>,
+    /// It is a stream of events.
+    pub events: bool,
+    /// How much of it had come after each read, and when that was.
+    pub reads: Vec<(usize, Duration)>,
 }
 
 /// Collects one answer.
@@ -51,7 +55,7 @@ pub(crate) struct Answer {
     wants_stream: bool,
     keep_text: bool,
     /// The body as it came, where it is kept.
-    raw: Option<Vec<u8>>,
+    raw: Option<Box<Bodies>>,
     form: Form,
     status: u16,
     seen: Seen,
@@ -79,6 +83,13 @@ struct Seen {
     continuous_usage: bool,
     any_event: bool,
     ended: bool,
+    /// Something has come that is more than usage and end marks.
+    any_content: bool,
+    /// What has come of the body: bytes, the reads that brought them, and the first of these.
+    bytes: u64,
+    reads: u32,
+    first_byte: Option<Duration>,
+    last_byte: Option<Duration>,
     text: AnswerText,
     text_bytes: usize,
     failure: Option<Outcome>,
@@ -92,6 +103,9 @@ pub(crate) struct Measured {
     pub(crate) first_answer: Option<Duration>,
     pub(crate) usage: Option<Usage>,
     pub(crate) output_tokens: Count,
+    pub(crate) bytes: u64,
+    pub(crate) reads: u32,
+    pub(crate) first_byte: Option<Duration>,
     pub(crate) text: AnswerText,
 }
 
@@ -106,7 +120,7 @@ impl Answer {
     ) -> Self {
         let expected = if stream { expected_tokens.unwrap_or(0).min(CHUNKS_EXPECTED_LIMIT) } else { 1 };
         let seen = Seen { rule, chunks: Vec::with_capacity(expected as usize), ..Seen::default() };
-        let raw = keep_bodies.then(Vec::new);
+        let raw = keep_bodies.then(Box::default);
         Self { endpoint, wants_stream: stream, keep_text, raw, form: Form::Unknown, status: 0, seen }
     }
 
@@ -135,6 +149,11 @@ impl Answer {
         self.seen.usage
     }
 
+    /// Whether there was anything in it. Nobody can tell of an operation that is not known.
+    pub(crate) fn has_content(&self) -> bool {
+        matches!(self.endpoint, Endpoint::Embeddings | Endpoint::Other) || self.seen.any_content
+    }
+
     /// The response head is complete.
     pub(crate) fn begin(&mut self, head: ResponseHead) {
         self.status = head.status;
@@ -148,9 +167,12 @@ impl Answer {
 
     /// Takes bytes of the body.
     pub(crate) fn receive(&mut self, bytes: &[u8]) -> Result<(), Outcome> {
+        self.seen.count(bytes);
         if let Some(raw) = &mut self.raw {
-            let room = TEXT_LIMIT.saturating_sub(raw.len());
-            raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            let room = TEXT_LIMIT.saturating_sub(raw.answer.len());
+            raw.answer.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            raw.events = matches!(self.form, Form::Events(_));
+            raw.reads.push((raw.answer.len(), self.seen.now));
         }
         match &mut self.form {
             Form::Unknown => {}
@@ -208,8 +230,19 @@ impl Answer {
     }
 
     pub(crate) fn into_measured(self) -> Measured {
-        let Seen { chunks, ended_at, first_answer, usage, mut text, text_bytes, .. } = self.seen;
-        text.bodies = self.raw.map(|answer| Box::new(Bodies { request: Vec::new(), answer }));
+        let Seen {
+            chunks,
+            ended_at: ended,
+            first_answer,
+            usage,
+            bytes,
+            reads,
+            first_byte,
+            mut text,
+            text_bytes,
+            ..
+        } = self.seen;
+        text.bodies = self.raw;
         let streamed = matches!(self.form, Form::Events(_));
         let output_tokens = match usage {
             Some(usage) if usage.completion_tokens > 0 || chunks.is_empty() => {
@@ -220,7 +253,7 @@ impl Answer {
             }
             _ => Count { tokens: estimate_tokens(text_bytes), source: CountSource::Estimate },
         };
-        Measured { chunks, ended: ended_at, first_answer, usage, output_tokens, text }
+        Measured { chunks, ended, first_answer, usage, output_tokens, bytes, reads, first_byte, text }
     }
 
     fn read_document(&mut self, body: &[u8]) -> Outcome {
@@ -235,6 +268,7 @@ impl Answer {
         let tokens = answer.usage.map_or(estimate_tokens(seen.text_bytes), |usage| usage.completion_tokens);
         seen.chunks.push(Chunk { at: seen.now, tokens });
         seen.first_answer = Some(seen.now);
+        seen.any_content = seen.text_bytes > 0 || answer.tool_call;
         if self.keep_text {
             seen.text = AnswerText { text: answer.text, reasoning: answer.reasoning, bodies: None };
         }
@@ -243,6 +277,17 @@ impl Answer {
 }
 
 impl Seen {
+    fn count(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.bytes += bytes.len() as u64;
+        // A read may bring several chunks of the transfer coding.
+        self.reads += u32::from(self.last_byte != Some(self.now));
+        self.first_byte.get_or_insert(self.now);
+        self.last_byte = Some(self.now);
+    }
+
     fn take(&mut self, endpoint: Endpoint, keep_text: bool, event: SseEvent<'_>) {
         if self.failure.is_some() || event.data.trim_ascii().is_empty() {
             return;
@@ -278,6 +323,7 @@ impl Seen {
             ChunkRule::Choice | ChunkRule::ChoiceThenUsage => said.choice,
             ChunkRule::Token => said.is_payload() || said.empty_text,
         };
+        self.any_content |= said.is_payload();
         if !counts {
             return;
         }
@@ -437,6 +483,41 @@ mod tests {
         assert!(matches!(chat(&[": only comments"]), Outcome::Malformed(_)));
         assert!(matches!(chat(&[first]), Outcome::Broken(_)));
         assert_eq!(chat(&["data: [DONE]"]), Outcome::Success, "an empty answer is an answer");
+    }
+
+    #[test]
+    fn answers_without_content_are_told_apart() {
+        let answer = |endpoint, content, body: &str| {
+            let mut answer = Answer::new(endpoint, content == Content::Events, None, false, false);
+            answer.begin(ResponseHead { status: 200, content });
+            answer.receive(body.as_bytes()).unwrap();
+            assert_eq!(answer.finish(), Outcome::Success);
+            answer.has_content()
+        };
+        let chat = Endpoint::ChatCompletions;
+        let usage = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":0}}"#;
+        assert!(!answer(chat, Content::Events, &format!("data: {usage}\n\ndata: [DONE]\n\n")));
+        assert!(answer(
+            chat,
+            Content::Events,
+            "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\ndata: [DONE]\n\n"
+        ));
+        assert!(!answer(chat, Content::Json, r#"{"choices":[{"message":{"content":""}}]}"#));
+        assert!(answer(chat, Content::Json, r#"{"choices":[{"message":{"reasoning_content":"x"}}]}"#));
+        assert!(answer(chat, Content::Json, r#"{"choices":[{"message":{"tool_calls":[{"id":"1"}]}}]}"#));
+        assert!(answer(Endpoint::Embeddings, Content::Json, r#"{"data":[{"embedding":[1.0]}]}"#));
+    }
+
+    #[test]
+    fn the_bytes_of_the_body_are_counted_by_their_reads() {
+        let mut answer = Answer::new(Endpoint::Completions, false, None, false, false);
+        answer.begin(ResponseHead { status: 200, content: Content::Json });
+        for (second, bytes) in [(1, ""), (2, r#"{"choices":[{"#), (2, r#""text":"a""#), (5, "}]}")] {
+            answer.set_now(Duration::from_secs(second));
+            answer.receive(bytes.as_bytes()).unwrap();
+        }
+        let Measured { bytes, reads, first_byte, .. } = answer.into_measured();
+        assert_eq!((bytes, reads, first_byte), (26, 2, Some(Duration::from_secs(2))));
     }
 
     #[test]

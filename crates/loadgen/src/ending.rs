@@ -12,6 +12,9 @@ use crate::{
     worker::{Timer, Worker},
 };
 
+/// What is wrong with an answer that says nothing, where that counts as a failure.
+const NO_CONTENT: &str = "an answer without any content";
+
 impl Worker<'_> {
     /// The connection is of no use any more. A request on a reused connection that has seen no answer is sent again,
     /// once: the server may have closed the connection at the very moment at which it was taken.
@@ -127,9 +130,12 @@ impl Worker<'_> {
     fn conclude(
         &mut self,
         mut exchange: Box<Exchange>,
-        outcome: Outcome,
+        mut outcome: Outcome,
         done: Duration,
     ) -> Result<(), Error> {
+        if self.shared.options.content_needed && outcome.is_success() && !exchange.answer.has_content() {
+            outcome = Outcome::Malformed(NO_CONTENT.to_owned());
+        }
         for key in [exchange.time_limit, exchange.connect_limit, exchange.cancellation].into_iter().flatten()
         {
             self.timers.remove(key);

@@ -42,7 +42,6 @@ pub(crate) struct Exchange {
     pub(crate) retries: u16,
     pub(crate) retried_for: Duration,
     pub(crate) request_bytes: usize,
-    pub(crate) response_bytes: u64,
     /// The body, where it is kept.
     pub(crate) kept_body: Option<Vec<u8>>,
     /// It holds a slot of the limit on prefills.
@@ -66,7 +65,6 @@ impl Exchange {
             answer: new_answer(request, keep_text, options.keep_bodies, options.chunk_rule),
             request_bytes: session.body.len(),
             kept_body: options.keep_bodies.then(|| session.body.clone()),
-            response_bytes: 0,
             begun,
             retries: 0,
             retried_for: Duration::ZERO,
@@ -141,7 +139,17 @@ impl Exchange {
     /// The record, the text of the answer, and the session.
     pub(crate) fn conclude(self, phase: u16, outcome: Outcome, done: Duration) -> Concluded {
         let Self { session, answer, response, .. } = self;
-        let Measured { chunks, ended, first_answer, usage, output_tokens, mut text } = answer.into_measured();
+        let Measured {
+            chunks,
+            ended,
+            first_answer,
+            usage,
+            output_tokens,
+            bytes,
+            reads,
+            first_byte,
+            mut text,
+        } = answer.into_measured();
         if let (Some(bodies), Some(request)) = (&mut text.bodies, self.kept_body) {
             bodies.request = request;
         }
@@ -167,7 +175,9 @@ impl Exchange {
             cached_tokens: usage.and_then(|usage| usage.cached_tokens),
             status: response.status(),
             request_bytes: u32::try_from(self.request_bytes).unwrap_or(u32::MAX),
-            response_bytes: self.response_bytes,
+            response_bytes: bytes,
+            response_reads: reads,
+            first_byte,
             retries: self.retries,
             retried_for: self.retried_for,
             ..unsent(&session, phase, outcome, done)
@@ -195,6 +205,7 @@ pub(crate) fn unsent(session: &Session, phase: u16, outcome: Outcome, done: Dura
         phase,
         index: session.index(),
         session: session.id,
+        conversation: session.conversation(),
         turn: session.turn(),
         target: session.target.unwrap_or(u16::MAX),
         model: request.model.clone(),

@@ -50,7 +50,7 @@ pub use aside::{Ask, Reply, Stop};
 pub use chooser::{Choice, Features, Guard, RoundRobin, RouteKey, UrlChooser};
 pub use control::{Control, Progress};
 pub use error::Error;
-pub use options::{ChunkRule, CountPrompt, Options, Render, Retries, Reuse};
+pub use options::{BeforePhase, ChunkRule, CountPrompt, Options, Render, Retries, Reuse};
 pub use pages::Pages;
 pub use routed::Routed;
 pub use run::run;

@@ -16,6 +16,9 @@ pub type Render = Arc<dyn Fn(&Request, &[Message], &mut Vec<u8>) + Send + Sync>;
 /// Counts the tokens of a request's prompt, with the earlier messages of its session before its own.
 pub type CountPrompt = Arc<dyn Fn(&Request, &[Message]) -> Option<u32> + Send + Sync>;
 
+/// Is told the index of a phase that is about to start.
+pub type BeforePhase = Arc<dyn Fn(u16) + Send + Sync>;
+
 /// How a plan is sent.
 #[derive(Clone)]
 pub struct Options {
@@ -46,6 +49,12 @@ pub struct Options {
     pub retries: Retries,
     /// Which events of a stream count as chunks.
     pub chunk_rule: ChunkRule,
+    /// An answer without content (only usage and end marks, or an empty text) has failed. Else it is an answer like
+    /// any other.
+    pub content_needed: bool,
+    /// Told of each phase but the first when nothing is under way any more and it is about to start; it starts when this
+    /// returns. Not told of phases that are skipped because the run was stopped.
+    pub before_phase: Option<BeforePhase>,
     /// Hand the text of answers to the sink.
     pub keep_answers: bool,
     /// Hand the bodies of requests and answers to the sink, as they went over the wire.
@@ -125,6 +134,8 @@ impl Options {
             not_before: None,
             retries: Retries::default(),
             chunk_rule: ChunkRule::default(),
+            content_needed: false,
+            before_phase: None,
             keep_answers: false,
             keep_bodies: false,
             chooser: Arc::new(RoundRobin),
@@ -151,6 +162,7 @@ impl fmt::Debug for Options {
             .field("not_before", &self.not_before)
             .field("retries", &self.retries)
             .field("chunk_rule", &self.chunk_rule)
+            .field("content_needed", &self.content_needed)
             .field("keep_answers", &self.keep_answers)
             .field("keep_bodies", &self.keep_bodies)
             .finish_non_exhaustive()

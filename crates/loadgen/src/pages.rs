@@ -1,7 +1,7 @@
 //! The metrics pages of servers, read now and then beside a run.
 //!
 //! A thread a page reads it at an interval, and at both edges of what is watched, so that counters are known before the
-//! first request and after the last. A page that does not exist is asked for once only; one that fails is asked for again.
+//! first request and after the last; [`Pages::read_edge`] does so between two phases. A page that does not exist is asked for once only; one that fails is asked for again.
 //! Times are those of a monotonic clock; the wall-clock time of its zero goes with them.
 
 use std::{
@@ -96,6 +96,21 @@ impl<'a> Pages<'a> {
         drop(read);
         // Nothing is ever sent: it ends when the last thread has let go.
         let _: Result<(), _> = all_read.recv();
+    }
+
+    /// Reads every page that has ever answered, when those that are a step behind have come up to the last answer.
+    /// Returns when all have been read. Nothing may be under way meanwhile.
+    pub fn read_edge(&self, seen: impl Fn(u16, &EngineMetrics) + Copy + Send) {
+        let known: Vec<_> = self.pages.iter().filter(|page| page.series.lock().fetches.count > 0).collect();
+        if known.is_empty() {
+            return;
+        }
+        thread::sleep(SETTLE);
+        thread::scope(|scope| {
+            for page in known {
+                scope.spawn(move || self.read(page, seen, true));
+            }
+        });
     }
 
     /// Reads a page once. False if there is no sense in doing so again.

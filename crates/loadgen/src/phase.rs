@@ -90,9 +90,9 @@ impl PhaseRun {
     }
 
     /// One of those waited for is ready. The last one sets the start, and must wake the others.
-    pub(crate) fn ready(&self, start: Duration) -> bool {
+    pub(crate) fn ready(&self, start: impl FnOnce() -> Duration) -> bool {
         let last = self.pending.fetch_sub(1, AcqRel) == 1;
-        last && self.start.set(start).is_ok()
+        last && self.start.set(start()).is_ok()
     }
 
     pub(crate) fn start(&self) -> Option<Duration> {
@@ -230,9 +230,9 @@ mod tests {
     #[test]
     fn the_last_one_ready_starts_it() {
         let phase = phase(Limits::default());
-        assert!(!phase.ready(Duration::from_secs(1)));
+        assert!(!phase.ready(|| unreachable!("another one is not ready")));
         assert_eq!(phase.start(), None);
-        assert!(phase.ready(Duration::from_secs(2)));
+        assert!(phase.ready(|| Duration::from_secs(2)));
         assert_eq!(phase.start(), Some(Duration::from_secs(2)));
         assert_eq!(phase.elapsed(Duration::from_secs(5)), Duration::from_secs(3));
     }
@@ -241,8 +241,8 @@ mod tests {
     fn it_is_over_at_the_earlier_of_duration_and_stop() {
         let second = Duration::from_secs;
         let phase = phase(Limits { duration: Some(second(10)), ..Limits::default() });
-        phase.ready(second(0));
-        phase.ready(second(5));
+        phase.ready(|| second(0));
+        phase.ready(|| second(5));
         assert_eq!(phase.over(second(14)), None);
         assert_eq!(phase.over(second(16)), Some(second(15)));
         phase.stop(second(8));

@@ -97,6 +97,11 @@ impl Session {
         &self.turns[self.turn].request
     }
 
+    /// Its name in the data.
+    pub(crate) fn conversation(&self) -> Option<Arc<str>> {
+        self.turns[self.turn].conversation.clone()
+    }
+
     pub(crate) fn turn(&self) -> u32 {
         u32::try_from(self.turn).unwrap_or(u32::MAX)
     }

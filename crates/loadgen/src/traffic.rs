@@ -226,7 +226,6 @@ impl Worker<'_> {
                 },
             };
             let chunks_before = exchange.answer.chunks().len();
-            exchange.response_bytes += bytes as u64;
             if exchange.headers.is_none() && exchange.is_written() {
                 // Once the server answers, the request cannot be sent again: its body is not needed any more.
                 exchange.session.body = Vec::new();

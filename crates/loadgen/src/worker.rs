@@ -288,9 +288,12 @@ impl<'a> Worker<'a> {
         self.next_due = None;
         self.grants.clear();
         match self.shared.phases.get(self.phase_index) {
-            Some(next) => planner::ready(self.shared, next),
-            None => Ok(()),
+            Some(next) => planner::ready(self.shared, next)?,
+            None => return Ok(()),
         }
+        // What comes before a phase may have taken its time here; no appointment was missed.
+        self.heartbeat_at = self.shared.clock.now() + HEARTBEAT;
+        Ok(())
     }
 
     fn hand_on_records(&mut self) -> Result<(), Error> {

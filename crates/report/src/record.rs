@@ -14,6 +14,8 @@ pub struct Record {
     pub index: u64,
     /// The session (conversation) it belongs to, and its turn in it, from 0.
     pub session: u64,
+    /// The session's name in the data, where it has one.
+    pub conversation: Option<Arc<str>>,
     /// Turn within the session, from 0.
     pub turn: u32,
     /// Index into the run's list of target URLs (load generator) or replicas (simulator).
@@ -64,8 +66,12 @@ pub struct Record {
     pub own_reasoning_tokens: Option<u32>,
     /// Bytes of the request's body.
     pub request_bytes: u32,
-    /// Bytes of the answer, head and framing included.
+    /// Bytes of the answer's body, without head and framing.
     pub response_bytes: u64,
+    /// Reads that brought some of it.
+    pub response_reads: u32,
+    /// When the first of them was.
+    pub first_byte: Option<Duration>,
     /// How often it was tried again after failures before any answer.
     pub retries: u16,
     /// From the start of the first attempt to that of the last; all other times are the last one's.
@@ -257,9 +263,8 @@ impl Record {
         for time in [&mut self.scheduled, &mut self.admitted, &mut self.done] {
             *time += by;
         }
-        let reached =
-            [&mut self.sent, &mut self.written, &mut self.headers, &mut self.first_answer, &mut self.ended];
-        for time in reached.into_iter().flatten() {
+        let Self { sent, written, headers, first_byte, first_answer, ended, .. } = self;
+        for time in [sent, written, headers, first_byte, first_answer, ended].into_iter().flatten() {
             *time += by;
         }
         self.chunks.iter_mut().for_each(|chunk| chunk.at += by);

@@ -91,6 +91,8 @@ struct Line {
     phase: u16,
     index: u64,
     session: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    conversation: Option<Arc<str>>,
     turn: u32,
     target: u16,
     model: Arc<str>,
@@ -137,6 +139,10 @@ struct Line {
     request_bytes: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     response_bytes: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    response_reads: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_byte_ns: Option<u64>,
     #[serde(default, skip_serializing_if = "is_zero")]
     retries: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -271,6 +277,7 @@ impl From<&Record> for Line {
             phase: record.phase,
             index: record.index,
             session: record.session,
+            conversation: record.conversation.clone(),
             turn: record.turn,
             target: record.target,
             model: Arc::clone(&record.model),
@@ -299,6 +306,8 @@ impl From<&Record> for Line {
             own_reasoning_tokens: record.own_reasoning_tokens,
             request_bytes: record.request_bytes.into(),
             response_bytes: record.response_bytes,
+            response_reads: record.response_reads.into(),
+            first_byte_ns: record.first_byte.map(nanoseconds),
             retries: record.retries.into(),
             retried_for_ns: nanoseconds(record.retried_for),
             session_wait_ns: nanoseconds(record.session_wait),
@@ -327,6 +336,7 @@ impl TryFrom<Line> for Record {
             phase: line.phase,
             index: line.index,
             session: line.session,
+            conversation: line.conversation,
             turn: line.turn,
             target: line.target,
             model: line.model,
@@ -351,6 +361,8 @@ impl TryFrom<Line> for Record {
             own_reasoning_tokens: line.own_reasoning_tokens,
             request_bytes: u32::try_from(line.request_bytes).unwrap_or(u32::MAX),
             response_bytes: line.response_bytes,
+            response_reads: u32::try_from(line.response_reads).unwrap_or(u32::MAX),
+            first_byte: line.first_byte_ns.map(time),
             retries: u16::try_from(line.retries).unwrap_or(u16::MAX),
             retried_for: time(line.retried_for_ns),
             session_wait: time(line.session_wait_ns),

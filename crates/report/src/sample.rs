@@ -20,6 +20,7 @@ pub(crate) fn request(sent_ms: u64, ttft_ms: u64, gap_ms: u64, tokens: u32) -> R
         sent: Some(ms(sent_ms)),
         written: Some(ms(sent_ms)),
         headers: Some(ms(sent_ms + ttft_ms)),
+        first_byte: Some(ms(sent_ms + ttft_ms)),
         first_answer: chunks.first().map(|chunk| chunk.at),
         done: chunks.last().map_or(ms(sent_ms), |chunk| chunk.at),
         chunks,

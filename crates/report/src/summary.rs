@@ -160,6 +160,11 @@ impl Summary {
         self.errors.total()
     }
 
+    /// Requests that came to an end: all but those cut off at the end of the run, and those never sent.
+    pub fn completed(&self) -> u64 {
+        self.requests() - self.count(Outcome::Incomplete.kind()) - self.count(Outcome::NotSent.kind())
+    }
+
     /// Requests that ended as `kind` says; see [`Outcome::kind`].
     pub fn count(&self, kind: &str) -> u64 {
         self.outcomes.get(kind).copied().unwrap_or(0)

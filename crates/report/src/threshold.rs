@@ -300,7 +300,9 @@ impl Scalar {
     fn of(self, run: &Summary) -> Option<f64> {
         let some = run.requests() > 0;
         match self {
-            Self::ErrorRate => some.then(|| 100.0 * run.failed() as f64 / run.requests() as f64),
+            Self::ErrorRate => {
+                (run.completed() > 0).then(|| 100.0 * run.failed() as f64 / run.completed() as f64)
+            }
             Self::Errors => some.then(|| run.failed() as f64),
             Self::RequestThroughput => some.then(|| run.per_second(run.answered())),
             Self::OutputTokenThroughput => some.then(|| run.per_second(run.output_tokens())),
@@ -371,6 +373,15 @@ mod tests {
         for kept in ["error_rate > 1%", "p50 itl > 10.1 ms", "request_throughput < 9.5 req/s", "errors > 1"] {
             assert_eq!(breach(kept), None, "{kept}");
         }
+    }
+
+    #[test]
+    fn what_was_cut_off_has_not_failed() {
+        let mut run = run();
+        (0..99).for_each(|_| run.push(&failure(900, 5, Outcome::Incomplete), &Metric::ALL, &[]));
+        let broken = |text: &str| text.parse::<Threshold>().unwrap().check(&run).is_some();
+        assert!(!broken("errors > 1") && !broken("error_rate > 1%"));
+        assert!(broken("error_rate > 0.9%"), "of 101 that ended, not of 200");
     }
 
     #[test]

@@ -196,7 +196,9 @@ fn counting(total: &Summary, flags: &Flags) -> Vec<Warning> {
     let sides = [("prompt", &total.input_sources), ("output", &total.output_sources)];
     let guessed = [CountSource::Estimate, CountSource::Chunks];
     let warning = |((what, sources), source): ((&'static str, &BTreeMap<CountSource, u64>), CountSource)| {
-        let count = sources.get(&source).copied().filter(|&count| count > 0)?;
+        // Of embeddings there is no output to be counted.
+        let any = what != "output" || total.output_tokens() > 0;
+        let count = sources.get(&source).copied().filter(|&count| count > 0 && any)?;
         let percent = 100.0 * count as f64 / answered;
         Some(Warning::Estimated { what, percent, source, tokenizer: flags.tokenizer })
     };

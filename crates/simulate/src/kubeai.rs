@@ -4,8 +4,6 @@
 //! legacy client the tables come out as published; with the ideal one they show what the page would have shown
 //! had its load generator kept up.
 
-use std::time::Duration;
-
 use engine::Profile;
 use protocol::Endpoint;
 use report::{PhaseShape, Recorder, Report, RunShape};
@@ -53,11 +51,7 @@ pub fn plan(concurrency: u32, rate: f64, count: usize, seed: u64) -> Result<Plan
     let times = Arrivals::new(Pattern::Poisson, Rate::constant(rate)?, seed)?;
     let arrivals = (0..).zip(times.zip(requests)).map(|(id, (at, request))| Arrival {
         at,
-        session: Session {
-            id,
-            turns: vec![Turn { request, delay: Duration::ZERO, not_before: None }],
-            target: None,
-        },
+        session: Session { id, turns: vec![Turn::from(request)], target: None },
     });
     Ok(Plan {
         phases: vec![Phase {

@@ -28,6 +28,15 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead>, Error> {
     }
 }
 
+/// What is wrong with a line of JSON, and where in it; the number of the line is its reader's to say.
+fn said(error: &serde_json::Error) -> String {
+    let (text, place) = (error.to_string(), format!(" at line {} column {}", error.line(), error.column()));
+    match text.strip_suffix(&place) {
+        Some(problem) => format!("{problem} at column {}", error.column()),
+        None => text,
+    }
+}
+
 /// Calls `each` with the number and the record of every line that is not blank.
 pub(crate) fn for_each_record<T: DeserializeOwned>(
     path: &Path,
@@ -47,7 +56,8 @@ pub(crate) fn for_each_record<T: DeserializeOwned>(
         }
         let text = line.trim_ascii();
         if !text.is_empty() {
-            let record = serde_json::from_slice(text).map_err(|error| Error::line(path, number, error))?;
+            let record =
+                serde_json::from_slice(text).map_err(|error| Error::line(path, number, said(&error)))?;
             each(number, record)?;
         }
     }

@@ -98,6 +98,8 @@ pub struct Turn {
     pub delay: Duration,
     /// An absolute time since the start of the phase, not earlier than which the turn is sent.
     pub not_before: Option<Duration>,
+    /// What the data calls the session that it belongs to.
+    pub conversation: Option<Arc<str>>,
 }
 
 /// What one request says, before it is written as JSON.
@@ -212,7 +214,7 @@ impl Message {
 
 impl From<Request> for Turn {
     fn from(request: Request) -> Self {
-        Self { request, delay: Duration::ZERO, not_before: None }
+        Self { request, delay: Duration::ZERO, not_before: None, conversation: None }
     }
 }
 

@@ -19,6 +19,9 @@ impl Arguments {
         if endpoint.model_names.iter().any(String::is_empty) {
             return Err("--model: a name is empty".to_owned());
         }
+        if endpoint.url.iter().any(|url| url.trim().is_empty()) {
+            return Err("--url: a URL is empty".to_owned());
+        }
         if let Some(flag) = made_only(input).filter(|_| !input.is_synthetic()) {
             return Err(format!("{flag} is for made prompts, not for --input-file"));
         }

@@ -17,6 +17,7 @@ pub(super) fn input_config(
     made: &Made,
     files: &Files,
     seed: u64,
+    urls: &[String],
 ) -> serde_json::Value {
     let (endpoint, input) = (&arguments.endpoint, &arguments.input);
     let phases = made.shapes.iter().zip(&made.expected).zip(&made.durations);
@@ -48,7 +49,7 @@ pub(super) fn input_config(
     json!({
         "models": { "items": endpoint.model_names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>() },
         "endpoint": {
-            "urls": endpoint.url,
+            "urls": urls,
             "type": endpoint.endpoint_type.name(),
             "streaming": endpoint.streams(),
             "timeout": endpoint.request_timeout_seconds.as_secs_f64(),

@@ -13,6 +13,7 @@ use workload::{
 use super::{
     Arguments,
     flags::{EndpointType, InputFlags},
+    wrong,
 };
 
 /// Length of made prompts where `--isl` is not given.
@@ -61,7 +62,7 @@ impl Data {
         let load = &arguments.load;
         let Source::Read { dataset, .. } = &self.source else { return Ok(false) };
         if load.fixed_schedule && !dataset.has_times() {
-            bail!("--fixed-schedule: the file does not say when each of its entries starts");
+            return Err(wrong("--fixed-schedule: the file does not say when each of its entries starts"));
         }
         let other = !load.request_rate.is_empty()
             || load.request_rate_series.is_some()
@@ -274,7 +275,9 @@ fn read(
     if arguments.endpoint.endpoint_type == EndpointType::Raw
         && !matches!(kind, Some(DatasetKind::RawPayload | DatasetKind::InputsJson))
     {
-        bail!("--endpoint-type raw sends finished bodies: give a raw-payload or inputs-json file");
+        return Err(wrong(
+            "--endpoint-type raw sends finished bodies: give a raw-payload or inputs-json file",
+        ));
     }
     let rewrite = Rewrite {
         prefix_length: input.synthesis_prefix_len_multiplier,
@@ -308,7 +311,7 @@ fn put_before(prompt: &mut Prompt, system: &Arc<str>) -> anyhow::Result<()> {
         Prompt::Text(text) => vec![system, Message::user(Arc::clone(text))],
         Prompt::Messages(messages) => std::iter::once(system).chain(messages.iter().cloned()).collect(),
         Prompt::Blocks { .. } | Prompt::Raw(_) => {
-            bail!("prompts of hash ids and finished bodies have no place for it")
+            return Err(wrong("prompts of hash ids and finished bodies have no place for it"));
         }
     };
     *prompt = Prompt::Messages(said.into());

@@ -44,13 +44,7 @@ impl<'a> Engines<'a> {
         scope: &'scope Scope<'scope, '_>,
         arguments: &'scope Arguments,
     ) {
-        let routed = self.servers.routed.as_deref();
-        self.pages.watch(scope, &self.stop, INTERVAL, move |target, engine: &EngineMetrics| {
-            if let (Some(routed), Some(running), Some(waiting)) = (routed, engine.running, engine.waiting) {
-                routed
-                    .report(target, EngineReport::new(running as u64, waiting as u64, engine.kv_cache_usage));
-            }
-        });
+        self.pages.watch(scope, &self.stop, INTERVAL, |target, engine| self.report(target, engine));
         if arguments.output.network_latency_automatic {
             let targets = &self.servers.targets;
             scope.spawn(move || {
@@ -64,6 +58,19 @@ impl<'a> Engines<'a> {
                     true
                 });
             });
+        }
+    }
+
+    /// Reads all pages while nothing is under way, so that what comes next is told from what was before.
+    pub(super) fn between_phases(&self) {
+        self.pages.read_edge(|target, engine| self.report(target, engine));
+    }
+
+    /// Tells the balancing what an engine says of itself.
+    fn report(&self, target: u16, engine: &EngineMetrics) {
+        let routed = self.servers.routed.as_deref();
+        if let (Some(routed), Some(running), Some(waiting)) = (routed, engine.running, engine.waiting) {
+            routed.report(target, EngineReport::new(running as u64, waiting as u64, engine.kv_cache_usage));
         }
     }
 

@@ -5,6 +5,7 @@
 //! AIPerf's does: what the server answered before is not in it. The names of sessions are those of the records. At
 //! most [`MOST_SESSIONS`] sessions, and no session after [`MOST_BYTES`].
 
+use report::aiperf::conversation_name;
 use serde_json::value::{RawValue, to_raw_value};
 use workload::write_body;
 
@@ -39,8 +40,10 @@ pub(super) fn inputs_json(
             // A finished body that is no JSON stands there as text.
             RawValue::from_string(body.clone()).or_else(|_| to_raw_value(&body))
         };
+        let own = turns.first().and_then(|turn| turn.conversation.as_deref());
+        let name = conversation_name(own, number);
         let payloads: Result<Vec<_>, _> = turns.iter().map(payload).collect();
-        let session = Session { session_id: format!("session_{number:06}"), payloads: payloads? };
+        let session = Session { session_id: name, payloads: payloads? };
         text += if number == first { "\n" } else { ",\n" };
         text += &serde_json::to_string(&session)?;
         if text.len() > MOST_BYTES {

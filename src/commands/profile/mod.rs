@@ -27,6 +27,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use loadgen::TargetError;
 
 pub(crate) use self::config::parse;
 use self::{
@@ -70,7 +71,7 @@ enum Status {
     Invalid,
     /// A figure is beyond a limit of `--fail-if`.
     LimitBroken,
-    /// Nothing was answered, too much failed, or a file could not be written.
+    /// Nothing was answered, too much failed, or a file could not be read or written.
     Failed,
     /// The user ended it.
     Interrupted,
@@ -84,8 +85,27 @@ impl Arguments {
         }
         log::begin(&self);
         let interrupts = Interrupts::listen().context("cannot wait for signals")?;
-        runs::carry_out(&self, &interrupts).map(ExitCode::from)
+        match runs::carry_out(&self, &interrupts) {
+            Err(error) if is_usage(&error) => {
+                eprintln!("evenload: {error:#}");
+                Ok(ExitCode::from(USAGE))
+            }
+            ended => ended.map(ExitCode::from),
+        }
     }
+}
+
+/// Flags that do not go together, where only the data or the making of a run shows it.
+fn wrong(problem: impl Into<String>) -> anyhow::Error {
+    workload::Error::Setting(problem.into()).into()
+}
+
+/// Whether the flags are at fault, and not a file or the system.
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(workload::Error::Setting(_)))
+            || cause.downcast_ref().is_some_and(|error| !matches!(error, TargetError::Tls(..)))
+    })
 }
 
 impl From<Status> for ExitCode {

@@ -56,9 +56,9 @@ pub(super) fn conclude(
     if let Some(slices) = &recording.slices {
         write(
             &files.slices(false),
-            &(serde_json::to_string_pretty(&aiperf::slices_json(run, slices))? + "\n"),
+            &(serde_json::to_string_pretty(&aiperf::slices_json(run, slices, &recording.measured))? + "\n"),
         );
-        write(&files.slices(true), &aiperf::slices_csv(slices, run.epoch_ns()));
+        write(&files.slices(true), &aiperf::slices_csv(slices, &recording.measured, run.epoch_ns()));
     }
     if !finished.pages.names.is_empty() {
         for &format in &arguments.output.server_metrics_formats {
@@ -130,7 +130,7 @@ fn ended(
     }
     let total = &finished.report.total;
     let nothing = total.answered() == 0;
-    let mostly_failed = !nothing && total.failed() > total.requests() / 2;
+    let mostly_failed = !nothing && total.failed() > total.completed() / 2;
     if mostly_failed {
         eprintln!("evenload: more than half of the requests failed");
     }
@@ -166,12 +166,18 @@ fn tables(arguments: &Arguments, finished: &Finished) -> String {
         text += &format!("PARTIAL RESULTS: the run ended early, after {ended} requests.\n");
     }
     text += &aiperf::metrics_table("evenload profile | LLM Metrics", &recording.measured);
+    let cut_off = recording.measured.cut_off();
+    if cut_off > 0 {
+        text += &format!(
+            "{cut_off} requests were cut off at the end of the run: they are in no figure, and in no file of requests.\n"
+        );
+    }
     if !arguments.endpoint.streams() && arguments.endpoint.endpoint_type != EndpointType::Embeddings {
         text += "Time to First Token and Inter Token Latency are not in this table: add --streaming to measure them.\n";
     }
     if run.urls.len() > 1 {
-        text +=
-            &aiperf::targets_table("evenload profile | URLs (times in ms)", &run.urls, &recording.by_target);
+        let (title, targets) = ("evenload profile | URLs (times in ms)", &recording.by_target);
+        text += &aiperf::targets_table(title, &run.urls, targets, &recording.measured);
     }
     text += &aiperf::engines_table("evenload profile | Engines", &pages.names, figures);
     if arguments.output.show_trace_timing {
@@ -227,6 +233,7 @@ fn summary(arguments: &Arguments, finished: &Finished, breaches: &[Breach]) -> r
         "limits": arguments.own.fail_if.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "limits_broken": breaches.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "notes": finished.notes,
+        "cut_off_request_count": recording.measured.cut_off(),
         "client": client_json(report, health),
         "dispatch_lag_ms": summary.client.dispatch_lag.spread(report::MILLISECOND),
         "loop_stall_ms": summary.client.loop_stall.spread(report::MILLISECOND),

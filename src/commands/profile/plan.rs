@@ -6,7 +6,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use report::PhaseShape;
 use serde::Deserialize;
 use workload::{Arrivals, Limits, Pattern, Phase, PhaseKind, Plan, Rate, user_arrivals};
@@ -15,6 +15,7 @@ use super::{
     Arguments,
     data::Data,
     flags::{ArrivalPattern, Grace},
+    wrong,
 };
 
 /// AIPerf steps a rate ramp every so often, from its first step on.
@@ -208,7 +209,7 @@ fn pattern(law: Option<ArrivalPattern>, smoothness: Option<f64>) -> anyhow::Resu
     Ok(match (law, smoothness) {
         (None | Some(ArrivalPattern::Gamma), Some(shape)) => Pattern::Gamma(shape),
         (Some(ArrivalPattern::Gamma), None) => Pattern::Gamma(1.0),
-        (Some(_), Some(_)) => bail!("--arrival-smoothness is for --arrival-pattern gamma"),
+        (Some(_), Some(_)) => return Err(wrong("--arrival-smoothness is for --arrival-pattern gamma")),
         (Some(ArrivalPattern::Constant), None) => Pattern::Constant,
         (None | Some(ArrivalPattern::Poisson | ArrivalPattern::ConcurrencyBurst), None) => Pattern::Poisson,
     })

@@ -10,12 +10,12 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use loadgen::AnswerText;
+use loadgen::{AnswerText, Bodies};
 use report::{
     Count, CountSource, Objective, PhaseShape, Record, Recorder, RunShape,
-    aiperf::{Collector, ProfileWriter, Run, Slices, Slo},
+    aiperf::{Collector, ProfileWriter, RecordShape, Run, Slices, Slo, Wire},
 };
-use serde_json::{Value, json};
+use serde::Serialize;
 use workload::Tokenizer;
 
 use super::{Arguments, files::Files, flags::ExportLevel, plan::Made};
@@ -33,7 +33,7 @@ pub(super) struct Recording {
     /// The first thing that could not be written.
     pub(super) problem: Option<anyhow::Error>,
     shapes: Vec<PhaseShape>,
-    run_name: String,
+    shape: RecordShape,
     lines: Option<ProfileWriter<File>>,
     raw: Option<Lines>,
     outputs: Option<Lines>,
@@ -63,14 +63,16 @@ impl Recording {
         let shape = RunShape { phases: shapes.clone(), targets: run.urls.clone() };
         let objectives: Vec<Objective> = slos.iter().filter_map(|slo| Slo::objective(*slo)).collect();
         let plain = Collector::new(streams, slos.clone());
+        let record_shape = RecordShape::new(run, &run.id, shapes, streams, &slos);
         let level = output.export_level;
         let lines = (level >= ExportLevel::Records).then(|| {
-            ProfileWriter::create(&files.records(), run, &run.id, shapes, streams, output.export_http_trace)
+            let shape = record_shape.clone().with_trace(output.export_http_trace);
+            ProfileWriter::create(&files.records(), shape)
         });
         let raw = (level == ExportLevel::Raw).then(|| Lines::create(&files.raw(), "", "\n", ""));
-        let outputs = output
-            .export_outputs_json
-            .then(|| Lines::create(&files.outputs(), "{\"data\":[\n", ",\n", "\n]}\n"));
+        let outputs = output.export_outputs_json.then(|| {
+            Lines::create(&files.outputs(), "{\"schema_version\":\"1.0\",\"data\":[\n", ",\n", "\n]}\n")
+        });
         Ok(Self {
             recorder: Recorder::new(shape, objectives),
             slices: output.slice_duration.map(|width| Slices::new(width, plain.clone())),
@@ -80,7 +82,7 @@ impl Recording {
             sessions: None,
             problem: None,
             shapes: shapes.clone(),
-            run_name: run.id.clone(),
+            shape: record_shape,
             lines: lines.transpose()?,
             raw: raw.transpose()?,
             outputs: outputs.transpose()?,
@@ -114,12 +116,16 @@ impl Recording {
             .map_or(Ok(()), |lines| lines.write(record).map_err(|error| anyhow!("{error}")));
         self.heed(written);
         if let Some(text) = text {
-            let (raw, output) = (self.raw_line(record, &text), self.output_line(record, &text));
-            let written = self.raw.as_mut().map_or(Ok(()), |lines| lines.write(&raw));
-            self.heed(written);
-            let written =
-                self.outputs.as_mut().filter(|_| measured).map_or(Ok(()), |lines| lines.write(&output));
-            self.heed(written);
+            let raw = self.raw.as_mut().map_or(Ok(()), |lines| {
+                let raw = text.bodies.as_deref().and_then(|bodies| self.shape.raw(record, wire(bodies)));
+                raw.map_or(Ok(()), |raw| lines.write(&raw))
+            });
+            self.heed(raw);
+            let output = self.outputs.as_mut().filter(|_| measured).map_or(Ok(()), |lines| {
+                let output = self.shape.output(record, &format!("{}{}", text.reasoning, text.text));
+                output.map_or(Ok(()), |output| lines.write(&output))
+            });
+            self.heed(output);
         }
     }
 
@@ -148,38 +154,11 @@ impl Recording {
             self.problem = Some(error);
         }
     }
+}
 
-    fn name(&self, record: &Record) -> Value {
-        json!({
-            "x_request_id": format!("{}-{}-{}", self.run_name, record.phase, record.index),
-            "x_correlation_id": format!("{}-{}", self.run_name, record.session),
-            "conversation_id": format!("session_{:06}", record.session),
-            "turn_index": record.turn,
-            "url_index": record.target,
-            "benchmark_phase": self.shapes.get(usize::from(record.phase)).map_or("profiling", |shape| shape.name.as_str()),
-        })
-    }
-
-    fn raw_line(&self, record: &Record, text: &AnswerText) -> Value {
-        let bodies = text.bodies.as_deref();
-        let body = |bytes: &[u8]| {
-            serde_json::from_slice::<Value>(bytes).unwrap_or_else(|_| String::from_utf8_lossy(bytes).into())
-        };
-        json!({
-            "metadata": self.name(record),
-            "status": record.status,
-            "payload": bodies.map(|bodies| body(&bodies.request)),
-            "response": bodies.map(|bodies| body(&bodies.answer)),
-        })
-    }
-
-    fn output_line(&self, record: &Record, text: &AnswerText) -> Value {
-        json!({
-            "metadata": self.name(record),
-            "text": text.text,
-            "reasoning": (!text.reasoning.is_empty()).then_some(&text.reasoning),
-        })
-    }
+fn wire(bodies: &Bodies) -> Wire<'_> {
+    let Bodies { request, answer, events, reads } = bodies;
+    Wire { request, answer, events: *events, reads }
 }
 
 /// Counts an answer; the count stands where the server gave none.
@@ -202,8 +181,8 @@ impl Lines {
         Ok(lines)
     }
 
-    fn write(&mut self, value: &Value) -> anyhow::Result<()> {
-        let line = value.to_string();
+    fn write(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
+        let line = serde_json::to_string(value)?;
         if self.written > 0 {
             self.put(self.separator)?;
         }

@@ -2,6 +2,10 @@
 
 use std::{
     path::Path,
+    sync::{
+        Arc,
+        mpsc::{Sender, channel},
+    },
     thread,
     time::{Duration, SystemTime},
 };
@@ -74,11 +78,19 @@ pub(super) fn carry_out(
     let counter = (tokenizer.source() == TokenSource::Tokenizer
         && !arguments.endpoint.use_server_token_count)
         .then(|| tokenizer.clone());
-    let options = servers.options(arguments, &id, counter.clone());
+    let mut options = servers.options(arguments, &id, counter.clone());
+    let (ask, asked) = channel::<Sender<()>>();
+    options.before_phase = Some(Arc::new(move |_| {
+        let (done, waits) = channel();
+        // Where nobody listens any more, nothing is waited for.
+        if ask.send(done).is_ok() {
+            let _ = waits.recv();
+        }
+    }));
     let mut run = Run {
         id,
         started_at: SystemTime::now(),
-        input_config: input_config(arguments, &made, files, seed),
+        input_config: input_config(arguments, &made, files, seed, &urls),
         seed: Some(seed),
         command: command_line(),
         kind: RunKind::Complete,
@@ -100,7 +112,10 @@ pub(super) fn carry_out(
         });
         announce(arguments, &servers, measured(0));
         while !sender.is_finished() {
-            thread::sleep(LOOK);
+            if let Ok(done) = asked.recv_timeout(LOOK) {
+                engines.between_phases();
+                let _ = done.send(());
+            }
             if let Some(phase) = live.look(control) {
                 announce(arguments, &servers, measured(phase));
             }

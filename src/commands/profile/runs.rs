@@ -19,6 +19,7 @@ use super::{
     run::{self, Finished},
     search::{self, Wanted},
     stability::Stability,
+    wrong,
 };
 use crate::commands::interrupt::Interrupts;
 
@@ -46,7 +47,7 @@ const FIGURES: [Figure; 8] = [
     ("latency p99 (ms)", |run| milliseconds(run, Metric::E2e, 99.0)),
     ("errors (%)", |run| {
         let total = &run.report.total;
-        (total.requests() > 0).then(|| 100.0 * total.failed() as f64 / total.requests() as f64)
+        (total.completed() > 0).then(|| 100.0 * total.failed() as f64 / total.completed() as f64)
     }),
 ];
 
@@ -215,7 +216,7 @@ fn settings(arguments: &Arguments) -> anyhow::Result<Vec<Setting>> {
             let values = arguments.$($field).+.clone();
             if values.len() > 1 {
                 if zip && length.replace(values.len()).is_some_and(|length| length != values.len()) {
-                    anyhow::bail!("--sweep-type zip: the lists have different lengths");
+                    return Err(wrong("--sweep-type zip: the lists have different lengths"));
                 }
                 let with = |setting: &Setting, place: usize| {
                     let mut arguments = setting.arguments.clone();
@@ -246,11 +247,10 @@ fn settings(arguments: &Arguments) -> anyhow::Result<Vec<Setting>> {
         "osl": input.osl;
         "osl_stddev": input.osl_stddev;
     }
-    anyhow::ensure!(
-        settings.len() <= MOST_SETTINGS,
-        "the lists make {} settings; at most {MOST_SETTINGS} are run",
-        settings.len()
-    );
+    if settings.len() > MOST_SETTINGS {
+        let count = settings.len();
+        return Err(wrong(format!("the lists make {count} settings; at most {MOST_SETTINGS} are run")));
+    }
     Ok(settings)
 }
 

@@ -109,6 +109,7 @@ impl Servers {
         });
         options.keep_answers =
             counts || output.export_outputs_json || output.export_level == ExportLevel::Raw;
+        options.content_needed = true;
         options.keep_bodies = output.export_level == ExportLevel::Raw;
         options.chooser = self.chooser();
         options

@@ -8,10 +8,7 @@ use super::{
     sweep::Sweep,
     tag::{self, Needs},
 };
-use crate::{Distribution, ErrorTable, Record, Span};
-
-/// Slices of time with figures of their own; later requests count for the last.
-const SLICES: u64 = 3_600;
+use crate::{Distribution, ErrorTable, Outcome, Record, Span};
 
 /// The figures of a set of requests.
 #[derive(Clone, Debug)]
@@ -21,6 +18,7 @@ pub struct Collector {
     pub(super) values: BTreeMap<Tag, Distribution>,
     pub(super) answered: u64,
     pub(super) failed: u64,
+    pub(super) cut_off: u64,
     pub(super) good: u64,
     pub(super) input_tokens: u64,
     pub(super) output_tokens: u64,
@@ -42,14 +40,6 @@ pub struct Collector {
     /// Round trip to the servers, where it is to be taken off.
     pub(super) round_trip: Option<Duration>,
     pub(super) errors: ErrorTable,
-}
-
-/// One collector for each slice of time, by when requests were sent.
-#[derive(Clone, Debug)]
-pub struct Slices {
-    pub(super) width: Duration,
-    pub(super) slices: BTreeMap<u64, Collector>,
-    empty: Collector,
 }
 
 // === impl Collector ===
@@ -101,6 +91,7 @@ impl Collector {
             values: BTreeMap::new(),
             answered: 0,
             failed: 0,
+            cut_off: 0,
             good: 0,
             input_tokens: 0,
             output_tokens: 0,
@@ -118,9 +109,14 @@ impl Collector {
         }
     }
 
-    /// Adds one request. Requests that were never sent are not counted, as in AIPerf.
+    /// Adds one request. Requests that were never sent are not counted, and those that were cut off at the end of the run
+    /// for themselves only, as in AIPerf.
     pub fn push(&mut self, record: &Record) {
         let Some(sent) = record.begun() else { return };
+        if record.outcome == Outcome::Incomplete {
+            self.cut_off += 1;
+            return;
+        }
         self.activity.include(sent);
         self.activity.include(record.done);
         if !record.outcome.is_success() {
@@ -167,6 +163,11 @@ impl Collector {
         Some(format!("{} of {all} requests failed: {status}{}", self.failed, error_message(key)))
     }
 
+    /// Requests that were cut off at the end of the run: neither answered nor failed.
+    pub fn cut_off(&self) -> u64 {
+        self.cut_off
+    }
+
     /// Whether `--goodput` was given.
     pub(super) fn has_goodput(&self) -> bool {
         !self.slos.is_empty()
@@ -175,23 +176,5 @@ impl Collector {
     /// Length of the run by AIPerf's definition, in seconds.
     pub(super) fn duration_s(&self) -> f64 {
         self.span.length().as_secs_f64()
-    }
-}
-
-// === impl Slices ===
-
-impl Slices {
-    /// Slices of `width` (at least a millisecond) that collect what `empty` does.
-    pub fn new(width: Duration, empty: Collector) -> Self {
-        Self { width: width.max(Duration::from_millis(1)), slices: BTreeMap::new(), empty }
-    }
-
-    /// Adds one request.
-    pub fn push(&mut self, record: &Record) {
-        let Some(sent) = record.begun() else { return };
-        let first = self.slices.keys().next().copied();
-        let index = u64::try_from(sent.as_nanos() / self.width.as_nanos()).unwrap_or(u64::MAX);
-        let index = index.min(first.unwrap_or(index).saturating_add(SLICES - 1));
-        self.slices.entry(index).or_insert_with(|| self.empty.clone()).push(record);
     }
 }

@@ -54,8 +54,9 @@ fn results_table(title: &str, results: Vec<MetricResult>) -> String {
     titled(title, &table)
 }
 
-/// The table of targets: counts, share of the requests, latencies. One line below says how even the load was.
-pub fn targets_table(title: &str, urls: &[String], targets: &[Collector]) -> String {
+/// The table of targets: counts, share of the requests, latencies. One line below says how even the load was. Rates
+/// are per second of the whole run, which `measured` has collected.
+pub fn targets_table(title: &str, urls: &[String], targets: &[Collector], measured: &Collector) -> String {
     let columns = [
         "URL",
         "requests",
@@ -71,13 +72,12 @@ pub fn targets_table(title: &str, urls: &[String], targets: &[Collector]) -> Str
     let mut table = table(columns);
     let requests: Vec<f64> = targets.iter().map(|target| (target.answered + target.failed) as f64).collect();
     let all: f64 = requests.iter().sum();
-    let duration_s = targets.iter().map(Collector::duration_s).fold(0.0, f64::max);
     for ((url, target), count) in urls.iter().zip(targets).zip(&requests) {
         let of = |tag: Tag, statistic: &str| {
             let value = target.result(tag).and_then(|result| result.statistic(statistic));
             value.map_or_else(|| "N/A".to_owned(), |value| thousands(value, 2))
         };
-        let rate = crate::summary::ratio(target.answered as f64, duration_s);
+        let rate = crate::summary::ratio(target.answered as f64, measured.duration_s());
         table.add_row(right([
             url.clone(),
             target.answered.to_string(),

@@ -2,8 +2,8 @@
 
 use csv::{Terminator, Writer, WriterBuilder};
 
-use super::{Collector, MetricResult, Slices, Statistics, Tag, json::slice_bounds, results::STATISTICS};
-use crate::imbalance::Imbalance;
+use super::{Collector, MetricResult, Slices, Statistics, Tag, results::STATISTICS};
+use crate::{distribution::nanoseconds, imbalance::Imbalance};
 
 /// `profile_export_aiperf.csv`: metrics with percentiles, a blank line, single values; then, with several
 /// targets, two blank lines and a block that AIPerf does not have.
@@ -37,12 +37,11 @@ pub fn summary_csv(collector: &Collector, urls: &[String], targets: &[Collector]
 }
 
 /// `profile_export_aiperf_timeslices.csv`
-pub fn slices_csv(slices: &Slices, epoch_ns: u64) -> String {
+pub fn slices_csv(slices: &Slices, measured: &Collector, epoch_ns: u64) -> String {
     block(|writer| {
         writer.write_record(["Timeslice", "Start_NS", "End_NS", "Metric", "Unit", "Stat", "Value"])?;
-        for (position, (index, collector)) in slices.slices.iter().enumerate() {
-            let (start, end, _) = slice_bounds(slices, *index, epoch_ns);
-            let mut results = collector.results();
+        for (position, (slice, mut results)) in slices.results(measured).enumerate() {
+            let [start, end] = [slice.start, slice.end].map(|time| epoch_ns + nanoseconds(time));
             results.sort_by(|a, b| a.tag.cmp(&b.tag));
             for result in &results {
                 for statistic in STATISTICS {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::{Collector, Slices};
+use super::{Collector, MetricResult, Slices, slices::Slice};
 use crate::{ErrorKey, Imbalance, Object, civil::Civil, distribution::nanoseconds, summary::ratio};
 
 /// The version of AIPerf whose files these are like, and that of their schema.
@@ -53,7 +53,7 @@ pub fn summary_json(
     object.set("schema_version", SCHEMA_VERSION);
     object.set("aiperf_version", AIPERF_VERSION);
     object.set("benchmark_id", &run.id);
-    set_results(&mut object, measured);
+    set_results(&mut object, measured.results());
     let at = |time: Option<Duration>| Civil::utc(run.started_at + time.unwrap_or_default()).iso();
     let (start, end) = (at(measured.activity.start()), at(measured.activity.end()));
     // GPUs are not read, and a reader of AIPerf's finds that said in its own words.
@@ -78,16 +78,16 @@ pub fn summary_json(
     object.set("end_time", end);
     if warm_up.answered + warm_up.failed > 0 {
         let mut metrics = Object::default();
-        set_results(&mut metrics, warm_up);
+        set_results(&mut metrics, warm_up.results());
         object.set("warmup_metrics", metrics);
     }
-    object.set("by_url", by_url_json(&run.urls, targets));
+    object.set("by_url", by_url_json(&run.urls, targets, measured.duration_s()));
     object.set("evenload", ours);
     object
 }
 
-/// Figures of each target, and how evenly the load was shared.
-pub fn by_url_json(urls: &[String], targets: &[Collector]) -> Value {
+/// Figures of each target, per second of the run of `seconds`, and how evenly the load was shared.
+fn by_url_json(urls: &[String], targets: &[Collector], seconds: f64) -> Value {
     let requests: Vec<f64> = targets.iter().map(|target| (target.answered + target.failed) as f64).collect();
     let tokens: Vec<f64> =
         targets.iter().map(|target| (target.input_tokens + target.output_tokens) as f64).collect();
@@ -97,7 +97,7 @@ pub fn by_url_json(urls: &[String], targets: &[Collector]) -> Value {
         object.set("url", url);
         object.set("url_index", index);
         object.set("share", ratio(requests[index], all));
-        set_results(&mut object, target);
+        set_results(&mut object, target.results_over(seconds));
         object.set("error_summary", errors_json(target));
         object
     };
@@ -107,40 +107,27 @@ pub fn by_url_json(urls: &[String], targets: &[Collector]) -> Value {
     })
 }
 
-/// `profile_export_aiperf_timeslices.json`
-pub fn slices_json(run: &Run, slices: &Slices) -> Object {
+/// `profile_export_aiperf_timeslices.json`; what was under way at each moment is taken from the whole run.
+pub fn slices_json(run: &Run, slices: &Slices, measured: &Collector) -> Object {
     let epoch_ns = run.epoch_ns();
-    let slice = |(index, collector): (&u64, &Collector)| {
-        let (start, end, complete) = slice_bounds(slices, *index, epoch_ns);
+    let slice = |(Slice { start, end, complete }, results): (Slice, Vec<MetricResult>)| {
         let mut object = Object::default();
-        object.set("start_ns", start);
-        object.set("end_ns", end);
+        object.set("start_ns", epoch_ns + nanoseconds(start));
+        object.set("end_ns", epoch_ns + nanoseconds(end));
         if !complete {
             object.set("is_complete", false);
         }
-        set_results(&mut object, collector);
+        set_results(&mut object, results);
         object
     };
     let mut object = Object::default();
-    object.set("timeslices", slices.slices.iter().map(slice).collect::<Vec<_>>());
+    object.set("timeslices", slices.results(measured).map(slice).collect::<Vec<_>>());
     object.set("input_config", &run.input_config);
     object
 }
 
-/// Start and end in wall-clock nanoseconds, and whether requests were under way during all of the slice.
-pub(super) fn slice_bounds(slices: &Slices, index: u64, epoch_ns: u64) -> (u64, u64, bool) {
-    let width = nanoseconds(slices.width);
-    let (start, end) = (index.saturating_mul(width), index.saturating_add(1).saturating_mul(width));
-    let activity =
-        |edge: fn(&Collector) -> Option<Duration>| slices.slices.values().filter_map(edge).map(nanoseconds);
-    let first = activity(|slice| slice.activity.start()).min().unwrap_or(start);
-    let last = activity(|slice| slice.activity.end()).max().unwrap_or(end);
-    let complete = first <= start + width / 100 && end <= last;
-    (epoch_ns + start.max(first.min(end)), epoch_ns + end.min(last.max(start)), complete)
-}
-
-fn set_results(object: &mut Object, collector: &Collector) {
-    for result in collector.results() {
+fn set_results(object: &mut Object, results: Vec<MetricResult>) {
+    for result in results {
         object.set(result.tag.as_str(), result.json());
     }
 }
@@ -168,7 +155,6 @@ pub(super) fn error_message(key: &ErrorKey) -> &str {
     match key.kind {
         _ if !key.message.is_empty() => &key.message,
         "timeout" => "no end within the time limit of a request",
-        "incomplete" => "still under way when the run ended",
         "cancelled" => "given up by this side, as it was told to",
         kind => kind,
     }

@@ -11,6 +11,7 @@
 //! What this tool adds stands under keys of its own: `by_url`, `evenload`, and `url`, `url_index`, `model` and
 //! `scheduled_ns` in the metadata of each record.
 
+mod bodies;
 mod collector;
 mod console;
 mod csv;
@@ -19,17 +20,20 @@ mod json;
 mod lines;
 mod results;
 mod server_metrics;
+mod slices;
 mod sweep;
 mod tag;
 #[cfg(test)]
 mod tests;
 
-pub use collector::{Collector, Slices};
+pub use bodies::Wire;
+pub use collector::Collector;
 pub use console::{engines_table, error_table, metrics_table, plain_table, targets_table, trace_table};
 pub use csv::{slices_csv, summary_csv};
 pub use goodput::{GoodputError, Slo};
-pub use json::{Run, RunKind, by_url_json, slices_json, summary_json};
-pub use lines::ProfileWriter;
+pub use json::{Run, RunKind, slices_json, summary_json};
+pub use lines::{ProfileWriter, RecordShape, conversation_name};
 pub use results::{MetricResult, Statistics};
 pub use server_metrics::ServerMetrics;
+pub use slices::Slices;
 pub use tag::Tag;

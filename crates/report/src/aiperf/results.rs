@@ -1,6 +1,8 @@
 //! Metric results: what a metric is called, its unit, and its statistics, in AIPerf's order.
 
-use super::{Collector, Tag, sweep::OverTime};
+use std::time::Duration;
+
+use super::{Collector, Tag, sweep::over_time};
 use crate::{Distribution, MILLISECOND, Object, engines::PERCENTS, summary::ratio};
 
 /// The statistics, in the order of the CSV.
@@ -42,8 +44,13 @@ pub enum Statistics {
 const REPLAY_LAG_LIMIT_MS: f64 = 500.0;
 
 impl Collector {
-    /// Everything collected.
+    /// Everything collected, per second of the run's length.
     pub fn results(&self) -> Vec<MetricResult> {
+        self.results_over(self.duration_s())
+    }
+
+    /// Everything collected, per second of `seconds`: those in which these requests could have been sent.
+    pub(super) fn results_over(&self, seconds: f64) -> Vec<MetricResult> {
         let mut results: Vec<MetricResult> =
             self.values.iter().map(|(&tag, values)| distribution(tag, values)).collect();
         if self.failed > 0 {
@@ -51,11 +58,15 @@ impl Collector {
             results.extend(adjusted.map(|(&tag, values)| self.adjusted(tag, values)).collect::<Vec<_>>());
         }
         results.extend(self.without_round_trip());
-        if let Some(sweep) = &self.sweep {
-            results.extend(sweep.figures(self.streaming).into_iter().map(over_time));
-        }
-        results.extend(self.scalars());
+        results.extend(self.over_time_within(None));
+        results.extend(self.scalars(seconds));
         results
+    }
+
+    /// What was under way at each moment, or at each moment of a window.
+    pub(super) fn over_time_within(&self, window: Option<(Duration, Duration)>) -> Vec<MetricResult> {
+        let figures = self.sweep.as_ref().map(|sweep| sweep.figures(self.streaming, window));
+        figures.into_iter().flatten().map(over_time).collect()
     }
 
     /// The result of one tag, if there is one.
@@ -139,8 +150,7 @@ impl Collector {
         Some((lag.percentile(percent)? - lag.min()? as f64) / MILLISECOND)
     }
 
-    fn scalars(&self) -> Vec<MetricResult> {
-        let seconds = self.duration_s();
+    fn scalars(&self, seconds: f64) -> Vec<MetricResult> {
         let rate = |count: u64| ratio(count as f64, seconds);
         let count = |count: u64| Some(count as f64);
         let sum = |tag: Tag| self.values.get(&tag).map(|values| values.sum() as f64);
@@ -148,13 +158,14 @@ impl Collector {
         let cached = sum(Tag::UsagePromptCacheReadTokens);
         let cache_known = cached.zip(sum(Tag::UsagePromptCacheMissTokens)).map(|(read, miss)| read + miss);
         let good = self.has_goodput();
+        let output = |value: Option<f64>| value.filter(|_| self.output_tokens > 0);
         [
             (
                 "output_token_throughput",
                 "Output Token Throughput",
                 "tokens/sec",
                 Some(800),
-                rate(self.output_tokens),
+                output(rate(self.output_tokens)),
             ),
             (
                 "input_token_throughput",
@@ -168,7 +179,7 @@ impl Collector {
                 "Total Token Throughput",
                 "tokens/sec",
                 None,
-                rate(self.input_tokens + self.output_tokens),
+                output(rate(self.input_tokens + self.output_tokens)),
             ),
             ("request_throughput", "Request Throughput", "requests/sec", Some(900), rate(answered)),
             ("goodput", "Goodput", "requests/sec", Some(1000), rate(self.good).filter(|_| good)),
@@ -203,13 +214,13 @@ impl Collector {
                 count(failed).filter(|_| failed > 0),
             ),
             ("total_isl", "Total Input Sequence Length", "tokens", None, count(self.input_tokens)),
-            ("total_osl", "Total Output Sequence Length", "tokens", None, count(self.output_tokens)),
+            ("total_osl", "Total Output Sequence Length", "tokens", None, output(count(self.output_tokens))),
             (
                 "total_output_tokens",
                 "Total Output Tokens",
                 "tokens",
                 None,
-                count(self.output_tokens.saturating_sub(self.reasoning_tokens.unwrap_or(0))),
+                output(count(self.output_tokens.saturating_sub(self.reasoning_tokens.unwrap_or(0)))),
             ),
             (
                 "total_reasoning_tokens",
@@ -225,7 +236,7 @@ impl Collector {
                 None,
                 count(self.error_input_tokens).filter(|_| failed > 0),
             ),
-            ("benchmark_duration", "Benchmark Duration", "sec", None, Some(seconds)),
+            ("benchmark_duration", "Benchmark Duration", "sec", None, Some(self.duration_s())),
             (
                 "osl_mismatch_count",
                 "OSL Mismatch Count",
@@ -307,33 +318,6 @@ impl Collector {
         })
         .collect()
     }
-}
-
-/// A figure over time has no number of values, and no sum.
-fn over_time((tag, unit, figures): (&'static str, &'static str, OverTime)) -> MetricResult {
-    let OverTime { avg, min, max, p50, p90, p95, p99, std } = figures;
-    let mut values = [None; 14];
-    for (name, value) in [
-        ("avg", avg),
-        ("min", min),
-        ("max", max),
-        ("p50", p50),
-        ("p90", p90),
-        ("p95", p95),
-        ("p99", p99),
-        ("std", std),
-    ] {
-        if let Some(place) = STATISTICS.iter().position(|known| *known == name) {
-            values[place] = Some(value);
-        }
-    }
-    let header = tag.split('_').map(capitalised).collect::<Vec<_>>().join(" ");
-    MetricResult { tag: tag.to_owned(), header, unit, order: None, statistics: Statistics::OverTime(values) }
-}
-
-fn capitalised(word: &str) -> String {
-    let mut letters = word.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn distribution(tag: Tag, values: &Distribution) -> MetricResult {

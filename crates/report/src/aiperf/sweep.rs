@@ -1,12 +1,16 @@
 //! Figures over time: how many requests were in prefill and in decode at each moment, and how many tokens they moved.
 //!
-//! A request reads its prompt evenly from its send to its first token, and writes its answer evenly from there to
-//! its last. `effective` figures are over the whole run, `active` ones over the moments with such work. Time is cut
-//! into buckets of a millisecond; when there are [`BUCKETS`] of them, pairs are merged, so memory is bounded. A part
-//! shorter than a bucket counts with its share of it, so averages are exact.
+//! As AIPerf has it: a request reads its prompt evenly from its send to its first chunk. That chunk is one token, which
+//! takes no time; the other tokens come in equal parts in the gaps between chunks, each evenly over its gap. In the
+//! total of both they come evenly over all of the decode. Tokens in flight are the prompt, and what has been written.
+//! `effective` figures are over the whole run, `active` ones over the moments with such work. Time is cut into buckets
+//! of a millisecond; when there are [`BUCKETS`] of them, pairs are merged, so memory is bounded. A part shorter than a
+//! bucket counts with its share of it, so averages over the run are exact; for an average over moments with work, the
+//! bucket in which it begins or ends counts whole.
 
 use std::time::Duration;
 
+use super::{MetricResult, Statistics, results::STATISTICS};
 use crate::{Record, summary::ratio};
 
 /// Buckets kept, at most.
@@ -20,10 +24,12 @@ enum Channel {
     Decode,
     PrefillTokens,
     DecodeTokens,
+    /// Both kinds of tokens, those of a decode evenly.
+    Tokens,
     InFlight,
 }
 
-const CHANNELS: usize = 5;
+const CHANNELS: usize = 6;
 
 /// The work of a run over time.
 #[derive(Clone, Debug)]
@@ -69,16 +75,28 @@ impl Sweep {
         }
         let zero = self.zero.unwrap_or(sent);
         let [sent, first, end] = [sent, first, end].map(|time| time.saturating_sub(zero).as_secs_f64());
-        let (input, output) = (f64::from(record.input_tokens.tokens), f64::from(record.output_tokens.tokens));
+        let input = f64::from(record.input_tokens.tokens);
+        let rate = |tokens: f64, time: f64| ratio(tokens, time).unwrap_or(0.0);
         self.end_s = self.end_s.max(end);
         self.spread(Channel::InFlight, sent, end, input);
         self.spread(Channel::Prefill, sent, first, 1.0);
-        self.spread(Channel::PrefillTokens, sent, first, ratio(input, first - sent).unwrap_or(0.0));
-        if first_token.is_some() {
-            self.spread(Channel::Decode, first, end, 1.0);
-            self.spread(Channel::DecodeTokens, first, end, ratio(output, end - first).unwrap_or(0.0));
-            // What has been written is in flight too: half of it, on average.
-            self.spread(Channel::InFlight, first, end, output / 2.0);
+        self.spread(Channel::PrefillTokens, sent, first, rate(input, first - sent));
+        self.spread(Channel::Tokens, sent, first, rate(input, first - sent));
+        if first_token.is_none() {
+            return;
+        }
+        self.spread(Channel::Decode, first, end, 1.0);
+        let Some(rest) = record.output_tokens.tokens.checked_sub(1).map(f64::from) else { return };
+        self.spread(Channel::Tokens, first, end, rate(rest, end - first));
+        // Chunks that came at once have no gap to be spread over.
+        let gaps = record.gaps().filter(|gap| !gap.is_zero()).count() as f64;
+        let chunks = record.chunks.len().saturating_sub(1) as f64;
+        let mut written = 1.0;
+        for pair in record.chunks.windows(2) {
+            let [from, to] = [pair[0].at, pair[1].at].map(|at| at.saturating_sub(zero).as_secs_f64());
+            self.spread(Channel::DecodeTokens, from, to, rate(rest / gaps, to - from));
+            self.spread(Channel::InFlight, from, to, written);
+            written += rest / chunks;
         }
     }
 
@@ -122,62 +140,83 @@ impl Sweep {
         self.width_s *= 2.0;
     }
 
-    /// The figures by their tags and units.
-    pub(super) fn figures(&self, streaming: bool) -> Vec<(&'static str, &'static str, OverTime)> {
+    /// The figures by their tags and units, over a window of the run's clock or over all of it.
+    pub(super) fn figures(
+        &self,
+        streaming: bool,
+        window: Option<(Duration, Duration)>,
+    ) -> Vec<(&'static str, &'static str, OverTime)> {
+        let zero = self.zero.unwrap_or_default();
+        let seconds = |time: Duration| time.saturating_sub(zero).as_secs_f64();
+        let window = window.map_or((0.0, self.end_s), |(start, end)| (seconds(start), seconds(end)));
         let of = |channel: Channel| move |bucket: &[f32; CHANNELS]| f64::from(bucket[channel as usize]);
         let (prefill, decode) = (of(Channel::Prefill), of(Channel::Decode));
         let (reads, writes) = (of(Channel::PrefillTokens), of(Channel::DecodeTokens));
-        let in_flight = of(Channel::InFlight);
+        let (total, in_flight) = (of(Channel::Tokens), of(Channel::InFlight));
         let both = |bucket: &[f32; CHANNELS]| prefill(bucket) + decode(bucket);
-        let total = |bucket: &[f32; CHANNELS]| reads(bucket) + writes(bucket);
         let per_read = |bucket: &[f32; CHANNELS]| ratio(reads(bucket), prefill(bucket)).unwrap_or(0.0);
         let per_write = |bucket: &[f32; CHANNELS]| ratio(writes(bucket), decode(bucket)).unwrap_or(0.0);
         let (tokens_s, user, requests) = ("tokens/sec", "tokens/sec/user", "requests");
-        let mut all = vec![("effective_concurrency", requests, self.over(both, |_| true))];
+        let mut all = vec![("effective_concurrency", requests, self.over(window, both, |_| true))];
         if streaming {
             all.extend([
-                ("effective_decode_throughput", tokens_s, self.over(writes, |_| true)),
-                ("effective_prefill_throughput", tokens_s, self.over(reads, |_| true)),
-                ("effective_decode_concurrency", requests, self.over(decode, |_| true)),
-                ("effective_prefill_concurrency", requests, self.over(prefill, |_| true)),
-                ("effective_total_throughput", tokens_s, self.over(total, |_| true)),
-                ("effective_decode_throughput_per_user", user, self.over(per_write, |_| true)),
-                ("effective_prefill_throughput_per_user", user, self.over(per_read, |_| true)),
-                ("tokens_in_flight", "tokens", self.over(in_flight, |_| true)),
-                ("active_decode_throughput", tokens_s, self.over(writes, |bucket| decode(bucket) > 0.0)),
-                ("active_prefill_throughput", tokens_s, self.over(reads, |bucket| prefill(bucket) > 0.0)),
+                ("effective_decode_throughput", tokens_s, self.over(window, writes, |_| true)),
+                ("effective_prefill_throughput", tokens_s, self.over(window, reads, |_| true)),
+                ("effective_decode_concurrency", requests, self.over(window, decode, |_| true)),
+                ("effective_prefill_concurrency", requests, self.over(window, prefill, |_| true)),
+                ("effective_total_throughput", tokens_s, self.over(window, total, |_| true)),
+                ("effective_decode_throughput_per_user", user, self.over(window, per_write, |_| true)),
+                ("effective_prefill_throughput_per_user", user, self.over(window, per_read, |_| true)),
+                ("tokens_in_flight", "tokens", self.over(window, in_flight, |_| true)),
+                (
+                    "active_decode_throughput",
+                    tokens_s,
+                    self.over(window, writes, |bucket| decode(bucket) > 0.0),
+                ),
+                (
+                    "active_prefill_throughput",
+                    tokens_s,
+                    self.over(window, reads, |bucket| prefill(bucket) > 0.0),
+                ),
                 (
                     "active_decode_throughput_per_user",
                     user,
-                    self.over(per_write, |bucket| decode(bucket) > 0.0),
+                    self.over(window, per_write, |bucket| decode(bucket) > 0.0),
                 ),
                 (
                     "active_prefill_throughput_per_user",
                     user,
-                    self.over(per_read, |bucket| prefill(bucket) > 0.0),
+                    self.over(window, per_read, |bucket| prefill(bucket) > 0.0),
                 ),
-                ("active_total_throughput", tokens_s, self.over(total, |bucket| both(bucket) > 0.0)),
+                ("active_total_throughput", tokens_s, self.over(window, total, |bucket| both(bucket) > 0.0)),
             ]);
         }
         all.into_iter().filter_map(|(tag, unit, figures)| Some((tag, unit, figures?))).collect()
     }
 
-    /// Statistics over the buckets for which `counts` holds, weighed by time.
+    /// Statistics over the buckets for which `counts` holds, weighed by their time in the window, in seconds from `zero`.
     fn over(
         &self,
+        (start, end): (f64, f64),
         value: impl Fn(&[f32; CHANNELS]) -> f64,
         counts: impl Fn(&[f32; CHANNELS]) -> bool,
     ) -> Option<OverTime> {
-        // The last bucket may reach beyond the end of the run.
-        let last_share = |index: usize| (self.end_s / self.width_s - index as f64).clamp(0.0, 1.0);
-        let buckets = self.buckets.iter().enumerate().filter(|(_, bucket)| counts(bucket));
+        let (from, to) = (start / self.width_s, end / self.width_s);
+        let last = (to.ceil() as usize).min(self.buckets.len());
+        let inside = self.buckets.get(from as usize..last).unwrap_or_default();
+        let buckets = inside.iter().zip(from as usize..).filter(|(bucket, _)| counts(bucket));
         let mut values: Vec<(f64, f64)> = buckets
-            .map(|(index, bucket)| (value(bucket), last_share(index)))
-            .filter(|(_, share)| *share > 0.0)
+            .filter_map(|(bucket, index)| {
+                let index = index as f64;
+                // The last bucket may reach beyond the end of the run: its value belongs to a shorter time.
+                let filled = (self.end_s / self.width_s - index).clamp(0.0, 1.0);
+                let share = to.min(index + filled) - from.max(index);
+                let whole = bucket.map(|value| (f64::from(value) / filled) as f32);
+                (share > 0.0).then(|| (value(&whole), share))
+            })
             .collect();
         let time: f64 = values.iter().map(|(_, share)| share).sum();
-        // A bucket's value is its sum: in the last one it belongs to a shorter time.
-        let avg = ratio(values.iter().map(|(value, _)| value).sum(), time)?;
+        let avg = ratio(values.iter().map(|(value, share)| value * share).sum(), time)?;
         values.sort_by(|a, b| a.0.total_cmp(&b.0));
         let percentile = |percent: f64| {
             let place = ((values.len() - 1) as f64 * percent / 100.0).round() as usize;
@@ -198,13 +237,40 @@ impl Sweep {
     }
 }
 
+/// A figure over time has no number of values, and no sum.
+pub(super) fn over_time((tag, unit, figures): (&'static str, &'static str, OverTime)) -> MetricResult {
+    let OverTime { avg, min, max, p50, p90, p95, p99, std } = figures;
+    let mut values = [None; 14];
+    for (name, value) in [
+        ("avg", avg),
+        ("min", min),
+        ("max", max),
+        ("p50", p50),
+        ("p90", p90),
+        ("p95", p95),
+        ("p99", p99),
+        ("std", std),
+    ] {
+        if let Some(place) = STATISTICS.iter().position(|known| *known == name) {
+            values[place] = Some(value);
+        }
+    }
+    let header = tag.split('_').map(capitalised).collect::<Vec<_>>().join(" ");
+    MetricResult { tag: tag.to_owned(), header, unit, order: None, statistics: Statistics::OverTime(values) }
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::request;
+    use crate::sample::{ms, request};
 
     fn figure(sweep: &Sweep, tag: &str) -> OverTime {
-        sweep.figures(true).into_iter().find(|(known, ..)| *known == tag).unwrap().2
+        sweep.figures(true, None).into_iter().find(|(known, ..)| *known == tag).unwrap().2
     }
 
     /// Two requests, the second 100 ms after the first: 100 prompt tokens in 100 ms, then ten tokens in 90 ms.
@@ -230,9 +296,14 @@ mod tests {
         close(figure(&sweep, "effective_prefill_concurrency").avg, 200.0 / 290.0);
         close(figure(&sweep, "effective_prefill_throughput").avg, 200.0 / 0.29);
         close(figure(&sweep, "active_prefill_throughput").avg, 1000.0);
-        close(figure(&sweep, "effective_decode_throughput").avg, 20.0 / 0.29);
-        close(figure(&sweep, "active_decode_throughput").avg, 20.0 / 0.18);
-        close(figure(&sweep, "active_decode_throughput_per_user").avg, 20.0 / 0.18);
+        // The first token of each is no part of the decode: nine in 90 ms.
+        close(figure(&sweep, "effective_decode_throughput").avg, 18.0 / 0.29);
+        close(figure(&sweep, "active_decode_throughput").avg, 100.0);
+        close(figure(&sweep, "active_decode_throughput_per_user").avg, 100.0);
+        close(figure(&sweep, "effective_total_throughput").avg, 218.0 / 0.29);
+        // 100 prompt tokens for 190 ms, and one to nine written ones, 10 ms each.
+        close(figure(&sweep, "tokens_in_flight").avg, 2.0 * (100.0 * 190.0 + 45.0 * 10.0) / 290.0);
+        assert_eq!(figure(&sweep, "tokens_in_flight").max.round(), 209.0);
         assert_eq!(figure(&sweep, "effective_concurrency").max.round(), 2.0);
     }
 
@@ -244,7 +315,35 @@ mod tests {
             sweep.push(&record, record.first_chunk());
         }
         assert!(sweep.buckets.len() <= BUCKETS + 1, "{}", sweep.buckets.len());
-        close(figure(&sweep, "effective_decode_throughput").avg, 10.0 * 1000.0 / 999.19);
-        assert_eq!(Sweep::default().figures(true), []);
+        close(figure(&sweep, "effective_decode_throughput").avg, 9.0 * 1000.0 / 999.19);
+        assert_eq!(Sweep::default().figures(true, None), []);
+    }
+
+    #[test]
+    fn a_window_has_what_was_under_way_in_it_whenever_it_was_sent() {
+        let figures = sweep().figures(true, Some((ms(1150), ms(1250))));
+        let avg = |tag: &str| figures.iter().find(|(known, ..)| *known == tag).unwrap().2.avg;
+        // The first decodes to 1190, the second reads to 1200 and decodes from then on.
+        close(avg("effective_concurrency"), 1.4);
+        close(avg("effective_prefill_concurrency"), 0.5);
+        close(avg("effective_decode_throughput"), 90.0);
+        close(avg("active_decode_throughput"), 100.0);
+        assert_eq!(sweep().figures(true, Some((ms(3000), ms(4000)))), []);
+    }
+
+    #[test]
+    fn tokens_come_in_the_gaps_between_chunks() {
+        // Two tokens an event, the second event with the first, the third after 10 ms, the last after 30 more.
+        let mut record = request(1000, 100, 0, 4);
+        record.output_tokens.tokens = 7;
+        record.chunks[2].at = ms(1110);
+        record.chunks[3].at = ms(1140);
+        let mut sweep = Sweep::default();
+        sweep.push(&record, record.first_chunk());
+        let decode = figure(&sweep, "active_decode_throughput");
+        close(decode.max, 3.0 / 0.01);
+        close(decode.min, 3.0 / 0.03);
+        close(decode.avg, 6.0 / 0.04);
+        close(figure(&sweep, "active_total_throughput").min, 6.0 / 0.04);
     }
 }

@@ -6,6 +6,8 @@ use crate::{CountSource, MILLISECOND, Record, distribution::nanoseconds};
 
 /// Fractions and rates are kept in millionths.
 const MILLIONTHS: f64 = 1e6;
+/// AIPerf's kilobyte.
+const KILOBYTE: f64 = 1024.0;
 /// AIPerf's limits on what is called a mismatch.
 const LENGTH_SHARE: f64 = 0.05;
 const LENGTH_TOKENS: f64 = 50.0;
@@ -102,8 +104,8 @@ tags! {
     HttpConnectionOverhead = "http_req_connection_overhead", "HTTP Connection Overhead", "ms", MILLISECOND, None, Nothing;
     HttpConnectionReused = "http_req_connection_reused", "HTTP Connection Reused", "ratio", 1.0, None, Nothing;
     HttpTotal = "http_req_total", "HTTP Total Time", "ms", MILLISECOND, None, Nothing;
-    HttpDataSent = "http_req_data_sent", "HTTP Data Sent", "KB", 1000.0, None, Nothing;
-    HttpDataReceived = "http_req_data_received", "HTTP Data Received", "KB", 1000.0, None, Nothing;
+    HttpDataSent = "http_req_data_sent", "HTTP Data Sent", "KB", KILOBYTE, None, Nothing;
+    HttpDataReceived = "http_req_data_received", "HTTP Data Received", "KB", KILOBYTE, None, Nothing;
     HttpChunksSent = "http_req_chunks_sent", "HTTP Chunks Sent", "count", 1.0, None, Nothing;
     HttpChunksReceived = "http_req_chunks_received", "HTTP Chunks Received", "count", 1.0, None, Nothing;
 }
@@ -122,6 +124,13 @@ impl Tag {
     /// What a kept value has on top of the printed one, in its unit: kept values are never negative.
     pub(super) fn offset(self) -> f64 {
         if self == Self::OslMismatchDiff { 100.0 } else { 0.0 }
+    }
+
+    /// A kept value as it is printed: counts are whole numbers.
+    pub(super) fn number(self, value: u64) -> serde_json::Number {
+        let printed = value as f64 / self.scale() - self.offset();
+        let fraction = serde_json::Number::from_f64(printed).filter(|_| self.scale() > 1.0);
+        fraction.unwrap_or_else(|| value.into())
     }
 
     /// Whether it is about the connection.
@@ -158,6 +167,8 @@ impl Tag {
         let (sent, tokens) = (record.sent?, u64::from(record.output_tokens.tokens));
         let since =
             |later: Option<Duration>, earlier: Duration| Some(nanoseconds(later?.saturating_sub(earlier)));
+        // What has no output, as embeddings, has no figures of it.
+        let output = (tokens > 0).then_some(tokens);
         let usage = record.input_tokens.source == CountSource::Usage;
         let input = u64::from(record.input_tokens.tokens);
         match self {
@@ -168,19 +179,19 @@ impl Tag {
             Self::DecodeDuration => since(record.last_chunk(), record.first_chunk()?),
             Self::InterTokenLatency => inter_token_latency(record),
             Self::OutputTokenThroughputPerUser => per_second(1, inter_token_latency(record)?),
-            Self::E2eOutputTokenThroughput => per_second(tokens, nanoseconds(record.e2e()?)),
+            Self::E2eOutputTokenThroughput => per_second(output?, nanoseconds(record.e2e()?)),
             Self::PrefillThroughputPerUser => per_second(input, nanoseconds(record.ttft()?)),
-            Self::OutputSequenceLength => Some(tokens),
+            Self::OutputSequenceLength => output,
             Self::InputSequenceLength => Some(input),
             Self::InterChunkLatency => None,
             Self::OutputTokenCount => {
-                Some(tokens.saturating_sub(record.reasoning_tokens.unwrap_or(0).into()))
+                Some(output?.saturating_sub(record.reasoning_tokens.unwrap_or(0).into()))
             }
             Self::ReasoningTokenCount | Self::UsageReasoningTokens => record.reasoning_tokens.map(u64::from),
             Self::CreditToStartLatency => Some(nanoseconds(sent.saturating_sub(record.admitted))),
             Self::EffectiveLatency => Some(nanoseconds(record.done.saturating_sub(record.admitted))),
             Self::UsagePromptTokens => usage.then_some(input),
-            Self::UsageCompletionTokens => usage.then_some(tokens),
+            Self::UsageCompletionTokens => output.filter(|_| usage),
             Self::UsageTotalTokens => usage.then_some(input + tokens),
             Self::UsagePromptCacheReadTokens => record.cached_tokens.map(u64::from),
             Self::UsagePromptCacheMissTokens => Some(input.saturating_sub(record.cached_tokens?.into())),
@@ -195,7 +206,7 @@ impl Tag {
                 difference(record.reasoning_tokens?.into(), record.own_reasoning_tokens?)
             }
             Self::OslMismatchDiff => {
-                let share = (tokens * 100_000_000).checked_div(record.requested_tokens?.into());
+                let share = (output? * 100_000_000).checked_div(record.requested_tokens?.into());
                 share.filter(|_| record.requested_tokens > Some(0))
             }
             // Connections are opened at once, and names are looked up before the run.
@@ -206,10 +217,10 @@ impl Tag {
             Self::HttpDataSent => Some(record.request_bytes.into()),
             Self::HttpDataReceived => Some(record.response_bytes),
             Self::HttpChunksSent => Some(1),
-            Self::HttpChunksReceived => Some(record.chunks.len() as u64),
+            Self::HttpChunksReceived => Some(record.response_reads.into()),
             Self::HttpSending => since(record.written, sent),
-            Self::HttpWaiting => since(record.headers, record.written?),
-            Self::HttpReceiving => since(Some(record.done), record.headers?),
+            Self::HttpWaiting => since(record.first_byte, record.written?),
+            Self::HttpReceiving => since(Some(record.done), record.first_byte?),
             Self::HttpConnectionReused => Some(u64::from(record.connection_reused)),
             Self::HttpDuration => since(Some(record.done), sent),
             Self::HttpTotal => {
@@ -230,7 +241,7 @@ fn inter_token_latency(record: &Record) -> Option<u64> {
 
 /// Whether an answer misses the length that was asked for by over 5 % or 50 tokens, whichever is less.
 pub(super) fn is_far_from_request(record: &Record) -> Option<bool> {
-    let asked = record.requested_tokens.filter(|tokens| *tokens > 0)?;
+    let asked = record.requested_tokens.filter(|tokens| *tokens > 0 && record.output_tokens.tokens > 0)?;
     let limit = (f64::from(asked) * LENGTH_SHARE).min(LENGTH_TOKENS);
     Some(f64::from(record.output_tokens.tokens.abs_diff(asked)) > limit)
 }

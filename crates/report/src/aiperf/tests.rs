@@ -76,6 +76,9 @@ fn definitions_are_aiperfs() {
     record.done = ms(300);
     record.admitted = ms(90);
     record.scheduled = ms(20);
+    record.written = Some(ms(110));
+    record.headers = Some(ms(120));
+    (record.request_bytes, record.response_bytes, record.response_reads) = (2048, 512, 3);
     let mut collector = Collector::new(true, Vec::new());
     collector.push(&record);
     for (tag, value) in [
@@ -95,9 +98,15 @@ fn definitions_are_aiperfs() {
         ("input_sequence_length", 100.0),
         ("credit_to_start_latency", 10.0),
         ("effective_latency", 210.0),
+        ("http_req_sending", 10.0),
+        ("http_req_waiting", 40.0), // to the first byte of the body, not to the head
+        ("http_req_receiving", 150.0),
         ("http_req_total", 200.0),
+        ("http_req_data_sent", 2.0),
+        ("http_req_data_received", 0.5),
+        ("http_req_chunks_received", 3.0),
         ("osl_mismatch_diff_pct", 300.0),
-        ("stream_setup_latency", 50.0),
+        ("stream_setup_latency", 20.0),
         ("benchmark_duration", 0.08),
         ("output_token_throughput", 200.0),
         ("request_throughput", 12.5),
@@ -211,7 +220,7 @@ fn without_streaming_there_is_no_first_token() {
 #[test]
 fn targets_and_errors_have_their_tables() {
     let (records, urls) = (records(), run().urls);
-    let text = targets_table("evenload | Targets", &urls, &targets(&records));
+    let text = targets_table("evenload | Targets", &urls, &targets(&records), &collected(&records, true));
     let row = text.lines().find(|line| line.contains("http://b:8000")).expect("the row is there");
     let cells: Vec<&str> = row.split('│').map(str::trim).collect();
     assert_eq!(cells[1..5], ["http://b:8000", "18", "2", "50.0 %"]);
@@ -304,6 +313,9 @@ fn the_summary_has_every_key() {
     assert_eq!(keys(&json["error_summary"][1]["error_details"]), "cause cause_chain code message type");
     assert_eq!(json["by_url"]["targets"][1]["url"], "http://b:8000");
     assert_eq!(json["by_url"]["targets"][1]["error_request_count"]["avg"], 2.0);
+    let rate = |object: &Value| object["request_throughput"]["avg"].as_f64().unwrap();
+    let of_urls: f64 = json["by_url"]["targets"].as_array().unwrap().iter().map(rate).sum();
+    assert!((of_urls - rate(&json)).abs() < 1e-9, "the URLs' rates add up to the run's");
     assert_eq!(json["by_url"]["imbalance"]["requests"]["jain"], 1.0);
     assert!(json["by_url"]["imbalance"]["tokens"]["max_over_mean"].as_f64().unwrap() > 1.0);
 }
@@ -359,9 +371,11 @@ fn each_request_has_its_line() {
     ];
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("profile_export.jsonl");
-    let mut writer = ProfileWriter::create(&path, &run(), "r1", &phases, true, false).unwrap();
+    let mut writer =
+        ProfileWriter::create(&path, RecordShape::new(&run(), "r1", &phases, true, &[])).unwrap();
     let mut records = records();
-    records.iter_mut().for_each(|record| record.phase = 1);
+    records.iter_mut().for_each(|record| (record.phase, record.session) = (1, record.session | 1 << 48));
+    records[4].conversation = Some(Arc::from("mine"));
     let mut unsent = failure(5000, 0, Outcome::NotSent);
     unsent.sent = None;
     records.push(unsent);
@@ -382,8 +396,16 @@ fn each_request_has_its_line() {
     let metadata = &lines[3]["metadata"];
     assert_eq!(
         (&metadata["x_request_id"], &metadata["x_correlation_id"]),
-        (&json!("r1-1-3"), &json!("r1-1"))
+        (&json!("r1-1-3"), &json!("r1-281474976710657"))
     );
+    assert_eq!(
+        (&metadata["session_num"], &metadata["conversation_id"]),
+        (&json!(1), &json!("session_000001")),
+        "sessions count from 0 in each phase"
+    );
+    assert_eq!(lines[4]["metadata"]["conversation_id"], "mine");
+    assert_eq!(lines[3]["metrics"]["output_sequence_length"], json!({ "value": 16, "unit": "tokens" }));
+    assert!(lines[3]["metrics"].get("good_request_count").is_none(), "nobody asked");
     assert_eq!(metadata["request_start_ns"], 1_739_355_301_300_000_000_u64);
     assert_eq!((&metadata["profiling_index"], &metadata["url"]), (&json!(0), &json!("http://b:8000")));
     assert_eq!(lines[3]["metrics"]["time_to_first_token"], json!({ "value": 51.0, "unit": "ms" }));
@@ -397,12 +419,28 @@ fn each_request_has_its_line() {
 #[test]
 fn slices_hold_what_was_sent_in_them() {
     let mut slices = Slices::new(Duration::from_secs(1), Collector::new(true, Vec::new()));
-    records().iter().for_each(|record| slices.push(record));
-    let json = serde_json::to_value(slices_json(&run(), &slices)).unwrap();
+    let mut measured = Collector::new(true, Vec::new()).over_time();
+    for record in records() {
+        slices.push(&record);
+        measured.push(&record);
+    }
+    let json = serde_json::to_value(slices_json(&run(), &slices, &measured)).unwrap();
     let all = json["timeslices"].as_array().unwrap();
     assert_eq!(all.len(), 4);
     assert_eq!(all[0]["request_count"]["avg"], 8.0);
     assert_eq!(all[1]["request_count"]["avg"], 10.0);
+    // Per second of the slice, though the ten were sent within 0.9 s and answered within 1.12 s.
+    assert_eq!(all[1]["request_throughput"]["avg"], 10.0);
+    assert_eq!(all[1]["output_token_throughput"]["avg"], 160.0);
+    assert_eq!(all[1]["benchmark_duration"]["avg"], 1.109);
+    let sweeps = [("effective_", 9), ("active_", 5), ("tokens_in_flight", 1)];
+    for (start, count) in sweeps {
+        let tags = all[1].as_object().unwrap().keys().filter(|tag| tag.starts_with(start));
+        assert_eq!(tags.count(), count, "{start}");
+    }
+    // Ten of 205 to 209 ms, but the last two go on after its end; 4 ms of the one sent at 1.8 s.
+    let in_flight = all[1]["effective_concurrency"]["avg"].as_f64().unwrap();
+    assert!((in_flight - 1.956).abs() < 1e-3, "{in_flight}");
     assert_eq!(
         (&all[0]["start_ns"], &all[0]["end_ns"]),
         (&json!(1_739_355_301_000_000_000_u64), &json!(1_739_355_302_000_000_000_u64))
@@ -410,7 +448,7 @@ fn slices_hold_what_was_sent_in_them() {
     assert!(all[0].get("is_complete").is_none(), "complete ones do not say so");
     assert!(all[3].get("is_complete").is_none(), "the last answer came after its end");
     assert!(json.get("input_config").is_some());
-    let csv = slices_csv(&slices, run().epoch_ns());
+    let csv = slices_csv(&slices, &measured, run().epoch_ns());
     assert!(csv.starts_with("Timeslice,Start_NS,End_NS,Metric,Unit,Stat,Value\r\n"));
     assert!(
         csv.contains("\r\n1,1739355302000000000,1739355303000000000,Request Count,requests,avg,10.00\r\n"),
@@ -420,17 +458,99 @@ fn slices_hold_what_was_sent_in_them() {
     late.input_tokens.source = CountSource::Estimate;
     late.model = Arc::from("other");
     slices.push(&late);
-    let json = serde_json::to_value(slices_json(&run(), &slices)).unwrap();
+    measured.push(&late);
+    let json = serde_json::to_value(slices_json(&run(), &slices, &measured)).unwrap();
     assert_eq!(
         (&json["timeslices"][4]["is_complete"], &json["timeslices"][4]["end_ns"]),
         (&json!(false), &json!(1_739_355_305_120_000_000_u64))
     );
+    assert_eq!(json["timeslices"][4]["request_throughput"]["avg"], 1.0 / 0.12, "what is left of it");
+}
+
+#[test]
+fn raw_lines_have_events_with_the_times_of_their_reads() {
+    let slos = Slo::parse_list("time_to_first_token:40").unwrap();
+    let shape = RecordShape::new(&run(), "r1", &[], true, &slos);
+    let raw = |record: &Record, wire: Wire<'_>| {
+        serde_json::from_str::<Value>(shape.raw(record, wire).unwrap().get()).unwrap()
+    };
+    let answer = b"data: {\"a\":1}\n\ndata: two\n\nevent: end\ndata: [DONE]\n\n";
+    let reads = [(15, ms(20)), (30, ms(30)), (answer.len(), ms(40))];
+    let wire = Wire { request: b"{\"model\": \"m\"}", answer, events: true, reads: &reads };
+    let mut record = request(10, 50, 10, 4);
+    record.phase = 1;
+    let line = raw(&record, wire);
+    assert_eq!((&line["start_perf_ns"], &line["payload"]["model"]), (&json!(10_000_000), &json!("m")));
+    let data = |value: &str| json!({ "name": "data", "value": value });
+    assert_eq!(
+        line["responses"],
+        json!([
+            { "perf_ns": 20_000_000, "packets": [data("{\"a\":1}")] },
+            { "perf_ns": 30_000_000, "packets": [data("two")] },
+            { "perf_ns": 40_000_000, "packets": [{ "name": "event", "value": "end" }, data("[DONE]")] },
+        ])
+    );
+    assert!(line.get("error").is_none() && line["metadata"]["x_request_id"] == "r1-1-0");
+    let busy = failure(10, 5, Outcome::Status(503, "busy".to_owned()));
+    let line =
+        raw(&busy, Wire { request: b"no JSON", answer: b"busy", events: false, reads: &[(4, ms(15))] });
+    assert_eq!(line["responses"], json!([{ "perf_ns": 15_000_000, "text": "busy" }]));
+    assert_eq!((&line["error"]["code"], line.get("payload")), (&json!(503), None));
+    let output = shape.output(&record, "hello").unwrap();
+    let metrics = json!({
+        "input_sequence_length": 100, "output_token_count": 4, "output_sequence_length": 4,
+        "request_latency": 80.0, "time_to_first_token": 50.0, "inter_token_latency": 10.0,
+    });
+    assert_eq!((&output["metrics"], &output["response_text"]), (&metrics, &json!("hello")));
+    assert_eq!(shape.output(&busy, "").unwrap()["response_text"], Value::Null);
+    let cut_off = failure(10, 5, Outcome::Incomplete);
+    assert!(shape.raw(&cut_off, wire).is_none() && shape.output(&cut_off, "").is_none());
+    let mut writer = ProfileWriter::new(Vec::new(), shape);
+    writer.write(&record).unwrap();
+    writer.flush().unwrap();
+    let line: Value = serde_json::from_slice(writer.output()).unwrap();
+    assert_eq!(line["metrics"]["good_request_count"], json!({ "value": 0, "unit": "requests" }));
+}
+
+#[test]
+fn what_has_no_output_has_no_figures_of_it() {
+    let mut record = request(0, 50, 0, 1);
+    record.output_tokens = crate::Count::default();
+    let mut collector = Collector::new(false, Vec::new());
+    collector.push(&record);
+    let results = collector.results();
+    let output = ["output", "osl", "total_token_throughput", "completion"];
+    let wrong: Vec<&String> = results
+        .iter()
+        .map(|result| &result.tag)
+        .filter(|tag| output.iter().any(|part| tag.contains(part)))
+        .collect();
+    assert_eq!(wrong, Vec::<&String>::new());
+    assert_eq!(figure(&collector, "total_isl", "avg"), 100.0);
+}
+
+#[test]
+fn what_was_cut_off_is_in_no_figure() {
+    let mut records = records();
+    records.extend((0..20).map(|_| failure(2000, 9000, Outcome::Incomplete)));
+    let (whole, without) = (collected(&records, true), collected(&records[..40], true));
+    assert_eq!((whole.cut_off(), without.cut_off()), (20, 0));
+    assert_eq!(whole.results(), without.results());
+    assert_eq!(whole.failures(), without.failures());
+    let mut writer = ProfileWriter::new(Vec::new(), RecordShape::new(&run(), "r1", &[], true, &[]));
+    let mut slices = Slices::new(Duration::from_secs(1), Collector::new(true, Vec::new()));
+    for record in &records {
+        writer.write(record).unwrap();
+        slices.push(record);
+    }
+    writer.flush().unwrap();
+    assert_eq!((writer.written(), slices.collectors().len()), (40, 4));
 }
 
 #[test]
 fn slices_are_bounded() {
     let mut slices = Slices::new(Duration::ZERO, Collector::new(false, Vec::new()));
     (0..10_000).for_each(|index| slices.push(&request(index, 1, 1, 1)));
-    assert_eq!(slices.slices.len(), 3600);
-    assert_eq!(slices.slices.values().map(|slice| slice.answered).sum::<u64>(), 10_000);
+    assert_eq!(slices.collectors().len(), 3600);
+    assert_eq!(slices.collectors().map(|slice| slice.answered).sum::<u64>(), 10_000);
 }

@@ -6,7 +6,7 @@ use protocol::FamilyKind;
 
 use super::{
     gauge::Gauge,
-    series::{EngineSeries, SeriesHead, growth},
+    series::{EngineSeries, SeriesHead},
 };
 use crate::summary::ratio;
 
@@ -111,6 +111,7 @@ impl EngineSeries {
         end: Duration,
     ) -> Option<Figures> {
         let column = |column: usize| self.known(move |row| row.value(column));
+        let grown = |column: usize| self.growth(|row| row.value(column), start, end);
         let seconds = end.saturating_sub(start).as_secs_f64();
         match kind {
             FamilyKind::Gauge | FamilyKind::Unknown => {
@@ -119,13 +120,11 @@ impl EngineSeries {
                 Gauge::of(samples.collect()).map(Figures::Gauge)
             }
             FamilyKind::Counter => {
-                let known = column(head.column);
-                let total = growth(&known, start, end)?;
-                let rates = Rates::between(&known, start, end);
+                let total = grown(head.column)?;
+                let rates = Rates::between(&column(head.column), start, end);
                 Some(Figures::Counter(Growth { total, rate: ratio(total, seconds)?, rates }))
             }
             FamilyKind::Histogram => {
-                let grown = |place: usize| growth(&column(place), start, end);
                 let (sum, count) = (grown(head.column)?, grown(head.column + 1)?);
                 let buckets = head.bounds.iter().zip(head.column + 2..);
                 let buckets: Vec<_> =

@@ -15,7 +15,6 @@ use std::time::Duration;
 use protocol::EngineMetrics;
 use serde_json::{Value, json};
 
-use self::series::growth;
 pub use self::{
     families::{FamilyFigures, Figures, Growth, Observed, Rates},
     gauge::Gauge,
@@ -69,7 +68,7 @@ impl EngineSeries {
             let samples = self.rows.iter().filter(|row| inside(row.at));
             Some((name, Gauge::of(samples.filter_map(|row| field(&row.engine)).collect())?))
         });
-        let grown = |field: Field| growth(&self.known(|row| field(&row.engine)), start, end);
+        let grown = |field: Field| self.growth(|row| field(&row.engine), start, end);
         let seconds = end.saturating_sub(start).as_secs_f64();
         let counters = COUNTERS.iter().filter_map(|&(name, field)| {
             let growth = grown(field)?;
@@ -207,6 +206,33 @@ mod tests {
         assert_eq!(short.counters[0], ("generation_tokens", 100.0, 200.0), "all that came in between");
         let whole = series().figures(seconds(0.0), seconds(20.0));
         assert_eq!(whole.counters[0], ("generation_tokens", 600.0, 30.0));
+    }
+
+    #[test]
+    fn a_reading_at_an_edge_is_what_the_counter_was() {
+        let mut series = EngineSeries::default();
+        let page = |tokens: u32| format!("vllm:generation_tokens_total {tokens}\n");
+        let readings = [
+            (0.0, 0, true),
+            (2.0, 400, false),
+            (4.1, 600, false),
+            // Between the phases, when the page has come up to the last answer.
+            (4.2, 700, true),
+            (6.0, 900, false),
+            (8.0, 1600, false),
+            (8.1, 1700, true),
+        ];
+        for (at, tokens, edge) in readings {
+            let page = page(tokens);
+            match edge {
+                true => series.push_edge(seconds(at), Duration::ZERO, page.as_bytes()),
+                false => series.push(seconds(at), Duration::ZERO, page.as_bytes()),
+            };
+        }
+        let grown = |from: f64, to: f64| series.figures(seconds(from), seconds(to)).counters[0].1;
+        assert_eq!(grown(0.5, 4.0), 700.0, "the warm-up");
+        assert_eq!(grown(4.3, 8.0), 1000.0, "the measured phase, and nothing of the warm-up");
+        assert_eq!(grown(2.0, 6.0), 500.0, "an edge long after the window is none of its own");
     }
 
     #[test]

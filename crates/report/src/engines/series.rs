@@ -2,10 +2,11 @@
 //!
 //! A page is kept as a row of numbers, one column for each number of each series, so that a reading costs eight bytes a
 //! number. When [`READINGS`] are kept, or their numbers fill the room, every second one is dropped and every second
-//! further one is taken; those at the edges of what was watched stay. Counters are differences from the window's start to its end, divided by its length, so that a
-//! rate is that of the window and not of the time between two readings: the end is the first reading after it, when
-//! nothing is under way any more; the start lies on the line between two readings, or, in a window of only a few
-//! readings, is the last one before it.
+//! further one is taken; those at the edges of what was watched stay. Counters are differences from the window's start
+//! to its end, divided by its length, so that a rate is that of the window and not of the time between two readings. A
+//! reading at an edge was taken while nothing was under way: where one was the last before the window, or comes within
+//! [`AT_ONCE`] after it, it is what the counter was then. Elsewhere the end is the first reading after it; the start lies
+//! on the line between two readings, or, in a window of only a few readings, is the last one before it.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -19,6 +20,8 @@ pub const READINGS: usize = 4096;
 pub const COLUMNS: usize = 50_000;
 /// Numbers kept of all readings of a page, unless told otherwise.
 const ROOM: usize = 1 << 20;
+/// So soon after a window, a reading at an edge is that of its end.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// A window of so many gaps between readings is long enough for straight lines.
 const FINE: u32 = 4;
 
@@ -264,6 +267,20 @@ impl EngineSeries {
         Some((before, after))
     }
 
+    /// By how much a counter grew in a window. One that fell, because its server started again, did not grow.
+    pub(super) fn growth(
+        &self,
+        value: impl Fn(&Row) -> Option<f64>,
+        start: Duration,
+        end: Duration,
+    ) -> Option<f64> {
+        let known: Vec<(&Row, f64)> = self.rows.iter().filter_map(|row| Some((row, value(row)?))).collect();
+        let after = known.partition_point(|(row, _)| row.at < end);
+        let edge = known[after..].iter().find(|(row, _)| row.edge && row.at <= end + AT_ONCE);
+        let (_, last) = edge.or(known.get(after)).or(known.last())?;
+        Some((last - at_start(&known, start, end)?).max(0.0))
+    }
+
     /// The times and values at which something is known.
     pub(crate) fn known(&self, value: impl Fn(&Row) -> Option<f64>) -> Vec<(Duration, f64)> {
         self.rows.iter().filter_map(|row| Some((row.at, value(row)?))).collect()
@@ -300,19 +317,16 @@ fn same(values: &[f64], before: &[f64]) -> bool {
 }
 
 /// A counter's value at the start of a window.
-fn at_start(known: &[(Duration, f64)], start: Duration, end: Duration) -> Option<f64> {
-    let after = known.partition_point(|(time, _)| *time <= start);
+fn at_start(known: &[(&Row, f64)], start: Duration, end: Duration) -> Option<f64> {
+    let after = known.partition_point(|(row, _)| row.at <= start);
     match (known[..after].last(), known.get(after)) {
-        (Some(&(t0, v0)), Some(&(t1, v1))) if v1 >= v0 && (t1 - t0) * FINE <= end.saturating_sub(start) => {
-            Some(v0 + (v1 - v0) * (start - t0).as_secs_f64() / (t1 - t0).as_secs_f64())
+        (Some(&(before, v0)), Some(&(next, v1))) if !before.edge && v1 >= v0 => {
+            let (t0, t1) = (before.at, next.at);
+            let fine = (t1 - t0) * FINE <= end.saturating_sub(start);
+            let share = (start - t0).as_secs_f64() / (t1 - t0).as_secs_f64();
+            Some(if fine { v0 + (v1 - v0) * share } else { v0 })
         }
         (Some((_, value)), _) | (None, Some((_, value))) => Some(*value),
         (None, None) => None,
     }
-}
-
-/// By how much a counter grew in a window. One that fell, because its server started again, did not grow.
-pub(super) fn growth(known: &[(Duration, f64)], start: Duration, end: Duration) -> Option<f64> {
-    let after = known.get(known.partition_point(|(time, _)| *time < end)).or(known.last());
-    Some((after?.1 - at_start(known, start, end)?).max(0.0))
 }

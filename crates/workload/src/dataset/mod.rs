@@ -126,7 +126,7 @@ mod tests {
     use std::{fs, sync::Arc};
 
     use protocol::Endpoint;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{Message, Prompt, Request};
@@ -173,6 +173,29 @@ mod tests {
         assert_eq!((second.delay, second.not_before), (seconds(0.25), None));
         assert_eq!(said(&second.request), [Message::new("system", "c")]);
         assert_eq!(entries[1].turns[0].request.extra.as_ref().unwrap()["top_k"], 1);
+        let names = [&first.conversation, &second.conversation, &entries[1].turns[0].conversation];
+        assert_eq!(names.map(Option::as_deref), [Some("7"), Some("7"), None]);
+    }
+
+    #[test]
+    fn several_texts_are_a_list_for_embeddings_and_refused_elsewhere() {
+        let content = r#"{"texts": ["one ", "two"], "extra": {"dimensions": 8}}"#;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, content).unwrap();
+        let load = |endpoint| {
+            let template = RequestTemplate::new(endpoint, "m");
+            Dataset::load(file.path(), DatasetKind::SingleTurn, &template, None)
+        };
+        let entries = load(Endpoint::Embeddings).unwrap().entries;
+        let request = &entries[0].turns[0].request;
+        let extra = Value::from(request.extra.as_deref().unwrap().clone());
+        assert_eq!(extra, json!({ "input": ["one ", "two"], "dimensions": 8 }));
+        assert_eq!(said(request), [Message::user("one two")]);
+        let refused = load(Endpoint::ChatCompletions).unwrap_err().to_string();
+        assert!(
+            refused.contains(", line 1: 2 texts in one request: only embeddings take several"),
+            "{refused}"
+        );
     }
 
     #[test]
@@ -180,6 +203,7 @@ mod tests {
         let content = r#"{"turns": [{"text": "a"}, {"text": "b", "timestamp": 2000}]}
             {"turns": [{"text": "c"}]}"#;
         let entries = entries(content, DatasetKind::MultiTurn);
+        assert!(entries.iter().all(|entry| entry.turns[0].conversation.is_none()));
         assert_eq!(entries.iter().map(|entry| entry.turns.len()).collect::<Vec<_>>(), [2, 1]);
         assert_eq!(entries[0].turns[1].not_before, Some(seconds(2.0)));
     }
@@ -245,6 +269,7 @@ mod tests {
         assert_eq!(sessions.iter().map(|entry| entry.turns.len()).collect::<Vec<_>>(), [2, 1]);
         let Prompt::Raw(body) = &sessions[0].turns[1].request.prompt else { panic!() };
         assert_eq!(&body[..], br#"{"model": "b"}"#);
+        assert_eq!(sessions[1].turns[0].conversation.as_deref(), Some("t"));
     }
 
     #[test]

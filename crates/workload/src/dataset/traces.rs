@@ -74,7 +74,9 @@ fn add_mooncake(
     request.output_tokens = row.output_length;
     let delay = row.delay.map(time_ms).transpose()?.unwrap_or_default();
     let at = row.timestamp.map(time_ms).transpose()?;
-    sessions.push(row.session_id.map(String::from), at, Turn { delay, ..Turn::from(request) })
+    let session = row.session_id.map(String::from);
+    let conversation = session.as_deref().map(Arc::from);
+    sessions.push(session, at, Turn { delay, conversation, ..Turn::from(request) })
 }
 
 pub(super) fn bailian(path: &Path, template: &RequestTemplate, block_tokens: u32) -> Result<Dataset, Error> {

@@ -18,10 +18,10 @@ pub(crate) struct InputFlags {
     /// AIPerf's YAML (schema 2.0): its keys as flags. Flags on the command line win.
     #[arg(id = "config", long = "config", short = 'f', value_name = "FILE")]
     _config: Option<PathBuf>,
-    /// Put into every body: KEY:VALUE, or a JSON object.
+    /// Put into every body: KEY:VALUE, several set apart by commas, or a JSON object.
     #[arg(long, value_name = "KEY:VALUE", num_args = 1.., value_parser = extra_inputs)]
     pub(crate) extra_inputs: Vec<Map<String, Value>>,
-    /// Further headers: NAME:VALUE, or a JSON object.
+    /// Further headers: NAME:VALUE, several set apart by commas, or a JSON object.
     #[arg(long, short = 'H', value_name = "NAME:VALUE", num_args = 1, value_parser = header)]
     pub(crate) header: Vec<Vec<(String, String)>>,
     /// File of prompts or a trace.
@@ -67,7 +67,7 @@ pub(crate) struct InputFlags {
     pub(crate) inter_turn_delay_cap_seconds: Option<Duration>,
 
     /// Length of a made prompt's own words.
-    #[arg(long = "prompt-input-tokens-mean", visible_aliases = ["synthetic-input-tokens-mean", "isl"], value_name = "TOKENS", value_delimiter = ',')]
+    #[arg(long = "prompt-input-tokens-mean", visible_aliases = ["synthetic-input-tokens-mean", "isl"], value_name = "TOKENS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) isl: Vec<u32>,
     /// Words of made prompts. random is the only one: words drawn from 256 of one token each.
     #[arg(id = "prompt_corpus", long = "prompt-corpus", value_name = "NAME", value_parser = prompt_corpus)]
@@ -88,7 +88,7 @@ pub(crate) struct InputFlags {
     #[arg(long, value_enum, value_name = "STYLE", default_value = "vllm", hide_possible_values = true)]
     pub(crate) random_corpus_style: RangeStyle,
     /// Output length to ask for.
-    #[arg(long = "prompt-output-tokens-mean", visible_aliases = ["output-tokens-mean", "osl"], value_name = "TOKENS", value_delimiter = ',')]
+    #[arg(long = "prompt-output-tokens-mean", visible_aliases = ["output-tokens-mean", "osl"], value_name = "TOKENS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) osl: Vec<u32>,
     /// Its standard deviation.
     #[arg(long = "prompt-output-tokens-stddev", visible_aliases = ["output-tokens-stddev", "osl-stddev"], value_name = "TOKENS", value_delimiter = ',', default_value = "0")]

@@ -124,29 +124,51 @@ pub(crate) fn percent(text: &str) -> Result<f64, String> {
     percent.map(|percent| percent / 100.0).ok_or_else(|| "give a percentage from 0 to 100".to_owned())
 }
 
-/// `KEY:VALUE`, or a JSON object. A value is JSON where it can be read as such, else text.
+/// `KEY:VALUE`, several set apart by commas, or a JSON object. A value is JSON where it can be read as such, else text;
+/// `.5` and `5.` are numbers too, and `True`, `False` and `None` are Python's.
 pub(crate) fn extra_inputs(text: &str) -> Result<Map<String, Value>, String> {
     if text.trim_start().starts_with('{') {
         return serde_json::from_str(text).map_err(|error| error.to_string());
     }
-    let (key, value) = text.split_once(':').ok_or("write KEY:VALUE, or a JSON object")?;
-    let value = serde_json::from_str(value).unwrap_or_else(|_| match value {
-        "True" => true.into(),
-        "False" => false.into(),
-        text => text.into(),
-    });
-    Ok(Map::from_iter([(key.trim().to_owned(), value)]))
+    let value = |(key, text): (&str, &str)| {
+        let value = serde_json::from_str(text).unwrap_or_else(|_| match text.to_ascii_lowercase().as_str() {
+            "true" => true.into(),
+            "false" => false.into(),
+            "none" | "null" => Value::Null,
+            _ => decimal(text).map_or_else(|| text.into(), Value::from),
+        });
+        (key.to_owned(), value)
+    };
+    Ok(pairs(text, "KEY:VALUE")?.into_iter().map(value).collect())
 }
 
-/// `NAME:VALUE`, or a JSON object of texts.
+/// Digits with a point among them, which JSON wants digits on both sides of.
+fn decimal(text: &str) -> Option<f64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && digits.contains('.');
+    plain.then(|| text.parse().ok()).flatten()
+}
+
+/// Names and values, set apart by colons, the pairs by commas.
+fn pairs<'a>(text: &'a str, form: &str) -> Result<Vec<(&'a str, &'a str)>, String> {
+    let pair = |text: &'a str| {
+        let (name, value) = text.split_once(':').ok_or_else(|| {
+            format!("{text:?} is not {form}; commas set such pairs apart, and a value with a comma needs a JSON object")
+        })?;
+        Ok((name.trim(), value.trim()))
+    };
+    text.split(',').map(pair).collect()
+}
+
+/// `NAME:VALUE`, several set apart by commas, or a JSON object of texts.
 pub(crate) fn header(text: &str) -> Result<Vec<(String, String)>, String> {
     if text.trim_start().starts_with('{') {
         let headers: std::collections::BTreeMap<String, String> =
             serde_json::from_str(text).map_err(|error| error.to_string())?;
         return Ok(headers.into_iter().collect());
     }
-    let (name, value) = text.split_once(':').ok_or("write NAME:VALUE, or a JSON object")?;
-    Ok(vec![(name.trim().to_owned(), value.trim().to_owned())])
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    Ok(pairs(text, "NAME:VALUE")?.into_iter().map(owned).collect())
 }
 
 pub(crate) fn dataset_kind(text: &str) -> Result<DatasetKind, String> {
@@ -191,7 +213,13 @@ mod tests {
         assert_eq!(read("ignore_eos:True"), json!({"ignore_eos": true}));
         assert_eq!(read("stop:a:b"), json!({"stop": "a:b"}));
         assert_eq!(read(r#"{"a": [1], "b": {}}"#), json!({"a": [1], "b": {}}));
+        assert_eq!(read("a:1,b: 2 ,c:x"), json!({"a": 1, "b": 2, "c": "x"}));
+        assert_eq!(
+            read("a:.5,b:-.5,c:5.,d:1.2.3,e:none"),
+            json!({"a": 0.5, "b": -0.5, "c": 5.0, "d": "1.2.3", "e": null})
+        );
         assert!(extra_inputs("temperature").is_err() && extra_inputs("{").is_err());
+        assert!(extra_inputs("stop:[1,2]").unwrap_err().contains("\"2]\" is not KEY:VALUE"));
     }
 
     #[test]
@@ -210,7 +238,9 @@ mod tests {
     fn headers_may_hold_colons() {
         assert_eq!(header("X-A: b:c").unwrap(), [("X-A".to_owned(), "b:c".to_owned())]);
         assert_eq!(header(r#"{"A": "1"}"#).unwrap(), [("A".to_owned(), "1".to_owned())]);
-        assert!(header("X-A").is_err());
+        let several = [("A", "b"), ("C", "d:e")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(header("A:b, C:d:e").unwrap(), several);
+        assert!(header("X-A").is_err() && header("A:b,c").is_err());
     }
 
     #[test]
