@@ -60,7 +60,7 @@ impl PhaseRun {
     /// `pending` is how often [`ready`](Self::ready) will be called before the phase can start.
     pub(crate) fn new(index: u16, phase: &Phase, pending: usize) -> Self {
         let limits = phase.limits.clone();
-        let closed_loop = limits.concurrency.is_some() && phase.target_rate.is_none();
+        let closed_loop = phase.closed_loop;
         let sessions =
             limits.concurrency.map(|limit| Slots::new(limit, limits.concurrency_ramp, closed_loop));
         Self {
@@ -220,6 +220,7 @@ mod tests {
             name: String::new(),
             kind: PhaseKind::Measured,
             limits,
+            closed_loop: false,
             target_rate: None,
             expected_requests: None,
             arrivals: Box::new(std::iter::empty()),

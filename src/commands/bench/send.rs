@@ -86,6 +86,7 @@ impl Sender {
                 measured: true,
                 target_rate: arguments.rate(),
                 concurrency: arguments.max_concurrency,
+                closed_loop: arguments.rate().is_none() && arguments.max_concurrency.is_some(),
             }],
             targets: self.targets.names().map(ToString::to_string).collect(),
         };
