@@ -46,11 +46,11 @@ mod wire;
 mod worker;
 
 pub use answer::{AnswerText, Bodies};
-pub use aside::{Ask, Reply, Stop};
+pub use aside::{Ask, AskPath, Reply, Stop};
 pub use chooser::{Choice, Features, Guard, RoundRobin, RouteKey, UrlChooser};
 pub use control::{Control, Progress};
 pub use error::Error;
-pub use options::{CountPrompt, Options, Render, Retries, Reuse};
+pub use options::{BeforePhase, CountPrompt, Options, Render, Retries, Reuse};
 pub use pages::Pages;
 pub use routed::Routed;
 pub use run::run;

@@ -16,6 +16,9 @@ pub type Render = Arc<dyn Fn(&Request, &[Message], &mut Vec<u8>) + Send + Sync>;
 /// Counts the tokens of a request's prompt, with the earlier messages of its session before its own.
 pub type CountPrompt = Arc<dyn Fn(&Request, &[Message]) -> Option<u32> + Send + Sync>;
 
+/// Called with the index of a phase that is ready, before it starts; it starts when this returns.
+pub type BeforePhase = Arc<dyn Fn(u16) + Send + Sync>;
+
 /// How a plan is sent.
 #[derive(Clone)]
 pub struct Options {
@@ -42,6 +45,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// The first phase does not start before this moment; it starts on it if everything is ready by then.
     pub not_before: Option<Instant>,
+    /// What is done between two phases, while nothing is under way.
+    pub before_phase: Option<BeforePhase>,
     /// What is tried again.
     pub retries: Retries,
     /// Hand the text of answers to the sink.
@@ -105,6 +110,7 @@ impl Options {
             run_name: "run".to_owned(),
             connect_timeout: Duration::from_secs(30),
             not_before: None,
+            before_phase: None,
             retries: Retries::default(),
             keep_answers: false,
             keep_bodies: false,

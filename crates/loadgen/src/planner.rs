@@ -40,15 +40,21 @@ pub(crate) fn plan(shared: &Shared<'_>, phases: Vec<Arrivals>) -> Result<(), Err
     Ok(())
 }
 
-/// Says that one more of those waited for is ready for `phase`; starts it if that was the last.
+/// Says that one more of those waited for is ready for `phase`; starts it if that was the last. Nothing is under way
+/// then, so that whoever does not want to start yet may take its time.
 pub(crate) fn ready(shared: &Shared<'_>, phase: &PhaseRun) -> Result<(), Error> {
+    if !phase.ready() {
+        return Ok(());
+    }
+    if let (Some(before), 0) = (&shared.options.before_phase, shared.control.stops()) {
+        before(phase.index);
+    }
     let not_before = shared.options.not_before.filter(|_| phase.index == 0);
     let earliest = not_before.map_or(Duration::ZERO, |moment| shared.clock.at(moment));
-    if phase.ready((shared.clock.now() + LEAD).max(earliest)) {
-        shared.control.entered(phase.index);
-        for inbox in &shared.inboxes {
-            inbox.wake().map_err(Error::io("wake a sending thread"))?;
-        }
+    phase.begin((shared.clock.now() + LEAD).max(earliest));
+    shared.control.entered(phase.index);
+    for inbox in &shared.inboxes {
+        inbox.wake().map_err(Error::io("wake a sending thread"))?;
     }
     Ok(())
 }

@@ -95,6 +95,8 @@ pub fn run(
         too_many_failed: AtomicBool::new(false),
         broken: AtomicBool::new(false),
     };
+    // One that was stopped before it began sends nothing.
+    shared.heed_signals(clock.now());
     let (measures, threads) = std::thread::scope(|scope| work(scope, &shared, polls, arrivals, sink))?;
 
     let phases = shared.phases.iter().zip(names).map(|(phase, name)| phase.summarize(name)).collect();

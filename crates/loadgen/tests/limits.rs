@@ -322,6 +322,27 @@ fn phases_follow_one_another() {
 }
 
 #[test]
+fn a_phase_waits_for_what_is_done_before_it() {
+    for threads in [1, 2] {
+        let server = Server::streaming(1);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (marks, requests) = (seen.clone(), server.log());
+        let before = move |phase| {
+            thread::sleep(ms(20));
+            marks.lock().unwrap().push((phase, requests.lock().unwrap().len()));
+        };
+        let options = loadgen::Options { threads, before_phase: Some(Arc::new(before)), ..options() };
+        let phases =
+            vec![phase(Limits::default(), singles(3, ms(1))), phase(Limits::default(), singles(2, ms(1)))];
+        let ran = run(Plan { phases }, &[server.url()], options);
+        assert_eq!(*seen.lock().unwrap(), [(0, 0), (1, 3)], "nothing is under way meanwhile");
+        let (first, second) = (ran.summary.phases[0].span.unwrap(), ran.summary.phases[1].span.unwrap());
+        assert!(second.0 >= first.1 + ms(20), "{first:?} {second:?}");
+        assert!(ran.records.iter().all(|record| record.scheduled >= first.0));
+    }
+}
+
+#[test]
 fn the_plan_may_cancel_requests() {
     let closed = Arc::new(Mutex::new(0));
     let seen = closed.clone();
@@ -374,6 +395,18 @@ fn one_signal_finishes_two_cut_off() {
         );
         assert_eq!(ran.summary.phases[1].issued, 0);
     }
+}
+
+#[test]
+fn a_run_that_is_stopped_before_it_begins_sends_nothing() {
+    let server = Server::streaming(1);
+    let control = Arc::new(Control::new());
+    control.stop();
+    let limits = Limits { concurrency: Some(2), ..Limits::default() };
+    let phases = vec![endless(limits), phase(Limits::default(), singles(3, Duration::ZERO))];
+    let ran = run_with(Plan { phases }, &[server.url()], options(), control);
+    assert_eq!((ran.summary.end, ran.records.len()), (RunEnd::Stopped, 0));
+    assert!(server.received().is_empty());
 }
 
 #[test]

@@ -104,6 +104,11 @@ impl Server {
         format!("http://{}/v1", self.address)
     }
 
+    /// The requests as they come.
+    pub(crate) fn log(&self) -> Arc<Mutex<Vec<Received>>> {
+        self.received.clone()
+    }
+
     pub(crate) fn received(&self) -> Vec<Received> {
         self.received.lock().unwrap().clone()
     }
