@@ -74,7 +74,7 @@ impl StagePlan {
 
     /// The most requests, or sessions, of a shard at a time.
     pub fn concurrency(&self, load: &Load, shard: Shard, has_sessions: bool) -> Option<u32> {
-        let share = |level: u32| u32::try_from(shard.share(level.into())).unwrap_or(u32::MAX).max(1);
+        let share = |level: u32| u32::try_from(shard.share(level.into())).unwrap_or(u32::MAX);
         match self.law {
             Law::Closed(level) => Some(share(level)),
             Law::Sessions(level, _) => level.map(share),
