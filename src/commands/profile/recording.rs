@@ -114,11 +114,12 @@ impl Recording {
             .map_or(Ok(()), |lines| lines.write(record).map_err(|error| anyhow!("{error}")));
         self.heed(written);
         if let Some(text) = text {
-            let (raw, output) = (self.raw_line(record, &text), self.output_line(record, &text));
-            let written = self.raw.as_mut().map_or(Ok(()), |lines| lines.write(&raw));
+            // A line costs as much as its answer is long: it is made only for a file.
+            let line = self.raw.is_some().then(|| self.raw_line(record, &text));
+            let written = self.raw.as_mut().zip(line).map_or(Ok(()), |(lines, line)| lines.write(&line));
             self.heed(written);
-            let written =
-                self.outputs.as_mut().filter(|_| measured).map_or(Ok(()), |lines| lines.write(&output));
+            let line = (measured && self.outputs.is_some()).then(|| self.output_line(record, &text));
+            let written = self.outputs.as_mut().zip(line).map_or(Ok(()), |(lines, line)| lines.write(&line));
             self.heed(written);
         }
     }
