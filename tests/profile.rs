@@ -979,6 +979,15 @@ fn what_cannot_be_done_is_said_in_one_line() {
     assert_eq!(cut.status.code(), Some(1), "{cut:?}");
     let message = text(&cut.stderr);
     assert!(message.ends_with("cut.jsonl, line 2: EOF while parsing a value at column 8\n"), "{message}");
+    for flags in [
+        &["--isl=10", "--isl-stddev=3", "--random-range-ratio=0.5"][..],
+        &["--isl-stddev=3", "--seq-dist=10,4:100"],
+        &["--osl-stddev=3", "--isl=10", "--random-range-ratio=0.5"],
+        &["--random-corpus-style=sglang"],
+    ] {
+        let output = stage.output(flags);
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {output:?}");
+    }
     let missing = stage.command(&stage.urls(), &["--input-file=missing.jsonl"]).output().unwrap();
     assert_eq!((missing.status.code(), text(&missing.stderr).lines().count()), (Some(1), 1), "{missing:?}");
     let output =

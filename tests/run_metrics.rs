@@ -7,6 +7,7 @@ mod run_support;
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpListener,
+    process::Stdio,
     sync::{Arc, Mutex},
     thread,
 };
@@ -118,6 +119,48 @@ fn prometheus() -> (String, Arc<Mutex<Vec<String>>>) {
         }
     });
     (url, asked)
+}
+
+#[test]
+fn a_prometheus_server_that_cannot_be_is_said_before_anything_is_sent() {
+    let stage = Stage::new();
+    for (url, why) in
+        [("ftp://a:1", "only http and https"), ("http://no-such-host.invalid:1", "cannot be looked up")]
+    {
+        let metrics = format!("metrics: {{type: prometheus, prometheus: {{url: \"{url}\"}}}}\n");
+        let output = stage.command(&(CONFIG.to_owned() + &metrics), &[]).output().unwrap();
+        let said = said(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("metrics.prometheus.url") && said.contains(why), "{said}");
+        assert!(!stage.path("out/records.jsonl").exists());
+    }
+}
+
+#[test]
+fn a_prometheus_server_that_does_not_answer_costs_its_file_only_and_is_not_waited_for_after_a_signal() {
+    let stage = Stage::new();
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let metrics = format!(
+        "metrics: {{type: prometheus, prometheus: {{url: \"http://{dead}\", scrape_interval: 900000}}}}\n"
+    );
+    let mut command = stage.command(&(CONFIG.to_owned() + &metrics), &[]);
+    let mut run = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(run.stderr.take().unwrap());
+    let (mut said, mut line) = (String::new(), String::new());
+    while lines.read_line(&mut line).is_ok_and(|read| read > 0) {
+        if line.contains("waiting") {
+            let id = rustix::process::Pid::from_child(&run);
+            rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+        }
+        said += &std::mem::take(&mut line);
+    }
+    let output = run.wait_with_output().unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("stopped by hand: Prometheus may not have seen") && said.contains("refused"),
+        "{said}"
+    );
+    assert!(run_support::said(&output.stdout).contains("Verdict: "));
 }
 
 #[test]

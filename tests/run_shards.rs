@@ -128,6 +128,49 @@ fn four_shares_are_the_whole_and_their_report_is_that_of_one() {
 }
 
 #[test]
+fn a_merge_never_writes_over_a_run() {
+    let stage = Stage::new();
+    for share in ["1/2", "2/2"] {
+        let folder = format!("share{}", &share[..1]);
+        let config = "load: {base_seed: 7, stages: [{rate: 20, duration: 1}]}\n";
+        stage.run(config, &["--shard", share, "--storage.local_storage.path", &folder]);
+    }
+    std::os::unix::fs::symlink(stage.path("share1"), stage.path("link")).unwrap();
+    fs::create_dir(stage.path("other")).unwrap();
+    fs::copy(stage.path("share1/run.json"), stage.path("other/run.json")).unwrap();
+    let before = fs::read(stage.path("share1/records.jsonl")).unwrap();
+    let merge = |out: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_evenload"));
+        command.args(["report", "merge", "share1", "share2", "-o", out]).current_dir(&stage.folder);
+        command.output().unwrap()
+    };
+    for (out, why) in [
+        ("share1", "one of the folders to merge"),
+        ("share2/.", "one of the folders to merge"),
+        ("link", "one of the folders to merge"),
+        ("other", "it holds a run already"),
+    ] {
+        let refused = merge(out);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(said(&refused.stderr).contains(why), "{out}: {}", said(&refused.stderr));
+    }
+    assert_eq!(fs::read(stage.path("share1/records.jsonl")).unwrap(), before);
+    assert!(merge("merged").status.success());
+    assert_eq!(read(&stage.path("merged/summary_lifecycle_metrics.json"))["successes"]["count"], 20);
+}
+
+#[test]
+fn a_level_that_shares_cannot_divide_is_refused() {
+    let stage = Stage::new();
+    let config = "load: {type: concurrent, stages: [{concurrency_level: 2, num_requests: 8}]}\n";
+    let refused = stage.command(config, &["--shard", "1/4"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    let why = "load.stages[0].concurrency_level is 2, which 4 shares cannot divide";
+    assert!(said(&refused.stderr).contains(why), "{}", said(&refused.stderr));
+    stage.run(config, &["--shard", "1/2"]);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_requests_for_any_number_of_threads() {
     let stage = Stage::with_adapters(&["a", "b", "c"]);
     let runs: Vec<_> = ["1", "2", "8"]

@@ -87,6 +87,7 @@ fn measure(mode: &str, address: &str, threads: usize) {
             name: mode.to_owned(),
             kind: PhaseKind::Measured,
             limits,
+            closed_loop: mode != "open",
             target_rate: None,
             expected_requests: None,
             arrivals: Box::new(arrivals),

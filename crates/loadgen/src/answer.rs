@@ -345,9 +345,10 @@ impl Seen {
     }
 }
 
-/// The first line's worth of a message, on one line.
+/// The first line's worth of a message, on one line, without what a terminal would obey.
 fn shorten(message: &str) -> String {
     let mut words = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    words = words.replace(char::is_control, "\u{fffd}");
     if let Some((end, _)) = words.char_indices().nth(MESSAGE_CHARS) {
         words.truncate(end);
         words.push_str(" ...");
@@ -541,6 +542,7 @@ mod tests {
     #[test]
     fn messages_are_cut_to_a_line() {
         assert_eq!(shorten(" a\n\tb "), "a b");
+        assert_eq!(shorten("\u{1b}[2Jgone\u{9b}31m\u{7}"), "\u{fffd}[2Jgone\u{fffd}31m\u{fffd}");
         let long = shorten(&"ä".repeat(1000));
         assert_eq!(long.chars().count(), MESSAGE_CHARS + 4);
     }

@@ -10,9 +10,15 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
+use protocol::Endpoint;
 use tls::StreamOwned;
 
-use crate::{Targets, chunked::Chunked, target::Target};
+use crate::{
+    Targets,
+    chunked::Chunked,
+    request_head::{joined, operation_path},
+    target::Target,
+};
 
 /// vLLM's metrics pages have 100 to 300 KB.
 const PAGE_BYTES: u64 = 16 << 20;
@@ -23,14 +29,25 @@ const HEADER_LIMIT: usize = 128;
 pub struct Ask<'a> {
     /// `GET` or `POST`.
     pub method: &'a str,
-    /// After the target's base URL; `None` is the URL as it was given.
-    pub path: Option<&'a str>,
+    /// What of the target is asked for.
+    pub path: AskPath<'a>,
     /// JSON; empty where there is none.
     pub body: &'a [u8],
     /// Further headers.
     pub headers: &'a [(String, String)],
     /// Time limit for all of it.
     pub timeout: Duration,
+}
+
+/// A path of a target.
+#[derive(Clone, Copy, Debug)]
+pub enum AskPath<'a> {
+    /// The URL as it was given.
+    Given,
+    /// After the base URL.
+    Below(&'a str),
+    /// Where a run's requests go: the path of an operation, or [the user's own](crate::Options::path).
+    Operation(Endpoint, Option<&'a str>),
 }
 
 /// Its answer.
@@ -54,7 +71,7 @@ pub struct Stop {
 impl<'a> Ask<'a> {
     /// Reads a page.
     pub fn get(path: &'a str, timeout: Duration) -> Self {
-        Self { method: "GET", path: Some(path), body: &[], headers: &[], timeout }
+        Self { method: "GET", path: AskPath::Below(path), body: &[], headers: &[], timeout }
     }
 
     /// Asks the target for `self`, at the first of its addresses that takes the connection.
@@ -66,10 +83,11 @@ impl<'a> Ask<'a> {
         let until = Instant::now() + self.timeout;
         let socket = connect(target, until)?;
         let path = match self.path {
-            Some(path) => format!("{}{path}", target.prefix()),
-            None => target.path().to_owned(),
+            AskPath::Given => joined(target.path(), ""),
+            AskPath::Below(path) => joined(target.prefix(), path),
+            AskPath::Operation(endpoint, own) => operation_path(target, endpoint, own),
         };
-        let path = if path.is_empty() { "/" } else { &path };
+        let path = path.concat();
         let mut request = format!(
             "{} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
             self.method,
@@ -268,6 +286,23 @@ mod tests {
             let reply = Ask::get("/metrics", Duration::from_secs(20)).send(&targets, 0).unwrap();
             assert_eq!(reply, Reply { status: 200, body: b"page".to_vec() }, "{answer}");
             assert!(server.join().unwrap().starts_with("GET /base/metrics HTTP/1.1\r\nHost: 127.0.0.1:"));
+        }
+    }
+
+    #[test]
+    fn a_path_is_that_of_the_run() {
+        let own = |path| AskPath::Operation(Endpoint::ChatCompletions, path);
+        for (path, expected) in [
+            (own(None), "/base/v1/chat/completions"),
+            (own(Some("v1/chat/completions")), "/base/v1/chat/completions"),
+            (own(Some("")), "/base/v1"),
+            (AskPath::Given, "/base/v1"),
+            (AskPath::Below("reset"), "/base/reset"),
+        ] {
+            let (targets, server) = answered("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            let ask = Ask { path, ..Ask::get("", Duration::from_secs(20)) };
+            assert_eq!(ask.send(&targets, 0).unwrap().status, 200);
+            assert!(server.join().unwrap().starts_with(&format!("GET {expected} HTTP/1.1")), "{expected}");
         }
     }
 

@@ -5,8 +5,11 @@
 
 use std::{
     sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+/// Time between two looks at the signals.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Counters and stop signals of one run.
 #[derive(Debug, Default)]
@@ -54,6 +57,19 @@ impl Control {
     pub fn stop(&self) {
         // Saturates: a third signal must not turn into a first one.
         let _ = self.stops.fetch_update(Relaxed, Relaxed, |stops| Some((stops + 1).min(2)));
+    }
+
+    /// Waits for `time` on behalf of a run that has not begun, or has ended. Returns at once when it is told to stop;
+    /// true then.
+    pub fn wait(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        while self.stops() == 0 {
+            match until.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => return false,
+                left => std::thread::sleep(left.min(LOOK)),
+            }
+        }
+        true
     }
 
     /// How often [`stop`](Self::stop) was called, at most 2.
@@ -120,6 +136,17 @@ mod tests {
         let progress = control.progress();
         assert_eq!((progress.sent, progress.succeeded, progress.failed), (2, 1, 1));
         assert_eq!((progress.in_flight, progress.peak_in_flight, progress.tokens), (0, 2, 7));
+    }
+
+    #[test]
+    fn a_signal_ends_the_waiting() {
+        let control = std::sync::Arc::new(Control::new());
+        assert!(!control.wait(Duration::from_millis(1)));
+        let signals = std::sync::Arc::clone(&control);
+        let signal = std::thread::spawn(move || signals.stop());
+        assert!(control.wait(Duration::from_secs(1_000_000)));
+        signal.join().unwrap();
+        assert!(control.wait(Duration::from_secs(1_000_000)), "one that came before counts");
     }
 
     #[test]

@@ -52,11 +52,13 @@ impl Worker<'_> {
         now: Duration,
     ) -> Result<(), Error> {
         let retries = self.shared.options.retries;
-        let expired = exchange.time_limit.is_some_and(|key| key.0 <= now);
-        if exchange.retries >= retries.limit || expired || self.is_cut_off {
+        let at = now + retries.wait(exchange.retries, exchange.session.index());
+        // The limit counts from the first attempt on; nobody waits for one that would come too late.
+        let limit = self.phase().limits.request_timeout.map(|limit| exchange.begun + limit);
+        let too_late = limit.is_some_and(|limit| limit <= at);
+        if exchange.retries >= retries.limit || too_late || self.is_cut_off {
             return self.conclude(exchange, outcome, now);
         }
-        let at = now + retries.wait(exchange.retries, exchange.session.index());
         exchange.retries += 1;
         self.timers.add(at, Timer::Retry(exchange));
         Ok(())

@@ -118,7 +118,8 @@ impl Exchange {
     /// Starts over on another connection.
     pub(crate) fn rewind(&mut self) {
         self.written_bytes = 0;
-        self.written = None;
+        // Its times are those of the attempt that is answered: a connection is opened before the first byte.
+        (self.sent, self.written, self.connect) = (None, None, None);
         self.resent = true;
         self.reused = false;
     }
@@ -132,7 +133,6 @@ impl Exchange {
         self.rewind();
         self.resent = false;
         self.addresses_tried = 0;
-        (self.sent, self.connect) = (None, None);
         self.retried_for = now.saturating_sub(self.begun);
     }
 

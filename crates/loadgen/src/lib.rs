@@ -46,7 +46,7 @@ mod wire;
 mod worker;
 
 pub use answer::{AnswerText, Bodies};
-pub use aside::{Ask, Reply, Stop};
+pub use aside::{Ask, AskPath, Reply, Stop};
 pub use chooser::{Choice, Features, Guard, RoundRobin, RouteKey, UrlChooser};
 pub use control::{Control, Progress};
 pub use error::Error;

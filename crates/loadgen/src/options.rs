@@ -16,7 +16,7 @@ pub type Render = Arc<dyn Fn(&Request, &[Message], &mut Vec<u8>) + Send + Sync>;
 /// Counts the tokens of a request's prompt, with the earlier messages of its session before its own.
 pub type CountPrompt = Arc<dyn Fn(&Request, &[Message]) -> Option<u32> + Send + Sync>;
 
-/// Is told the index of a phase that is about to start.
+/// Called with the index of a phase that is ready, before it starts; it starts when this returns.
 pub type BeforePhase = Arc<dyn Fn(u16) + Send + Sync>;
 
 /// How a plan is sent.
@@ -45,6 +45,9 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// The first phase does not start before this moment; it starts on it if everything is ready by then.
     pub not_before: Option<Instant>,
+    /// What is done before each phase, while nothing is under way. Phases that are skipped because the run was stopped have
+    /// none.
+    pub before_phase: Option<BeforePhase>,
     /// What is tried again.
     pub retries: Retries,
     /// Which events of a stream count as chunks.
@@ -52,9 +55,6 @@ pub struct Options {
     /// An answer without content (only usage and end marks, or an empty text) has failed. Else it is an answer like
     /// any other.
     pub content_needed: bool,
-    /// Told of each phase but the first when nothing is under way any more and it is about to start; it starts when this
-    /// returns. Not told of phases that are skipped because the run was stopped.
-    pub before_phase: Option<BeforePhase>,
     /// Hand the text of answers to the sink.
     pub keep_answers: bool,
     /// Hand the bodies of requests and answers to the sink, as they went over the wire.
@@ -132,10 +132,10 @@ impl Options {
             run_name: "run".to_owned(),
             connect_timeout: Duration::from_secs(30),
             not_before: None,
+            before_phase: None,
             retries: Retries::default(),
             chunk_rule: ChunkRule::default(),
             content_needed: false,
-            before_phase: None,
             keep_answers: false,
             keep_bodies: false,
             chooser: Arc::new(RoundRobin),

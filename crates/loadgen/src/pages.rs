@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use protocol::EngineMetrics;
 use report::{EnginePages, EngineSeries};
 
-use crate::{Ask, Stop, Targets};
+use crate::{Ask, AskPath, Stop, Targets};
 
 /// Time for a page; the run waits for the first one.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -117,7 +117,8 @@ impl<'a> Pages<'a> {
     fn read(&self, page: &Page<'_>, seen: impl Fn(u16, &EngineMetrics), edge: bool) -> bool {
         // A page's own URL may hold its path; scheme and host bring two slashes.
         let named = page.other && page.name.matches('/').count() > 2;
-        let ask = Ask { path: (!named).then_some(PATH), ..Ask::get(PATH, TIMEOUT) };
+        let path = if named { AskPath::Given } else { AskPath::Below(PATH) };
+        let ask = Ask { path, ..Ask::get(PATH, TIMEOUT) };
         let asked = Instant::now();
         let reply = ask.send(page.targets, page.target);
         let (at, latency) = (self.begun.elapsed(), asked.elapsed());

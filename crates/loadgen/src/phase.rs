@@ -60,7 +60,7 @@ impl PhaseRun {
     /// `pending` is how often [`ready`](Self::ready) will be called before the phase can start.
     pub(crate) fn new(index: u16, phase: &Phase, pending: usize) -> Self {
         let limits = phase.limits.clone();
-        let closed_loop = limits.concurrency.is_some() && phase.target_rate.is_none();
+        let closed_loop = phase.closed_loop;
         let sessions =
             limits.concurrency.map(|limit| Slots::new(limit, limits.concurrency_ramp, closed_loop));
         Self {
@@ -89,10 +89,14 @@ impl PhaseRun {
         }
     }
 
-    /// One of those waited for is ready. The last one sets the start, and must wake the others.
-    pub(crate) fn ready(&self, start: impl FnOnce() -> Duration) -> bool {
-        let last = self.pending.fetch_sub(1, AcqRel) == 1;
-        last && self.start.set(start()).is_ok()
+    /// One of those waited for is ready. True for the last one, which must let the phase [begin](Self::begin).
+    pub(crate) fn ready(&self) -> bool {
+        self.pending.fetch_sub(1, AcqRel) == 1
+    }
+
+    /// Sets the start.
+    pub(crate) fn begin(&self, start: Duration) {
+        let _ = self.start.set(start);
     }
 
     pub(crate) fn start(&self) -> Option<Duration> {
@@ -220,6 +224,7 @@ mod tests {
             name: String::new(),
             kind: PhaseKind::Measured,
             limits,
+            closed_loop: false,
             target_rate: None,
             expected_requests: None,
             arrivals: Box::new(std::iter::empty()),
@@ -228,11 +233,12 @@ mod tests {
     }
 
     #[test]
-    fn the_last_one_ready_starts_it() {
+    fn the_last_one_ready_lets_it_begin() {
         let phase = phase(Limits::default());
-        assert!(!phase.ready(|| unreachable!("another one is not ready")));
+        assert!(!phase.ready());
+        assert!(phase.ready());
         assert_eq!(phase.start(), None);
-        assert!(phase.ready(|| Duration::from_secs(2)));
+        phase.begin(Duration::from_secs(2));
         assert_eq!(phase.start(), Some(Duration::from_secs(2)));
         assert_eq!(phase.elapsed(Duration::from_secs(5)), Duration::from_secs(3));
     }
@@ -241,8 +247,7 @@ mod tests {
     fn it_is_over_at_the_earlier_of_duration_and_stop() {
         let second = Duration::from_secs;
         let phase = phase(Limits { duration: Some(second(10)), ..Limits::default() });
-        phase.ready(|| second(0));
-        phase.ready(|| second(5));
+        phase.begin(second(5));
         assert_eq!(phase.over(second(14)), None);
         assert_eq!(phase.over(second(16)), Some(second(15)));
         phase.stop(second(8));

@@ -40,26 +40,26 @@ pub(crate) fn plan(shared: &Shared<'_>, phases: Vec<Arrivals>) -> Result<(), Err
     Ok(())
 }
 
-/// Says that one more of those waited for is ready for `phase`; starts it if that was the last.
+/// Says that one more of those waited for is ready for `phase`; starts it if that was the last. Nothing is under way
+/// then, so that whoever does not want to start yet may take its time.
 pub(crate) fn ready(shared: &Shared<'_>, phase: &PhaseRun) -> Result<(), Error> {
+    if !phase.ready() {
+        return Ok(());
+    }
+    let options = shared.options;
     // A phase that the run was stopped before is passed through in silence.
     let skipped = || phase.is_stopped() || shared.control.stops() > 0;
-    let start = || {
-        let (first, options) = (phase.index == 0, shared.options);
-        if let Some(before_phase) = options.before_phase.as_ref().filter(|_| !first && !skipped()) {
-            before_phase(phase.index);
-        }
-        let not_before = options.not_before.filter(|_| first);
-        let earliest = not_before.map_or(Duration::ZERO, |moment| shared.clock.at(moment));
-        (shared.clock.now() + LEAD).max(earliest)
-    };
-    if phase.ready(start) {
-        if !skipped() {
-            shared.control.entered(phase.index);
-        }
-        for inbox in &shared.inboxes {
-            inbox.wake().map_err(Error::io("wake a sending thread"))?;
-        }
+    if let Some(before) = options.before_phase.as_ref().filter(|_| !skipped()) {
+        before(phase.index);
+    }
+    let not_before = options.not_before.filter(|_| phase.index == 0);
+    let earliest = not_before.map_or(Duration::ZERO, |moment| shared.clock.at(moment));
+    phase.begin((shared.clock.now() + LEAD).max(earliest));
+    if !skipped() {
+        shared.control.entered(phase.index);
+    }
+    for inbox in &shared.inboxes {
+        inbox.wake().map_err(Error::io("wake a sending thread"))?;
     }
     Ok(())
 }

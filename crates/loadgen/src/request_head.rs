@@ -82,15 +82,7 @@ impl Heads {
     /// Writes a head to the end of `out`.
     pub(crate) fn write(&self, target: &Target, parts: HeadParts, out: &mut Vec<u8>) {
         let HeadParts { target: target_index, endpoint, body_bytes, phase, index, session } = parts;
-        let (before, path) = match self.path.as_deref() {
-            None => (target.prefix(), endpoint.path()),
-            Some("") => (target.path(), ""),
-            Some(path) if target.path().ends_with(path) => (target.path(), ""),
-            Some(path) => (target.prefix(), path),
-        };
-        let slash =
-            if before.starts_with('/') || (before.is_empty() && path.starts_with('/')) { "" } else { "/" };
-        let between = if path.is_empty() || path.starts_with('/') || before.is_empty() { "" } else { "/" };
+        let [slash, before, between, path] = operation_path(target, endpoint, self.path.as_deref());
         let run = &self.run_name;
         // Writing to a Vec does not fail.
         let _ = write!(
@@ -106,6 +98,29 @@ impl Heads {
         out.extend_from_slice(&self.common);
         out.extend_from_slice(b"\r\n");
     }
+}
+
+/// The path of a request of the run, as the parts that are written one after the other: that of its operation, or the
+/// user's own, after the base of the target.
+pub(crate) fn operation_path<'a>(
+    target: &'a Target,
+    endpoint: Endpoint,
+    own: Option<&'a str>,
+) -> [&'a str; 4] {
+    match own {
+        None => joined(target.prefix(), endpoint.path()),
+        Some("") => joined(target.path(), ""),
+        Some(path) if target.path().ends_with(path) => joined(target.path(), ""),
+        Some(path) => joined(target.prefix(), path),
+    }
+}
+
+/// One path after another, with a slash before each.
+pub(crate) fn joined<'a>(before: &'a str, path: &'a str) -> [&'a str; 4] {
+    let slash =
+        if before.starts_with('/') || (before.is_empty() && path.starts_with('/')) { "" } else { "/" };
+    let between = if path.is_empty() || path.starts_with('/') || before.is_empty() { "" } else { "/" };
+    [slash, before, between, path]
 }
 
 fn header(out: &mut Vec<u8>, name: &str, value: &str) -> Result<(), Error> {

@@ -95,6 +95,8 @@ pub fn run(
         too_many_failed: AtomicBool::new(false),
         broken: AtomicBool::new(false),
     };
+    // One that was stopped before it began sends nothing.
+    shared.heed_signals(clock.now());
     let (measures, threads) = std::thread::scope(|scope| work(scope, &shared, polls, arrivals, sink))?;
 
     let phases = shared.phases.iter().zip(names).map(|(phase, name)| phase.summarize(name)).collect();
@@ -111,22 +113,29 @@ fn work<'scope, 'env>(
     sink: impl FnMut(Record, Option<AnswerText>) + Send + 'scope,
 ) -> Result<(ThreadMeasures, Vec<ThreadSummary>), Error> {
     let (records, received) = sync_channel(SINK_QUEUE_BATCHES);
-    let mut senders = Vec::new();
-    for (thread, poll) in polls.into_iter().enumerate() {
-        let worker = Worker::new(shared, thread, poll, records.clone())?;
-        senders.push(spawn(scope, format!("send-{thread}"), move || shared.or_break(|| worker.run()))?);
-    }
+    let worker = |(thread, poll)| Worker::new(shared, thread, poll, records.clone());
+    // All of them before any runs: what the system refuses is refused while nobody waits for anybody.
+    let workers = polls.into_iter().enumerate().map(worker).collect::<Result<Vec<_>, _>>()?;
     drop(records);
-    let collector = spawn(scope, "collect".to_owned(), move || {
-        let _ = rustix::process::setpriority_process(None, COLLECTOR_PRIORITY);
-        collect(&received, sink);
-        Ok(CpuUsage::of_this_thread().unwrap_or_default())
-    })?;
-    let planner = spawn(scope, "plan".to_owned(), move || {
-        // A wait on a condition has the timer slack of its thread too.
-        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-        shared.or_break(|| planner::plan(shared, arrivals))?;
-        Ok(CpuUsage::of_this_thread().unwrap_or_default())
+    // Where a thread cannot be started, those that run already break off.
+    let (senders, collector, planner) = shared.or_break(|| {
+        let mut senders = Vec::new();
+        for worker in workers {
+            let name = format!("send-{}", worker.thread);
+            senders.push(spawn(scope, name, move || shared.or_break(|| worker.run()))?);
+        }
+        let collector = spawn(scope, "collect".to_owned(), move || {
+            let _ = rustix::process::setpriority_process(None, COLLECTOR_PRIORITY);
+            collect(&received, sink);
+            Ok(CpuUsage::of_this_thread().unwrap_or_default())
+        })?;
+        let planner = spawn(scope, "plan".to_owned(), move || {
+            // A wait on a condition has the timer slack of its thread too.
+            let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+            shared.or_break(|| planner::plan(shared, arrivals))?;
+            Ok(CpuUsage::of_this_thread().unwrap_or_default())
+        })?;
+        Ok((senders, collector, planner))
     })?;
 
     let sent: Vec<_> = senders.into_iter().map(|sender| join(sender, "sending")).collect();

@@ -226,14 +226,14 @@ impl Worker<'_> {
                 },
             };
             let chunks_before = exchange.answer.chunks().len();
-            if exchange.headers.is_none() && exchange.is_written() {
-                // Once the server answers, the request cannot be sent again: its body is not needed any more.
-                exchange.session.body = Vec::new();
-            }
             exchange.answer.set_now(now);
             let progress = exchange.response.receive(&self.buffer[..bytes], &mut exchange.answer);
             if exchange.headers.is_none() && exchange.response.status().is_some() {
                 exchange.headers = Some(now);
+                if exchange.is_written() {
+                    // Once the server answers, the request cannot be sent again: its body is not needed any more.
+                    exchange.session.body = Vec::new();
+                }
             }
             let end = match progress {
                 Ok(Progress::More) => None,

@@ -191,6 +191,10 @@ fn a_connection_that_died_while_idle_is_replaced_without_a_trace() {
     assert_eq!(kinds(&ran), ["success"; 4]);
     assert_eq!(ran.summary.client.resent, 3);
     assert!(ran.records.iter().all(|record| !record.connection_reused));
+    for record in &ran.records[1..] {
+        let ready = record.admitted + record.connect.unwrap();
+        assert!(record.sent >= Some(ready), "sent on the connection that was opened for it: {record:?}");
+    }
     // A fresh connection that is closed without an answer is a failure: nothing is sent a third time.
     let rude = Server::start(|_, _| false);
     let ran = run(plan(Limits::default(), singles(2, Duration::ZERO)), &[rude.url()], options());

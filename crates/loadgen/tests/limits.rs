@@ -113,7 +113,7 @@ fn a_slot_is_held_from_the_first_turn_to_the_last() {
 fn a_waiting_request_is_late_by_the_schedule_not_by_its_slot() {
     let server = slow(ms(20));
     let limits = Limits { concurrency: Some(1), ..Limits::default() };
-    let paced = Phase { target_rate: Some(1000.0), ..phase(limits, singles(4, ms(1))) };
+    let paced = Phase { closed_loop: false, ..phase(limits, singles(4, ms(1))) };
     let ran = run(Plan { phases: vec![paced] }, &[server.url()], options());
     let last = &ran.records[3];
     assert_eq!(last.scheduled, ran.summary.phases[0].span.unwrap().0 + ms(3));
@@ -124,6 +124,23 @@ fn a_waiting_request_is_late_by_the_schedule_not_by_its_slot() {
         u128::from(dispatch) < last.schedule_lag().unwrap().as_nanos(),
         "waiting for a slot is no fault of ours"
     );
+}
+
+#[test]
+fn a_schedule_of_one_moment_is_no_closed_loop() {
+    let server = slow(ms(20));
+    let limits = Limits { concurrency: Some(1), duration: Some(ms(30)), ..Limits::default() };
+    let at_once = |closed_loop| Phase { closed_loop, ..phase(limits.clone(), singles(4, Duration::ZERO)) };
+    let ran = run(Plan { phases: vec![at_once(false)] }, &[server.url()], options());
+    let start = ran.summary.phases[0].span.unwrap().0;
+    assert_eq!(ran.records.len(), 4, "what was due is recorded, sent or not");
+    assert!(ran.records.iter().all(|record| record.scheduled == start));
+    for pair in ran.records.windows(2).filter(|pair| pair[1].sent.is_some()) {
+        assert!(pair[1].admitted >= pair[0].done && pair[1].schedule_lag() >= Some(ms(20)));
+    }
+    assert!(ran.records.iter().any(|record| record.outcome == Outcome::NotSent));
+    let closed = run(Plan { phases: vec![at_once(true)] }, &[server.url()], options());
+    assert!(closed.records.len() < 4, "a closed loop owes nothing that found no slot");
 }
 
 #[test]
@@ -248,7 +265,7 @@ fn what_was_due_but_had_no_slot_is_recorded_as_not_sent() {
     let server = slow(ms(1000));
     let limits =
         Limits { concurrency: Some(2), duration: Some(ms(55)), grace: Some(ms(20)), ..Limits::default() };
-    let paced = Phase { target_rate: Some(100.0), ..phase(limits, singles(100, ms(10))) };
+    let paced = Phase { closed_loop: false, ..phase(limits, singles(100, ms(10))) };
     let ran = run(Plan { phases: vec![paced] }, &[server.url()], options());
     // Six are due before 55 ms: two find a slot, four do not. The other 94 are not due any more.
     assert_eq!(kinds(&ran), ["incomplete", "incomplete", "not_sent", "not_sent", "not_sent", "not_sent"]);
@@ -301,6 +318,27 @@ fn phases_follow_one_another() {
         assert_eq!(of(2).iter().map(|record| record.index).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
         assert_eq!(ran.summary.phases[0].kind, PhaseKind::Warmup);
         assert_eq!(ran.control.progress().phase, 2);
+    }
+}
+
+#[test]
+fn a_phase_waits_for_what_is_done_before_it() {
+    for threads in [1, 2] {
+        let server = Server::streaming(1);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (marks, requests) = (seen.clone(), server.log());
+        let before = move |phase| {
+            thread::sleep(ms(20));
+            marks.lock().unwrap().push((phase, requests.lock().unwrap().len()));
+        };
+        let options = loadgen::Options { threads, before_phase: Some(Arc::new(before)), ..options() };
+        let phases =
+            vec![phase(Limits::default(), singles(3, ms(1))), phase(Limits::default(), singles(2, ms(1)))];
+        let ran = run(Plan { phases }, &[server.url()], options);
+        assert_eq!(*seen.lock().unwrap(), [(0, 0), (1, 3)], "nothing is under way meanwhile");
+        let (first, second) = (ran.summary.phases[0].span.unwrap(), ran.summary.phases[1].span.unwrap());
+        assert!(second.0 >= first.1 + ms(20), "{first:?} {second:?}");
+        assert!(ran.records.iter().all(|record| record.scheduled >= first.0));
     }
 }
 
@@ -360,6 +398,18 @@ fn one_signal_finishes_two_cut_off() {
 }
 
 #[test]
+fn a_run_that_is_stopped_before_it_begins_sends_nothing() {
+    let server = Server::streaming(1);
+    let control = Arc::new(Control::new());
+    control.stop();
+    let limits = Limits { concurrency: Some(2), ..Limits::default() };
+    let phases = vec![endless(limits), phase(Limits::default(), singles(3, Duration::ZERO))];
+    let ran = run_with(Plan { phases }, &[server.url()], options(), control);
+    assert_eq!((ran.summary.end, ran.records.len()), (RunEnd::Stopped, 0));
+    assert!(server.received().is_empty());
+}
+
+#[test]
 fn a_stopped_schedule_says_what_it_owes() {
     let server = slow(ms(400));
     let control = Arc::new(Control::new());
@@ -370,7 +420,7 @@ fn a_stopped_schedule_says_what_it_owes() {
         stopper.stop();
     });
     let limits = Limits { concurrency: Some(1), ..Limits::default() };
-    let paced = Phase { target_rate: Some(100.0), ..phase(limits, singles(10_000, ms(10))) };
+    let paced = Phase { closed_loop: false, ..phase(limits, singles(10_000, ms(10))) };
     let ran = run_with(Plan { phases: vec![paced] }, &[server.url()], options(), control);
     assert_eq!(ran.records[0].outcome, Outcome::Success);
     let stopped = ran.records.iter().skip(1).map(|record| record.done).max().unwrap();

@@ -107,3 +107,32 @@ fn a_run_starts_at_its_moment() {
     assert_eq!(ran.records[0].scheduled, start);
     assert!(start > Duration::from_millis(50), "{start:?}");
 }
+
+#[test]
+fn what_broke_after_an_interim_response_is_sent_again_whole() {
+    let server = Server::start(|request, socket| {
+        if request.connection == 0 {
+            socket.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+            thread::sleep(BACKOFF);
+            return false;
+        }
+        socket.write_all(chunked_stream(3).as_bytes()).is_ok()
+    });
+    let ran = run(plan(Limits::default(), singles(1, BACKOFF)), &[server.url()], retrying(1));
+    assert_eq!((kinds(&ran), ran.records[0].retries), (vec!["success"], 1));
+    let bodies: Vec<String> = server.received().into_iter().map(|request| request.body).collect();
+    assert!(bodies.len() == 2 && bodies[0] == bodies[1] && !bodies[0].is_empty(), "{bodies:?}");
+}
+
+#[test]
+fn no_wait_goes_beyond_the_time_limit() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let limits = Limits { request_timeout: Some(BACKOFF), ..Limits::default() };
+    let retries = Retries { limit: 1, backoff: PATIENCE * 10 };
+    let ran = run(
+        plan(limits, singles(1, BACKOFF)),
+        &[format!("http://{address}")],
+        Options { retries, ..options() },
+    );
+    assert_eq!((kinds(&ran), ran.records[0].retries), (vec!["connect"], 0));
+}

@@ -57,12 +57,21 @@ impl Default for Distribution {
 impl Distribution {
     /// Adds one value.
     pub fn record(&mut self, value: u64) {
-        self.count += 1;
-        self.sum += u128::from(value);
-        self.squares = self.squares.saturating_add(u128::from(value).pow(2));
+        self.record_n(value, 1);
+    }
+
+    /// Adds a value so many times, at the cost of once.
+    pub fn record_n(&mut self, value: u64, times: u32) {
+        if times == 0 {
+            return;
+        }
+        self.count += u64::from(times);
+        self.sum += u128::from(value) * u128::from(times);
+        let squares = u128::from(value).pow(2).saturating_mul(times.into());
+        self.squares = self.squares.saturating_add(squares);
         self.min = self.min.min(value);
         self.max = self.max.max(value);
-        self.samples.push(value);
+        self.samples.push(value, times);
     }
 
     /// Adds one time, in nanoseconds.
@@ -78,7 +87,7 @@ impl Distribution {
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
         match &other.samples {
-            Samples::Exact(values) => values.iter().for_each(|&value| self.samples.push(value)),
+            Samples::Exact(values) => values.iter().for_each(|&value| self.samples.push(value, 1)),
             Samples::Histogram(theirs) => self
                 .samples
                 .histogram()
@@ -173,11 +182,13 @@ impl Extend<u64> for Distribution {
 // === impl Samples ===
 
 impl Samples {
-    fn push(&mut self, value: u64) {
+    fn push(&mut self, value: u64, times: u32) {
         match self {
-            Self::Exact(values) if values.len() < EXACT_SAMPLES => values.push(value),
+            Self::Exact(values) if times as usize <= EXACT_SAMPLES - values.len() => {
+                values.extend(iter::repeat_n(value, times as usize));
+            }
             Self::Exact(_) | Self::Histogram(_) => {
-                self.histogram().saturating_record(value.min(LARGEST));
+                self.histogram().saturating_record_n(value.min(LARGEST), times);
             }
         }
     }
@@ -312,5 +323,25 @@ mod tests {
                 prop_assert!((found - wanted).abs() <= wanted * 0.001, "p{percent}: {found} for {wanted}");
             }
         }
+    }
+
+    #[test]
+    fn many_of_a_value_are_as_many_single_ones() {
+        for before in [0, EXACT_SAMPLES - 3, EXACT_SAMPLES + 10] {
+            let (mut single, mut together) = (Distribution::default(), Distribution::default());
+            for values in [&mut single, &mut together] {
+                values.extend((0..before as u64).map(|value| 2 * value));
+            }
+            (0..5).for_each(|_| single.record(7));
+            together.record_n(7, 5);
+            together.record_n(9, 0);
+            let figures = |values: &Distribution| {
+                (values.count(), values.sum(), values.max(), values.mean(), values.percentile(30.0))
+            };
+            assert_eq!(figures(&single), figures(&together));
+        }
+        let mut claimed = Distribution::default();
+        claimed.record_n(0, u32::MAX);
+        assert_eq!((claimed.count(), claimed.percentile(99.0)), (u32::MAX.into(), Some(0.0)));
     }
 }

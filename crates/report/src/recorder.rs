@@ -43,6 +43,9 @@ pub struct PhaseShape {
     pub target_rate: Option<f64>,
     /// Sessions in flight asked for, or allowed.
     pub concurrency: Option<u32>,
+    /// That many are to be in flight all the time; otherwise `concurrency` is only a cap.
+    #[serde(default)]
+    pub closed_loop: bool,
 }
 
 /// Collects records into figures.

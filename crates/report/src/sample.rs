@@ -29,6 +29,7 @@ pub(crate) fn request(sent_ms: u64, ttft_ms: u64, gap_ms: u64, tokens: u32) -> R
         output_tokens: Count { tokens, source: CountSource::Usage },
         requested_tokens: Some(tokens),
         status: Some(200),
+        response_bytes: 100 * u64::from(tokens),
         outcome: Outcome::Success,
         ..Record::default()
     }

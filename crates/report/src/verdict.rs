@@ -126,20 +126,26 @@ fn lateness(total: &Summary, stolen: Option<f64>, flags: &Flags) -> Option<Warni
 fn pace(shape: &PhaseShape, phase: &Summary, stolen: Option<f64>, flags: &Flags) -> Option<Warning> {
     let in_flight = phase.mean_in_flight();
     let full = |limit: u32| in_flight >= f64::from(limit) * CONCURRENCY_SHARE;
-    let Some(_) = shape.target_rate else {
+    if shape.closed_loop {
         let nominal = shape.concurrency.filter(|&nominal| !full(nominal) && phase.answered() > 0)?;
         return Some(Warning::ConcurrencyMissed { nominal, in_flight, requests: flags.requests });
-    };
-    let (achieved, scheduled) = (phase.achieved_rate()?, phase.scheduled_rate()?);
+    }
+    // A schedule of one moment asks for everything at once.
+    let (achieved, scheduled) = (phase.achieved_rate()?, phase.scheduled_rate().unwrap_or(f64::INFINITY));
     if achieved >= scheduled * RATE_SHARE {
         return None;
     }
-    Some(match shape.concurrency.filter(|&limit| full(limit)) {
+    match shape.concurrency.filter(|&limit| full(limit)) {
         Some(limit) => {
-            Warning::PacedByConcurrency { achieved, scheduled, limit, concurrency: flags.concurrency }
+            Some(Warning::PacedByConcurrency { achieved, scheduled, limit, concurrency: flags.concurrency })
         }
-        None => Warning::RateMissed { achieved, scheduled, blame: Blame { stolen, rate: flags.rate } },
-    })
+        // The times of a trace are no rate that could be lowered: its lateness is judged by itself.
+        None => shape.target_rate.filter(|_| scheduled.is_finite()).map(|_| Warning::RateMissed {
+            achieved,
+            scheduled,
+            blame: Blame { stolen, rate: flags.rate },
+        }),
+    }
 }
 
 fn omissions(total: &Summary, flags: &Flags) -> Vec<Warning> {
@@ -395,11 +401,24 @@ mod tests {
     #[test]
     fn a_closed_loop_must_keep_its_slots_full() {
         let mut run = good();
-        run.shape.target_rate = None;
+        (run.shape.target_rate, run.shape.closed_loop) = (None, true);
         run.shape.concurrency = Some(2); // 180 ms at 10 a second: 1.8 in flight
         assert_eq!(run.judged(), (Verdict::Valid, vec![]));
         run.shape.concurrency = Some(3);
         assert_eq!(run.judged(), (Verdict::Suspect, vec!["concurrency_missed"]));
+    }
+
+    #[test]
+    fn a_cap_on_a_schedule_need_not_be_full() {
+        let mut run = good();
+        (run.shape.target_rate, run.shape.concurrency) = (None, Some(50));
+        assert_eq!(run.judged(), (Verdict::Valid, vec![]));
+        // All due at once, and sent one at a time.
+        let at_once = |run: &mut Run| run.records.iter_mut().for_each(|record| record.scheduled = ms(0));
+        at_once(&mut run);
+        run.shape.concurrency = Some(2);
+        assert_eq!(run.judged(), (Verdict::Valid, vec!["paced_by_concurrency"]));
+        assert!(run.assessment().lines().contains("10.0 requests/s instead of all at once"));
     }
 
     #[test]

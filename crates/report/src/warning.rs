@@ -72,7 +72,7 @@ pub enum Warning {
     PacedByConcurrency {
         /// Sends per second.
         achieved: f64,
-        /// What the schedule asked for.
+        /// What the schedule asked for; infinite where all was due at one moment.
         scheduled: f64,
         /// The limit.
         limit: u32,
@@ -285,9 +285,10 @@ impl fmt::Display for Warning {
             ),
             Self::PacedByConcurrency { achieved, scheduled, limit, concurrency } => write!(
                 formatter,
-                "The limit of {limit} in flight set the pace: {achieved:.1} requests/s instead of {scheduled:.1}. \
+                "The limit of {limit} in flight set the pace: {achieved:.1} requests/s instead of {}. \
                  Read this run as a closed loop; TTFT leaves out the wait for a slot (ttft_sched has it). Raise \
-                 {concurrency} for an open loop."
+                 {concurrency} for an open loop.",
+                if scheduled.is_finite() { format!("{scheduled:.1}") } else { "all at once".to_owned() }
             ),
             Self::ConcurrencyMissed { nominal, in_flight, requests } => write!(
                 formatter,

@@ -58,6 +58,7 @@ pub fn plan(concurrency: u32, rate: f64, count: usize, seed: u64) -> Result<Plan
             name: format!("{concurrency} concurrent"),
             kind: PhaseKind::Measured,
             limits: Limits { concurrency: Some(concurrency), ..Limits::default() },
+            closed_loop: false,
             target_rate: Some(rate),
             expected_requests: Some(count as u64),
             arrivals: Box::new(arrivals),
@@ -81,6 +82,7 @@ pub fn table(
             measured: true,
             target_rate: Some(rate),
             concurrency: Some(concurrency),
+            closed_loop: false,
         }],
         targets: Vec::new(),
     };

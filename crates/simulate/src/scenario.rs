@@ -134,6 +134,7 @@ impl LoadedScenario {
                 measured: phase.kind == PhaseKind::Measured,
                 target_rate: phase.target_rate,
                 concurrency: phase.limits.concurrency,
+                closed_loop: phase.closed_loop,
             })
             .collect();
         let measured = phases.iter().map(|phase| phase.measured).collect::<Vec<_>>();

@@ -170,7 +170,8 @@ impl Source {
                     at: Duration::ZERO,
                     session: workload::Session { id, turns, target: None },
                 };
-                Phase::scheduled(name, numbered.map(arrival))
+                let closed_loop = concurrency.is_some();
+                Phase { closed_loop, ..Phase::scheduled(name, numbered.map(arrival)) }
             }
         };
         phase.limits.concurrency = concurrency;

@@ -21,6 +21,7 @@ mod rate;
 mod sampling;
 mod script_arrivals;
 mod script_prompts;
+mod secrets;
 mod seed_prompt;
 mod sharegpt;
 mod synthetic;
@@ -45,6 +46,7 @@ pub use rate::Rate;
 pub use sampling::{Sampling, sample};
 pub use script_arrivals::{ScriptRate, script_arrivals};
 pub use script_prompts::{PoemPrompts, RandomPrompts, poem_prompts, random_prompts};
+pub use secrets::{HIDDEN, is_secret_header};
 pub use seed_prompt::{SeedPrompt, read_seed_prompts, seed_sessions};
 pub use sharegpt::{
     Conversation, Conversations, Cut, Said, ShareGptRule, ShareGptSettings, read_sharegpt, sharegpt_sessions,

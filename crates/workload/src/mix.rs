@@ -132,7 +132,16 @@ fn mark(turn: &mut Turn, place: CacheBust, id: u64, blocks_only: bool) {
             *tokens += *block_tokens;
             request.input_tokens = Some(*tokens);
         }
-        Prompt::Blocks { tail, .. } => *tail ^= id,
+        Prompt::Blocks { ids, block_tokens, tokens, tail } => {
+            let covering = tokens.div_ceil((*block_tokens).max(1)) as usize;
+            if ids.len() >= covering {
+                // Ids beyond the prompt are those of its answer; in their place come words of its own.
+                *ids = ids[..covering].into();
+                *tokens += *block_tokens;
+                request.input_tokens = Some(*tokens);
+            }
+            *tail ^= id;
+        }
         _ if blocks_only => {}
         Prompt::Text(text) => {
             *text = join(text);
@@ -256,5 +265,30 @@ mod tests {
         let mut suffixed = bust_cache(repeated(blocks, 1), CacheBust::FirstTurnSuffix, 1);
         let turn = &suffixed.next().unwrap()[0];
         assert!(matches!(turn.request.prompt, Prompt::Blocks { tail, tokens: 40, .. } if tail != 9));
+    }
+
+    #[test]
+    fn a_prompt_that_its_ids_cover_gets_words_after_them() {
+        for (tokens, ids) in [(32, vec![1, 2]), (40, vec![1, 2, 3]), (40, vec![1, 2, 3, 4, 5])] {
+            let blocks = Prompt::Blocks { ids: ids.into(), block_tokens: 16, tokens, tail: 9 };
+            let text = |turns: Vec<Turn>| {
+                let request = &turns[0].request;
+                let Prompt::Blocks { ids, block_tokens, tokens: now, tail } = &request.prompt else {
+                    panic!()
+                };
+                assert_eq!((request.input_tokens, *now), (Some(tokens + 16), tokens + 16));
+                let mut text = String::new();
+                crate::render_blocks(ids, *block_tokens, *now, *tail, &mut text);
+                text
+            };
+            let mut sessions = bust_cache(repeated(blocks, 1), CacheBust::SystemSuffix, 1).map(text);
+            let (one, two) = (sessions.next().unwrap(), sessions.next().unwrap());
+            let words = |text: &str| text.split(' ').map(ToOwned::to_owned).collect::<Vec<_>>();
+            let same = words(&one).iter().zip(&words(&two)).take_while(|(one, two)| one == two).count();
+            assert!(
+                (tokens as usize..tokens as usize + 16).contains(&same),
+                "{same} of {tokens}: {one} {two}"
+            );
+        }
     }
 }

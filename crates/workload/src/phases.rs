@@ -33,7 +33,7 @@ impl Phase {
         sessions: impl IntoIterator<Item = Vec<Turn>, IntoIter: Send + 'static>,
     ) -> Self {
         let mut phase = Self::scheduled(name, arrivals(iter::repeat(Duration::ZERO), sessions));
-        phase.limits.concurrency = Some(concurrency);
+        (phase.closed_loop, phase.limits.concurrency) = (true, Some(concurrency));
         phase
     }
 
@@ -56,6 +56,7 @@ impl Phase {
             name: name.into(),
             kind: PhaseKind::Measured,
             limits: Limits::default(),
+            closed_loop: false,
             target_rate: None,
             expected_requests: None,
             arrivals: Box::new(arrivals.into_iter()),

@@ -24,6 +24,9 @@ pub struct Phase {
     pub kind: PhaseKind,
     /// What bounds it.
     pub limits: Limits,
+    /// Sessions at zero start as soon as a slot is free, and are due then; otherwise each is due at its own time, and one
+    /// that waits for a slot is late.
+    pub closed_loop: bool,
     /// The rate asked for, in requests a second, for the comparison with the rate achieved.
     pub target_rate: Option<f64>,
     /// Number of arrivals, where it is known beforehand, for progress bars.
@@ -72,7 +75,7 @@ pub struct Limits {
 /// The start of a session. Most sessions have one turn.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// Since the start of the phase. A closed loop has zero everywhere: as soon as a slot is free.
+    /// Since the start of the phase. A [closed loop](Phase::closed_loop) has zero everywhere.
     pub at: Duration,
     /// What starts.
     pub session: Session,
@@ -225,6 +228,7 @@ impl fmt::Debug for Phase {
             .field("name", &self.name)
             .field("kind", &self.kind)
             .field("limits", &self.limits)
+            .field("closed_loop", &self.closed_loop)
             .field("target_rate", &self.target_rate)
             .field("expected_requests", &self.expected_requests)
             .finish_non_exhaustive()

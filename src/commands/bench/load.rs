@@ -206,7 +206,8 @@ fn phase(
     target_rate: Option<f64>,
     arrivals: Box<dyn Iterator<Item = Arrival> + Send>,
 ) -> Phase {
-    Phase { name: name.to_owned(), kind, limits, target_rate, expected_requests: None, arrivals }
+    let closed_loop = target_rate.is_none() && limits.concurrency.is_some();
+    Phase { name: name.to_owned(), kind, limits, closed_loop, target_rate, expected_requests: None, arrivals }
 }
 
 /// Whether `name` is a model on a hub, such as `org/model`, and not a path.

@@ -51,6 +51,7 @@ pub(super) fn run(fleet: &DemoFleet, settings: &TrialSettings, output: &Path) ->
             measured: true,
             target_rate: Some(rate * speedup),
             concurrency: Some(concurrency),
+            closed_loop: false,
         }],
         targets: vec![fleet.url()],
     };

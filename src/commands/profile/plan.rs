@@ -58,6 +58,7 @@ impl Made {
             measured: phase.kind == PhaseKind::Measured,
             target_rate: phase.target_rate,
             concurrency: phase.limits.concurrency,
+            closed_loop: phase.closed_loop,
         };
         Ok(Self {
             shapes: phases.iter().map(shape).collect(),

@@ -17,11 +17,11 @@ use report::{
     aiperf::{Run, RunKind},
     judge,
 };
-use workload::{PhaseKind, TokenSource, Tokenizer};
+use workload::{HIDDEN, PhaseKind, TokenSource, Tokenizer, is_secret_header};
 
 use super::{
-    Arguments, configuration::input_config, data::Data, engines::Engines, files::Files, live::Live,
-    plan::Made, recording::Recording, targets::Servers,
+    Arguments, configuration::input_config, data::Data, engines::Engines, files::Files, flags::header,
+    live::Live, plan::Made, recording::Recording, targets::Servers,
 };
 
 /// Time between two looks at the run.
@@ -71,8 +71,10 @@ pub(super) fn carry_out(
         );
     }
     tracing::info!("Using {}", made.strategy);
-    servers.wait_until_ready(arguments)?;
-    servers.reset_caches(arguments)?;
+    servers.wait_until_ready(arguments, control)?;
+    if control.stops() == 0 {
+        servers.reset_caches(arguments)?;
+    }
 
     let id = run_name();
     let counter = (tokenizer.source() == TokenSource::Tokenizer
@@ -80,11 +82,15 @@ pub(super) fn carry_out(
         .then(|| tokenizer.clone());
     let mut options = servers.options(arguments, &id, counter.clone());
     let (ask, asked) = channel::<Sender<()>>();
-    options.before_phase = Some(Arc::new(move |_| {
+    let profilers = servers.before_phase(arguments, &made.shapes);
+    options.before_phase = Some(Arc::new(move |phase| {
         let (done, waits) = channel();
         // Where nobody listens any more, nothing is waited for.
-        if ask.send(done).is_ok() {
+        if phase > 0 && ask.send(done).is_ok() {
             let _ = waits.recv();
+        }
+        if let Some(start) = &profilers {
+            start(phase);
         }
     }));
     let mut run = Run {
@@ -103,30 +109,30 @@ pub(super) fn carry_out(
     let measured = |phase: usize| shapes.get(phase).is_some_and(|shape| shape.measured);
     run.started_at = SystemTime::now();
     let summary = thread::scope(|scope| {
-        engines.watch(scope, arguments);
+        if control.stops() == 0 {
+            engines.watch(scope, arguments);
+        }
         let sender = scope.spawn(|| {
             let taken = &mut recording;
             loadgen::run(plan, &servers.targets, &options, control, |record, text| {
                 taken.take(record, text, counter.as_ref())
             })
         });
-        announce(arguments, &servers, measured(0));
+        announce(measured(0));
         while !sender.is_finished() {
             if let Ok(done) = asked.recv_timeout(LOOK) {
                 engines.between_phases();
                 let _ = done.send(());
             }
             if let Some(phase) = live.look(control) {
-                announce(arguments, &servers, measured(phase));
+                announce(measured(phase));
             }
         }
         live.finish();
         engines.stop();
         sender.join().map_err(|_| anyhow!("the load generator broke down"))?.map_err(anyhow::Error::from)
     })?;
-    if let Err(problem) = servers.profiler(arguments, false) {
-        tracing::warn!("{problem:#}");
-    }
+    servers.stop_profiler(arguments);
     recording.finish();
     let (pages, round_trips) = engines.finish();
     if let Some(time) = round_trip(arguments, &round_trips) {
@@ -147,16 +153,9 @@ pub(super) fn carry_out(
     Ok(Finished { run, recording, report, summary, health, assessment, pages, figures, notes, data, seed })
 }
 
-/// Says that a phase begins, and starts the servers' profilers with the measured one.
-fn announce(arguments: &Arguments, servers: &Servers, measured: bool) {
-    if !measured {
-        tracing::info!("evenload is WARMING UP");
-        return;
-    }
-    tracing::info!("evenload is PROFILING");
-    if let Err(problem) = servers.profiler(arguments, true) {
-        tracing::warn!("{problem:#}");
-    }
+/// Says that a phase begins.
+fn announce(measured: bool) {
+    tracing::info!("evenload is {}", if measured { "PROFILING" } else { "WARMING UP" });
 }
 
 /// The tokenizer that was asked for; a name that is no file means the estimate, and is said.
@@ -209,21 +208,65 @@ fn command_line() -> String {
         let plain = word.chars().all(|letter| letter.is_alphanumeric() || "-_./:=,+@%".contains(letter));
         if plain && !word.is_empty() { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
     };
-    let words = std::env::args_os().skip(1).map(|word| quoted(word.to_string_lossy().into_owned()));
-    std::iter::once("evenload".to_owned()).chain(redacted(words)).collect::<Vec<_>>().join(" ")
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let words = redacted(words).map(quoted);
+    std::iter::once("evenload".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
-/// Without the key.
+/// Without keys: the value of `--api-key`, and those of headers that carry one.
 fn redacted(words: impl Iterator<Item = String>) -> impl Iterator<Item = String> {
-    let mut secret = false;
+    let mut flag = String::new();
     words.map(move |word| {
-        let hidden = std::mem::replace(&mut secret, word == "--api-key");
-        if hidden {
-            "***".to_owned()
-        } else if word.starts_with("--api-key=") {
-            "--api-key=***".to_owned()
-        } else {
-            word
+        match std::mem::replace(&mut flag, word.clone()).as_str() {
+            "--api-key" => return HIDDEN.to_owned(),
+            "-H" | "--header" => return header_without_secret(&word),
+            _ => {}
         }
+        if word.starts_with("--api-key=") {
+            return format!("--api-key={HIDDEN}");
+        }
+        for flag in ["--header=", "-H=", "-H"] {
+            if let Some(header) = word.strip_prefix(flag) {
+                return format!("{flag}{}", header_without_secret(header));
+            }
+        }
+        word
     })
+}
+
+/// A header as the flag takes it; one that cannot be read is not shown at all.
+fn header_without_secret(text: &str) -> String {
+    match header(text) {
+        _ if text.is_empty() => String::new(),
+        Ok(headers) if headers.iter().any(|(name, _)| is_secret_header(name)) => {
+            let shown = headers.iter().map(|(name, value)| match is_secret_header(name) {
+                true => format!("{name}:{HIDDEN}"),
+                false => format!("{name}:{value}"),
+            });
+            shown.collect::<Vec<_>>().join(", ")
+        }
+        Ok(_) => text.to_owned(),
+        Err(_) => HIDDEN.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_not_repeated() {
+        for (words, shown) in [
+            ("--api-key k1 --url a", "--api-key *** --url a"),
+            ("--api-key=k1", "--api-key=***"),
+            ("-H Authorization:k1 -H X-A:b", "-H Authorization:*** -H X-A:b"),
+            ("-HX-API-Key:k1 -H=cookie:k1", "-HX-API-Key:*** -H=cookie:***"),
+            ("--header=proxy-authorization:k1", "--header=proxy-authorization:***"),
+            (r#"--header {"Api-Key":"k1","b":"c"}"#, "--header Api-Key:***, b:c"),
+            ("--header k1", "--header ***"),
+        ] {
+            let said = redacted(words.split(' ').map(ToOwned::to_owned)).collect::<Vec<_>>().join(" ");
+            assert_eq!(said, shown);
+        }
+    }
 }

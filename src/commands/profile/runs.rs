@@ -4,7 +4,7 @@
 //! they came to stands side by side in a table and in `sweep.csv` and `sweep.json`: means over the repetitions, with
 //! the half-width of their confidence interval (Student's t).
 
-use std::{fmt::Write as _, fs, path::Path, thread, time::Duration};
+use std::{fmt::Write as _, fs, path::Path, time::Duration};
 
 use anyhow::Context;
 use loadgen::RunEnd;
@@ -98,7 +98,10 @@ fn sweep(
         if stable[place] {
             continue;
         }
-        pause(arguments, before.replace(place), place);
+        ended = pause(arguments, before.replace(place), place, interrupts);
+        if ended {
+            break;
+        }
         let outcome = &mut outcomes[place];
         let seed = seed_of(arguments, seed, place, trial);
         let (own_status, own_ended) =
@@ -190,14 +193,20 @@ fn order(mode: SweepMode, settings: usize, trials: u32) -> Vec<(usize, u32)> {
     }
 }
 
-pub(super) fn pause(arguments: &Arguments, before: Option<usize>, place: usize) {
+/// Waits between two runs. True if the user has had enough.
+pub(super) fn pause(
+    arguments: &Arguments,
+    before: Option<usize>,
+    place: usize,
+    interrupts: &Interrupts,
+) -> bool {
     let runs = &arguments.runs;
     let time = match before {
         None => Duration::ZERO,
         Some(before) if before == place => runs.profile_run_cooldown_seconds,
         Some(_) => runs.parameter_sweep_cooldown_seconds,
     };
-    thread::sleep(time);
+    interrupts.next_run().wait(time)
 }
 
 fn directory(top: &Path, setting: &Setting, trials: u32, trial: u32) -> std::path::PathBuf {

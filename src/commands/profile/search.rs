@@ -193,7 +193,10 @@ pub(super) fn carry_out(
         let mut taken = Taken::new(search.plan());
         let (mut status, mut before) = (Status::Good, place.checked_sub(1));
         for trial in 0..trials {
-            runs::pause(arguments, before.replace(place), place);
+            ended = runs::pause(arguments, before.replace(place), place, interrupts);
+            if ended {
+                break;
+            }
             let mut stable = false;
             let seed = runs::seed_of(arguments, seed, place, trial);
             let (own_status, own_ended) =

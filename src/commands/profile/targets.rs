@@ -1,14 +1,21 @@
 //! The servers: their URLs, how they share the load, and what is asked of them before and after the measured phase.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use loadgen::{Ask, ClientSettings, CountPrompt, Options, Reply, RoundRobin, Routed, Targets, UrlChooser};
+use loadgen::{
+    Ask, AskPath, BeforePhase, ClientSettings, Control, CountPrompt, Options, Reply, RoundRobin, Routed,
+    Targets, UrlChooser,
+};
 use protocol::Endpoint;
+use report::PhaseShape;
 use routing::PolicyName;
 use workload::{BodyOptions, MaxTokensField, Message, Prompt, Request, Tokenizer, write_body};
 
@@ -19,11 +26,13 @@ use super::{
 
 /// Time limit of one look at whether a server is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time between two looks at the user's signals.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The servers of a run.
 #[derive(Debug)]
 pub(super) struct Servers {
-    pub(super) targets: Targets,
+    pub(super) targets: Arc<Targets>,
     /// Pages beside those of the targets.
     pub(super) other_pages: Option<Targets>,
     /// The policy that shares the load, unless that is AIPerf's own.
@@ -53,7 +62,7 @@ impl Servers {
     pub(super) fn new(arguments: &Arguments, seed: u64) -> anyhow::Result<Self> {
         let endpoint = &arguments.endpoint;
         let trust = trust(std::env::var(VERIFY).ok().as_deref())?;
-        let targets = Targets::resolve_with(&endpoint.url, &trust)?;
+        let targets = Arc::new(Targets::resolve_with(&endpoint.url, &trust)?);
         for (url, reason) in targets.unresolved() {
             tracing::warn!("{url}: {reason}; its requests will fail");
         }
@@ -115,55 +124,45 @@ impl Servers {
         options
     }
 
-    /// Waits until every server is ready.
-    pub(super) fn wait_until_ready(&self, arguments: &Arguments) -> anyhow::Result<()> {
+    /// Waits until every server is ready, or the user has had enough.
+    pub(super) fn wait_until_ready(&self, arguments: &Arguments, control: &Control) -> anyhow::Result<()> {
         let endpoint = &arguments.endpoint;
         if endpoint.wait_for_model_timeout.is_zero() {
             return Ok(());
         }
         let until = Instant::now() + endpoint.wait_for_model_timeout;
         for (target, url) in (0..self.targets.count()).zip(self.targets.names()) {
-            while let Err(problem) = self.is_ready(arguments, target) {
+            while let Some(Err(problem)) = self.look(arguments, target, control) {
                 if Instant::now() + endpoint.wait_for_model_interval > until {
                     let waited = endpoint.wait_for_model_timeout.as_secs_f64();
                     bail!("{url} was not ready within --wait-for-model-timeout {waited}: {problem}");
                 }
                 tracing::info!("Waiting for {url}: {problem}");
-                thread::sleep(endpoint.wait_for_model_interval);
+                control.wait(endpoint.wait_for_model_interval);
             }
         }
         Ok(())
     }
 
-    fn is_ready(&self, arguments: &Arguments, target: u16) -> Result<(), String> {
-        let endpoint = &arguments.endpoint;
-        let headers = headers(arguments);
-        let model = endpoint.model_names.first().map_or("", String::as_str);
-        if endpoint.wait_for_model_mode != WaitMode::Inference {
-            let ask = Ask { headers: &headers, ..Ask::get("/v1/models", READY_TIMEOUT) };
-            let reply = success(ask.send(&self.targets, target)?)?;
-            if !String::from_utf8_lossy(&reply.body).contains(model) {
-                return Err(format!("it does not serve {model:?}"));
+    /// Whether a server is ready; nothing if the user has had enough. The question is asked on a thread of its own,
+    /// because a server that is still loading may leave it open for a long time.
+    fn look(&self, arguments: &Arguments, target: u16, control: &Control) -> Option<Result<(), String>> {
+        if control.stops() > 0 {
+            return None;
+        }
+        let (done, looked) = mpsc::channel();
+        let (arguments, targets) = (arguments.clone(), Arc::clone(&self.targets));
+        thread::spawn(move || done.send(is_ready(&arguments, &targets, target)));
+        while control.stops() == 0 {
+            match looked.recv_timeout(LOOK) {
+                Ok(result) => return Some(result),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Some(Err("the look at it broke down".to_owned()));
+                }
             }
         }
-        if endpoint.wait_for_model_mode != WaitMode::Models {
-            let operation = endpoint.endpoint_type.operation();
-            let mut request = Request::new(operation, model, Prompt::Text("Hello".into()));
-            (request.stream, request.output_tokens) =
-                (false, (operation != Endpoint::Embeddings).then_some(1));
-            let mut body = Vec::new();
-            write_body(&request, &[], &body_options(arguments), &mut body);
-            let path = endpoint.custom_endpoint.as_deref().unwrap_or(operation.path());
-            let ask = Ask {
-                method: "POST",
-                path: Some(path),
-                body: &body,
-                headers: &headers,
-                timeout: READY_TIMEOUT,
-            };
-            success(ask.send(&self.targets, target)?)?;
-        }
-        Ok(())
+        None
     }
 
     /// Empties the servers' prefix caches.
@@ -171,33 +170,78 @@ impl Servers {
         let EndpointFlags { reset_kv_cache_path: path, reset_kv_cache_timeout_seconds: timeout, .. } =
             &arguments.endpoint;
         if arguments.endpoint.reset_kv_cache {
-            self.post_to_all(arguments, path, *timeout).context("--reset-kv-cache")?;
+            post_to_all(arguments, &self.targets, path, *timeout).context("--reset-kv-cache")?;
             tracing::info!("Prefix caches were reset");
         }
         Ok(())
     }
 
-    /// Starts or stops the servers' profilers.
-    pub(super) fn profiler(&self, arguments: &Arguments, start: bool) -> anyhow::Result<()> {
-        let endpoint = &arguments.endpoint;
-        if !endpoint.server_profiler {
-            return Ok(());
-        }
-        let path =
-            if start { &endpoint.server_profiler_start_path } else { &endpoint.server_profiler_stop_path };
-        self.post_to_all(arguments, path, endpoint.server_profiler_timeout_seconds)
-            .context("--server-profiler")
+    /// Starts the servers' profilers before the measured phase, which begins when all have answered.
+    pub(super) fn before_phase(&self, arguments: &Arguments, shapes: &[PhaseShape]) -> Option<BeforePhase> {
+        let measured: Vec<bool> = shapes.iter().map(|shape| shape.measured).collect();
+        let (arguments, targets) = (arguments.clone(), Arc::clone(&self.targets));
+        arguments.endpoint.server_profiler.then(|| -> BeforePhase {
+            Arc::new(move |phase| {
+                if measured.get(usize::from(phase)) == Some(&true) {
+                    profiler(&arguments, &targets, &arguments.endpoint.server_profiler_start_path);
+                }
+            })
+        })
     }
 
-    fn post_to_all(&self, arguments: &Arguments, path: &str, timeout: Duration) -> anyhow::Result<()> {
-        let headers = headers(arguments);
-        for (target, url) in (0..self.targets.count()).zip(self.targets.names()) {
-            let ask = Ask { method: "POST", path: Some(path), body: &[], headers: &headers, timeout };
-            let reply = ask.send(&self.targets, target).and_then(success);
-            reply.map_err(|problem| anyhow::anyhow!("{url}{path}: {problem}"))?;
+    /// Stops them.
+    pub(super) fn stop_profiler(&self, arguments: &Arguments) {
+        if arguments.endpoint.server_profiler {
+            profiler(arguments, &self.targets, &arguments.endpoint.server_profiler_stop_path);
         }
-        Ok(())
     }
+}
+
+fn is_ready(arguments: &Arguments, targets: &Targets, target: u16) -> Result<(), String> {
+    let endpoint = &arguments.endpoint;
+    let headers = headers(arguments);
+    let model = endpoint.model_names.first().map_or("", String::as_str);
+    if endpoint.wait_for_model_mode != WaitMode::Inference {
+        let ask = Ask { headers: &headers, ..Ask::get("/v1/models", READY_TIMEOUT) };
+        let reply = success(ask.send(targets, target)?)?;
+        if !String::from_utf8_lossy(&reply.body).contains(model) {
+            return Err(format!("it does not serve {model:?}"));
+        }
+    }
+    if endpoint.wait_for_model_mode != WaitMode::Models {
+        let operation = endpoint.endpoint_type.operation();
+        let mut request = Request::new(operation, model, Prompt::Text("Hello".into()));
+        (request.stream, request.output_tokens) = (false, (operation != Endpoint::Embeddings).then_some(1));
+        let mut body = Vec::new();
+        write_body(&request, &[], &body_options(arguments), &mut body);
+        let path = AskPath::Operation(operation, endpoint.custom_endpoint.as_deref());
+        let ask = Ask { method: "POST", path, body: &body, headers: &headers, timeout: READY_TIMEOUT };
+        success(ask.send(targets, target)?)?;
+    }
+    Ok(())
+}
+
+/// Starts or stops the servers' profilers; the run goes on without them.
+fn profiler(arguments: &Arguments, targets: &Targets, path: &str) {
+    let timeout = arguments.endpoint.server_profiler_timeout_seconds;
+    if let Err(problem) = post_to_all(arguments, targets, path, timeout).context("--server-profiler") {
+        tracing::warn!("{problem:#}");
+    }
+}
+
+fn post_to_all(
+    arguments: &Arguments,
+    targets: &Targets,
+    path: &str,
+    timeout: Duration,
+) -> anyhow::Result<()> {
+    let headers = headers(arguments);
+    for (target, url) in (0..targets.count()).zip(targets.names()) {
+        let ask = Ask { method: "POST", path: AskPath::Below(path), body: &[], headers: &headers, timeout };
+        let reply = ask.send(targets, target).and_then(success);
+        reply.map_err(|problem| anyhow::anyhow!("{url}: POST {path}: {problem}"))?;
+    }
+    Ok(())
 }
 
 /// What the prompt of a request says, without the words that a chat template puts around it.

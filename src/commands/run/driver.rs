@@ -173,6 +173,7 @@ impl<'a> Driver<'a> {
             measured: true,
             target_rate: plan.requested_rate.map(|rate| shard.rate(rate)),
             concurrency: plan.concurrency(&config.load, shard, false),
+            closed_loop: plan.law.is_closed(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! `evenload report merge`: one report of several folders that shares of the same run left.
+//! `evenload report merge`: one report of several folders that shares of the same run left, in a folder that held no run.
 //!
 //! Every share leaves `run.json`, which says what it ran and when, and `records.jsonl`, everything it measured. The
 //! files of single requests are put together, share by share.
@@ -37,6 +37,7 @@ pub(crate) fn merge(folders: &[PathBuf], out: &Path) -> anyhow::Result<ExitCode>
     let lines = Lines::new(Level::Info);
     let found = folders.iter().map(|folder| read(folder)).collect::<anyhow::Result<Vec<_>>>()?;
     let (mut config, shares, parts) = same_run(found)?;
+    free(folders, out)?;
     let folder = Folder::at(out, String::new())?;
     folder.write_text("config.yaml", &config.to_yaml())?;
     let entries = std::mem::take(&mut config.report.request_lifecycle.per_request);
@@ -87,13 +88,30 @@ pub(crate) fn merge(folders: &[PathBuf], out: &Path) -> anyhow::Result<ExitCode>
     output::conclude(&config, &lines, &folder, &outcome, &judged)
 }
 
-/// The manifest in a folder, and the path of the records beside it.
-fn read(folder: &Path) -> anyhow::Result<(Manifest<Config>, PathBuf)> {
+/// Refuses a folder whose files the merge would write over: those of a share above all.
+fn free(folders: &[PathBuf], out: &Path) -> anyhow::Result<()> {
+    let same = |folder: &PathBuf| Some(fs::canonicalize(folder).ok()? == fs::canonicalize(out).ok()?);
+    if folders.iter().any(|folder| same(folder) == Some(true)) {
+        bail!("--out {}: it is one of the folders to merge; name another one", out.display());
+    }
+    if out.is_dir() && manifest(out)?.is_some() {
+        bail!("--out {}: it holds a run already; name another one, or remove it", out.display());
+    }
+    Ok(())
+}
+
+/// The path of the manifest in a folder.
+fn manifest(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let names = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let is_manifest =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(MANIFEST));
-    let Some(path) = names.filter(is_manifest).min() else {
+    Ok(names.filter(is_manifest).min())
+}
+
+/// The manifest in a folder, and the path of the records beside it.
+fn read(folder: &Path) -> anyhow::Result<(Manifest<Config>, PathBuf)> {
+    let Some(path) = manifest(folder)? else {
         bail!("{}: no {MANIFEST} in it: not a folder of evenload run", folder.display());
     };
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

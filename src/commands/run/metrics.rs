@@ -3,9 +3,10 @@
 
 use std::{
     thread,
-    time::{Duration, Instant, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
+use anyhow::{Context, bail};
 use loadgen::{Ask, Pages, Stop, Targets};
 use report::{
     EnginePages, Object,
@@ -17,7 +18,7 @@ use workload::inference_perf::{Config, PrometheusConfig, ServerType};
 use super::{
     driver::Outcome,
     files::Folder,
-    lines::Lines,
+    sending::Sending,
     server::{Server, trust},
 };
 
@@ -64,14 +65,44 @@ impl<'a> Scraper<'a> {
     }
 }
 
+/// The Prometheus server that is asked after the run.
+#[derive(Debug)]
+pub(super) struct Prometheus {
+    targets: Targets,
+    filter: String,
+    family: MetricFamily,
+    /// Seconds between its own readings.
+    interval: u64,
+}
+
+impl Prometheus {
+    /// Where the configuration names one and wants its figures. A name that leads nowhere is better said before the run.
+    pub(super) fn find(config: &Config, server: &Server) -> anyhow::Result<Option<Self>> {
+        let wanted = &config.report.prometheus;
+        let given = config.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref());
+        let Some((given, url)) = given.and_then(|given| Some((given, given.url.as_ref()?))) else {
+            return Ok(None);
+        };
+        if !wanted.summary && !wanted.per_stage {
+            return Ok(None);
+        }
+        let targets = Targets::resolve_with([url], &trust(config)).context("metrics.prometheus.url")?;
+        if let Some((url, reason)) = targets.unresolved().next() {
+            bail!("metrics.prometheus.url: {url}: {reason}");
+        }
+        let (filter, family, interval) = (filter(given, server), family(config), given.scrape_interval);
+        Ok(Some(Self { targets, filter, family, interval }))
+    }
+}
+
 /// Asks and writes the files that the configuration wants.
 pub(super) fn write(
-    config: &Config,
-    server: &Server,
-    lines: &Lines,
+    sending: &Sending<'_>,
+    prometheus: Option<&Prometheus>,
     folder: &Folder,
     outcome: &Outcome,
 ) -> anyhow::Result<()> {
+    let Sending { config, server, lines, .. } = *sending;
     let wanted = &config.report.prometheus;
     let (Some(first), Some(last)) = (outcome.run.stages.first(), outcome.run.stages.last()) else {
         return Ok(());
@@ -102,18 +133,12 @@ pub(super) fn write(
         }
         return Ok(());
     }
-    let Some(prometheus) = config.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref()) else {
-        return Ok(());
-    };
-    let Some(url) = &prometheus.url else { return Ok(()) };
-    let targets = Targets::resolve_with([url], &trust(config))?;
-    let margin = Duration::from_secs(prometheus.scrape_interval) + MARGIN;
+    let Some(asked) = prometheus else { return Ok(()) };
+    let margin = Duration::from_secs(asked.interval) + MARGIN;
     lines.info(&format!("waiting {} s for Prometheus to have seen the end of the run", margin.as_secs()));
-    let until = Instant::now() + margin;
-    while Instant::now() < until {
-        thread::sleep(until.saturating_duration_since(Instant::now()).min(Duration::from_millis(200)));
+    if sending.next_control().wait(margin) {
+        lines.warn("stopped by hand: Prometheus may not have seen the end of the run");
     }
-    let asked = Asked { targets, filter: filter(prometheus, server), family: family(config) };
     let write = |name: String, start: Duration, end: Duration| -> anyhow::Result<()> {
         let at = Duration::from_nanos(outcome.run.started_at_ns) + end + margin;
         let (object, problem) = asked.report(end.saturating_sub(start) + margin, at);
@@ -131,13 +156,7 @@ pub(super) fn write(
     Ok(())
 }
 
-struct Asked {
-    targets: Targets,
-    filter: String,
-    family: MetricFamily,
-}
-
-impl Asked {
+impl Prometheus {
     /// The file for the window that ends at `at`, since 1970; and the first thing that went wrong.
     fn report(&self, window: Duration, at: Duration) -> (Object, Option<String>) {
         let mut problem = None;

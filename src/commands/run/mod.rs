@@ -84,17 +84,26 @@ impl Arguments {
             );
             return Ok(ExitCode::from(USAGE));
         }
-        println!("{}", config.to_yaml().trim_end());
+        if let Some(problem) = self.shard.and_then(|shard| too_few(&config, shard)) {
+            eprintln!("evenload: --shard: {problem}");
+            return Ok(ExitCode::from(USAGE));
+        }
+        let shown = config.without_secrets();
+        println!("{}", shown.to_yaml().trim_end());
         let server = server::Server::find(&config, &lines)?;
+        let prometheus = metrics::Prometheus::find(&config, &server)?;
         let mut workload = Workload::load(&config, server.model())?;
         workload.notes().iter().for_each(|note| lines.warn(note));
         let shard = self.shard.unwrap_or(Shard::WHOLE);
         let folder = files::Folder::create(&config)?;
-        folder.write_text("config.yaml", &config.to_yaml())?;
+        folder.write_text("config.yaml", &shown.to_yaml())?;
         let sending = sending::Sending::new(&config, &server, &lines, shard)?;
-        let outcome = driver::Driver::new(&sending, self.start_at).run(&mut workload, &folder)?;
-        let judged = output::write_reports(&config, &folder, &outcome)?;
-        metrics::write(&config, &server, &lines, &folder, &outcome)?;
+        let mut outcome = driver::Driver::new(&sending, self.start_at).run(&mut workload, &folder)?;
+        let judged = output::write_reports(&shown, &folder, &outcome)?;
+        // The verdict stands without the server's own figures.
+        if let Err(problem) = metrics::write(&sending, prometheus.as_ref(), &folder, &outcome) {
+            outcome.problem.get_or_insert(problem);
+        }
         output::conclude(&config, &lines, &folder, &outcome, &judged)
     }
 
@@ -126,6 +135,21 @@ impl Arguments {
     }
 }
 
+/// What cannot be shared out, because there is less of it than shares: each would send one at a time at least.
+fn too_few(config: &Config, shard: Shard) -> Option<String> {
+    let levels = (0..).zip(&config.load.stages).flat_map(|(number, stage)| {
+        let sessions = stage.concurrent_sessions.filter(|sessions| *sessions > 0);
+        [("concurrency_level", stage.concurrency_level), ("concurrent_sessions", sessions)]
+            .map(|(name, level)| (format!("load.stages[{number}].{name}"), level))
+    });
+    let (key, level) =
+        levels.filter_map(|(key, level)| Some((key, level?))).find(|(_, l)| *l < shard.count)?;
+    Some(format!(
+        "{key} is {level}, which {} shares cannot divide: raise it, or use fewer shares",
+        shard.count
+    ))
+}
+
 fn read(path: &Path) -> anyhow::Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
@@ -134,7 +158,7 @@ fn moment(text: &str) -> Result<SystemTime, String> {
     let seconds: f64 =
         text.parse().map_err(|_| "give seconds since 1970, as date +%s prints them".to_owned())?;
     let since = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
-    let moment = UNIX_EPOCH + since;
+    let moment = UNIX_EPOCH.checked_add(since).ok_or_else(|| "that is more than a day away".to_owned())?;
     match moment.duration_since(SystemTime::now()) {
         Ok(wait) if wait > MAX_WAIT => Err("that is more than a day away".to_owned()),
         Ok(_) => Ok(moment),

@@ -119,10 +119,7 @@ impl Server {
             config.evenload.threads.map_or(workers.min((cores / 2).max(1)), |threads| threads as usize);
         options.headers =
             api.headers.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect();
-        match given.api_key {
-            Some(key) if is_messages => options.headers.push(("x-api-key".to_owned(), key)),
-            key => options.api_key = key,
-        }
+        options.headers.extend(key_header(config));
         if is_messages {
             options.headers.push(("anthropic-version".to_owned(), ANTHROPIC_VERSION.to_owned()));
         }
@@ -142,11 +139,21 @@ impl Server {
     }
 }
 
+/// The header that carries `server.api_key`, as the operation wants it, unless the user gives that header.
+fn key_header(config: &Config) -> Option<(String, String)> {
+    let key = config.server().api_key?;
+    let (name, value) = match config.api.r#type {
+        ApiType::AnthropicMessages => ("x-api-key", key),
+        ApiType::Completion | ApiType::Chat => ("Authorization", format!("Bearer {key}")),
+    };
+    let is_given = config.api.headers.iter().flatten().any(|(given, _)| given.eq_ignore_ascii_case(name));
+    (!is_given).then(|| (name.to_owned(), value))
+}
+
 /// The names that the server lists.
 fn models(config: &Config, targets: &Targets) -> Result<Vec<String>, String> {
-    let key = config.server().api_key.map(|key| ("Authorization".to_owned(), format!("Bearer {key}")));
     let given = config.api.headers.iter().flatten().map(|(name, value)| (name.clone(), value.clone()));
-    let headers: Vec<(String, String)> = key.into_iter().chain(given).collect();
+    let headers: Vec<(String, String)> = key_header(config).into_iter().chain(given).collect();
     let reply = Ask { headers: &headers, ..Ask::get("/v1/models", MODELS_TIMEOUT) }.send(targets, 0)?;
     if reply.status != 200 {
         return Err(format!("/v1/models answers with status {}", reply.status));

@@ -104,6 +104,11 @@ impl Server {
         format!("http://{}/v1", self.address)
     }
 
+    /// The requests as they come.
+    pub(crate) fn log(&self) -> Arc<Mutex<Vec<Received>>> {
+        self.received.clone()
+    }
+
     pub(crate) fn received(&self) -> Vec<Received> {
         self.received.lock().unwrap().clone()
     }
@@ -180,10 +185,12 @@ pub(crate) fn singles(count: u64, gap: Duration) -> Vec<Arrival> {
         .collect()
 }
 
+/// A closed loop where there is a limit on sessions.
 pub(crate) fn phase(limits: Limits, arrivals: Vec<Arrival>) -> Phase {
     Phase {
         name: "test".to_owned(),
         kind: PhaseKind::Measured,
+        closed_loop: limits.concurrency.is_some(),
         limits,
         target_rate: None,
         expected_requests: Some(arrivals.len() as u64),

@@ -200,7 +200,7 @@ impl Collector {
             // Every token has the time of its event: those that come together are no time apart.
             for (chunk, gap) in record.chunks.iter().skip(1).zip(record.gaps()) {
                 values.itl.record_time(gap);
-                values.itl.extend((1..chunk.tokens).map(|_| 0));
+                values.itl.record_n(0, chunk.tokens.saturating_sub(1));
             }
         }
     }

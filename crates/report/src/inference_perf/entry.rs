@@ -13,7 +13,7 @@ use super::{
     collector::{Latencies, start},
     failures::{error_type, message},
 };
-use crate::{Count, CountSource, Object, Record};
+use crate::{Chunk, Count, CountSource, Object, Record};
 
 /// Which parts an entry has.
 #[derive(Clone, Copy, Debug)]
@@ -94,8 +94,10 @@ fn info(record: &Record, bodies: EntryBodies<'_>, fields: EntryFields, settings:
         false => Vec::new(),
     };
     let tokens = record.chunks.iter().filter(|_| settings.streaming);
-    let token_times: Vec<f64> =
-        tokens.flat_map(|chunk| (0..chunk.tokens).map(|_| chunk.at.as_secs_f64())).collect();
+    // A server may claim any number of tokens; each of them takes a byte at least.
+    let most = usize::try_from(record.response_bytes).unwrap_or(usize::MAX);
+    let times_of = |chunk: &Chunk| std::iter::repeat_n(chunk.at.as_secs_f64(), chunk.tokens as usize);
+    let token_times: Vec<f64> = tokens.flat_map(times_of).take(most).collect();
     let mut response = Object::default();
     response.set("output_tokens", record.output_tokens.tokens);
     response.set("server_usage", usage(record));
@@ -208,6 +210,19 @@ mod tests {
         let chunks = |response: &str| of(response)["info"]["response_metrics"]["response_chunks"].clone();
         assert_eq!(chunks("data: {\"a\": 1}\n\ndata: [DONE]\n\n"), json!(["{\"a\": 1}", "[DONE]"]));
         assert_eq!(chunks("{\"choices\": []}"), json!([]));
+    }
+
+    #[test]
+    fn no_more_token_times_than_bytes_came() {
+        let mut record = request(1000, 50, 10, 3);
+        record.chunks[1].tokens = u32::MAX;
+        let settings = Settings { streaming: true, ..Settings::default() };
+        let entry = json!(entry(&record, EntryBodies::default(), ALL, &settings).unwrap());
+        let times = entry["info"]["response_metrics"]["output_token_times"].as_array().unwrap();
+        assert_eq!(times.len() as u64, record.response_bytes);
+        let mut books = super::super::Collector::new(std::sync::Arc::new(settings));
+        books.push(&record);
+        assert_eq!(books.answered(), 1);
     }
 
     #[test]

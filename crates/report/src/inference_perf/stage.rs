@@ -56,6 +56,7 @@ impl StageResult {
             measured: true,
             target_rate: self.requested_rate,
             concurrency: self.concurrency,
+            closed_loop: self.concurrency.is_some(),
         }
     }
 

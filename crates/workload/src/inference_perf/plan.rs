@@ -43,6 +43,11 @@ impl Law {
     fn is_open(self) -> bool {
         matches!(self, Self::Rate(..) | Self::Trace)
     }
+
+    /// The next one starts when an earlier one has ended, and at no time of its own.
+    pub fn is_closed(self) -> bool {
+        matches!(self, Self::Closed(_) | Self::Sessions(Some(_), None))
+    }
 }
 
 // === impl StagePlan ===
@@ -69,7 +74,7 @@ impl StagePlan {
 
     /// The most requests, or sessions, of a shard at a time.
     pub fn concurrency(&self, load: &Load, shard: Shard, has_sessions: bool) -> Option<u32> {
-        let share = |level: u32| u32::try_from(shard.share(level.into())).unwrap_or(u32::MAX).max(1);
+        let share = |level: u32| u32::try_from(shard.share(level.into())).unwrap_or(u32::MAX);
         match self.law {
             Law::Closed(level) => Some(share(level)),
             Law::Sessions(level, _) => level.map(share),
@@ -105,6 +110,7 @@ impl StagePlan {
             name: format!("stage {}", self.number),
             kind: PhaseKind::Measured,
             limits,
+            closed_loop: self.law.is_closed(),
             target_rate: is_open.then(|| shard.rate(self.requested_rate.unwrap_or(1.0))),
             expected_requests: self.count.map(|count| shard.share(count)),
             arrivals: starts.arrivals,

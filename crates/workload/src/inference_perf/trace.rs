@@ -12,7 +12,10 @@ use std::{
 };
 
 use super::{Trace, TraceFormat};
-use crate::{Dataset, DatasetKind, Error, Prompt, Request, RequestTemplate, lines::open, words::push_words};
+use crate::{
+    Dataset, DatasetKind, Error, MAX_PROMPT_TOKENS, Prompt, Request, RequestTemplate, lines::open,
+    words::push_words,
+};
 
 /// Longest line that is read.
 const LINE_BYTES: u64 = 64 << 10;
@@ -151,6 +154,9 @@ fn azure_row(text: &str) -> Result<(i128, What), String> {
         text.parse().map_err(|_| format!("{text:?} is not {name}"))
     };
     let (input, output) = (tokens("a number of prompt tokens")?, tokens("a number of output tokens")?);
+    if input > MAX_PROMPT_TOKENS {
+        return Err(format!("a prompt of {input} tokens; at most {MAX_PROMPT_TOKENS} are sent"));
+    }
     Ok((at, What::Lengths { input: input.max(1), output: output.max(1) }))
 }
 
@@ -254,12 +260,13 @@ mod tests {
     #[test]
     fn bad_lines_are_left_out_and_reported_and_move_nothing() {
         let text = "TIMESTAMP,ContextTokens,GeneratedTokens\nnonsense,1,2\n2023-01-01 00:00:07,1,1\n\
-                    2023-01-01 00:00:05,2,2\n2023-01-01 00:00:06,x,2\n1700000000.5,3,3\n2023-01-01 00:00:06\n";
+                    2023-01-01 00:00:05,2,2\n2023-01-01 00:00:06,x,2\n2023-01-01 00:00:06,4000000000,2\n1700000000.5,3,3\n2023-01-01 00:00:06\n";
         let rows = load(text, TraceFormat::AzurePublicDataset).unwrap();
         assert_eq!(seen(&rows), [(0, 2, 2), (2000, 1, 1)], "in order, from the first");
         let note = &rows.notes[0];
-        assert!(note.contains("4 of 6 lines left out: line 2: \"nonsense\" is not a time"), "{note}");
+        assert!(note.contains("5 of 7 lines left out: line 2: \"nonsense\" is not a time"), "{note}");
         assert!(note.contains("line 5: \"x\" is not a number of prompt tokens"), "{note}");
+        assert!(note.contains("line 6: a prompt of 4000000000 tokens; at most 4194304 are sent"), "{note}");
         let none = load("a,b\nc,d\n", TraceFormat::AzurePublicDataset).unwrap_err().to_string();
         assert!(none.contains("no requests in it; line 2"), "{none}");
     }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{WekaReplay, prompts::read_text, talks::Recorded};
-use crate::{Error, Prompt, RequestTemplate, Turn};
+use crate::{Error, MAX_PROMPT_TOKENS, Prompt, RequestTemplate, Turn};
 
 #[derive(Debug, Deserialize)]
 struct Trace {
@@ -55,9 +55,12 @@ pub(super) fn load(given: &WekaReplay, template: &RequestTemplate, seed: u64) ->
     for path in files.iter().take(given.num_dataset_entries as usize) {
         let trace = read_text(path)
             .and_then(|text| serde_json::from_str::<Trace>(&text).map_err(|error| Error::file(path, error)));
-        match trace {
-            Ok(trace) => {
-                let calls = trace.calls();
+        let calls = trace.and_then(|trace| match trace.calls() {
+            Ok(calls) => Ok((trace, calls)),
+            Err(problem) => Err(Error::file(path, problem)),
+        });
+        match calls {
+            Ok((trace, calls)) => {
                 at_once += usize::from(calls.windows(2).any(|pair| pair[1].t < pair[0].end()));
                 sessions.push(turns(&trace, &calls, given, template, seed).into());
             }
@@ -126,15 +129,20 @@ fn turns(
 }
 
 impl Trace {
-    /// All calls, in the order of their times.
-    fn calls(&self) -> Vec<Call> {
+    /// All calls, in the order of their times, if all can be made.
+    fn calls(&self) -> Result<Vec<Call>, String> {
         let of = |entry: &Entry| match entry {
             Entry::Call(call) => vec![call.clone()],
             Entry::Agent { requests } => requests.clone(),
         };
         let mut calls: Vec<Call> = self.requests.iter().flat_map(of).collect();
         calls.sort_by(|one, other| one.t.total_cmp(&other.t));
-        calls
+        match calls.iter().find(|call| call.input > MAX_PROMPT_TOKENS) {
+            None => Ok(calls),
+            Some(Call { input, .. }) => {
+                Err(format!("a prompt of {input} tokens; at most {MAX_PROMPT_TOKENS} are sent"))
+            }
+        }
     }
 }
 
@@ -157,6 +165,10 @@ mod tests {
         {"t": 100.0, "type": "s", "model": "x", "in": 48, "out": 6, "hash_ids": [1, 2, 3], "think_time": 1.5, "ttft": 0.1}]}"#;
 
     fn load(traces: &[String], more: &str) -> Recorded {
+        try_load(traces, more).unwrap()
+    }
+
+    fn try_load(traces: &[String], more: &str) -> Result<Recorded, Error> {
         let folder = tempfile::tempdir().unwrap();
         for (number, trace) in traces.iter().enumerate() {
             std::fs::write(folder.path().join(format!("{number}.json")), trace).unwrap();
@@ -167,7 +179,15 @@ mod tests {
             &RequestTemplate::new(Endpoint::ChatCompletions, "m"),
             1,
         )
-        .unwrap()
+    }
+
+    #[test]
+    fn a_prompt_that_cannot_be_made_is_an_error_of_its_file() {
+        let long = TRACE.replace("\"in\": 40", "\"in\": 4000000000");
+        let error = try_load(std::slice::from_ref(&long), "").unwrap_err().to_string();
+        assert!(error.contains("0.json") && error.contains("a prompt of 4000000000 tokens"), "{error}");
+        let rest = load(&[long, TRACE.to_owned()], r#", "skip_invalid_files": true"#);
+        assert!(rest.notes()[0].contains("1 of 2 files left out"), "{:?}", rest.notes());
     }
 
     fn ids(turn: &Turn) -> Vec<u64> {

@@ -55,7 +55,7 @@ pub(crate) struct EndpointFlags {
     /// Path of that POST.
     #[arg(long, value_name = "PATH", default_value = "/reset_prefix_cache")]
     pub(crate) reset_kv_cache_path: String,
-    /// Start the servers' own profiler before the measured phase and stop it after it, by a POST.
+    /// Start the servers' own profiler before the measured phase, which waits for it, and stop it after it, by a POST.
     #[arg(long)]
     pub(crate) server_profiler: bool,
     /// Time limit of these POSTs.

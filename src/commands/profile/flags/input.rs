@@ -73,7 +73,7 @@ pub(crate) struct InputFlags {
     #[arg(id = "prompt_corpus", long = "prompt-corpus", value_name = "NAME", value_parser = prompt_corpus)]
     _prompt_corpus: Option<()>,
     /// Its standard deviation.
-    #[arg(long = "prompt-input-tokens-stddev", visible_aliases = ["synthetic-input-tokens-stddev", "isl-stddev"], value_name = "TOKENS", value_delimiter = ',', default_value = "0")]
+    #[arg(long = "prompt-input-tokens-stddev", visible_aliases = ["synthetic-input-tokens-stddev", "isl-stddev"], value_name = "TOKENS", value_delimiter = ',', default_value = "0", conflicts_with_all = ["seq_dist", "random_range_ratio"])]
     pub(crate) isl_stddev: Vec<f64>,
     /// Tokens that a hash id of a trace stands for [default: 512 for mooncake, 16 for bailian].
     #[arg(long = "prompt-input-tokens-block-size", visible_aliases = ["synthetic-input-tokens-block-size", "isl-block-size"], value_name = "TOKENS")]
@@ -85,13 +85,20 @@ pub(crate) struct InputFlags {
     #[arg(long, value_name = "RATIO", value_parser = range_ratio, requires_all = ["isl", "osl"])]
     pub(crate) random_range_ratio: Option<RangeRatio>,
     /// What the ratio means: vllm, mean*(1-R) to mean*(1+R); sglang, mean*R to mean.
-    #[arg(long, value_enum, value_name = "STYLE", default_value = "vllm", hide_possible_values = true)]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "STYLE",
+        default_value = "vllm",
+        hide_possible_values = true,
+        requires = "random_range_ratio"
+    )]
     pub(crate) random_corpus_style: RangeStyle,
     /// Output length to ask for.
     #[arg(long = "prompt-output-tokens-mean", visible_aliases = ["output-tokens-mean", "osl"], value_name = "TOKENS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) osl: Vec<u32>,
     /// Its standard deviation.
-    #[arg(long = "prompt-output-tokens-stddev", visible_aliases = ["output-tokens-stddev", "osl-stddev"], value_name = "TOKENS", value_delimiter = ',', default_value = "0")]
+    #[arg(long = "prompt-output-tokens-stddev", visible_aliases = ["output-tokens-stddev", "osl-stddev"], value_name = "TOKENS", value_delimiter = ',', default_value = "0", requires = "osl", conflicts_with_all = ["seq_dist", "random_range_ratio"])]
     pub(crate) osl_stddev: Vec<f64>,
     /// System message of every session, word for word.
     #[arg(long, value_name = "TEXT")]

@@ -30,11 +30,12 @@ impl ServerMetrics<'_> {
         for (name, page) in self.names.iter().zip(self.pages) {
             for mut family in page.families(self.measured.0, self.measured.1) {
                 let series = std::mem::take(&mut family.series);
-                let place =
-                    families.iter().position(|known| known.name == family.name).unwrap_or_else(|| {
-                        families.push(family);
-                        families.len() - 1
-                    });
+                // A name may mean another kind of thing on another page.
+                let is_known = |known: &FamilyFigures| known.name == family.name && known.kind == family.kind;
+                let place = families.iter().position(is_known).unwrap_or_else(|| {
+                    families.push(family);
+                    families.len() - 1
+                });
                 let endpoint = name.split("://").last().unwrap_or(name).to_owned();
                 let row =
                     |(labels, figures)| CsvRow { endpoint: endpoint.clone(), family: place, labels, figures };

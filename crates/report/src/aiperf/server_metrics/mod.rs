@@ -202,17 +202,18 @@ impl ServerMetrics<'_> {
     }
 
     fn endpoints(&self) -> impl Iterator<Item = String> {
-        self.names.iter().map(|name| page_url(name))
+        self.names.iter().map(|name| self.page_url(name))
+    }
+
+    /// A base URL's metrics page; a URL with a path that is none of a target is a page already.
+    fn page_url(&self, url: &String) -> String {
+        let is_page = url.matches('/').count() > 2 && !self.run.urls.contains(url);
+        if is_page { url.clone() } else { format!("{url}/metrics") }
     }
 
     fn wall_ns(&self, at: Duration) -> u64 {
         (self.begun + at).duration_since(SystemTime::UNIX_EPOCH).map(nanoseconds).unwrap_or(0)
     }
-}
-
-/// A base URL's metrics page; a URL with a path of its own is a page already.
-fn page_url(url: &str) -> String {
-    if url.matches('/').count() > 2 { url.to_owned() } else { format!("{url}/metrics") }
 }
 
 fn series_json(url: &str, labels: &[(String, String)], figures: &Figures) -> Object {

@@ -99,6 +99,39 @@ fn the_csv_has_a_block_for_each_kind() {
 }
 
 #[test]
+fn a_name_of_two_kinds_is_two_families() {
+    let pages = [
+        "# TYPE foo gauge\nfoo 1\n",
+        "# TYPE foo histogram\nfoo_bucket{le=\"+Inf\"} 1\nfoo_sum 1\nfoo_count 1\n",
+    ];
+    let csv = with_pages(|metrics| {
+        let series = pages.map(|page| {
+            let mut series = EngineSeries::default();
+            for second in 0..10 {
+                series.push(Duration::from_secs(second), Duration::from_millis(3), page.as_bytes());
+            }
+            series
+        });
+        ServerMetrics { pages: &series, ..metrics }.csv()
+    });
+    let blocks: Vec<&str> = csv.split("\r\n\r\n").collect();
+    assert_eq!(blocks.len(), 2, "{csv}");
+    assert!(
+        blocks[0].contains("\na:1,gauge,foo,") && blocks[1].contains("\nb:2/own,histogram,foo,"),
+        "{csv}"
+    );
+}
+
+#[test]
+fn the_page_of_a_target_is_below_its_base() {
+    with_pages(|metrics| {
+        let run = Run { urls: vec!["http://b:2/own".to_owned()], ..metrics.run.clone() };
+        let urls: Vec<String> = ServerMetrics { run: &run, ..metrics }.endpoints().collect();
+        assert_eq!(urls, ["http://a:1/metrics", "http://b:2/own/metrics"]);
+    });
+}
+
+#[test]
 fn a_line_a_reading_says_when_and_in_which_phase() {
     let mut out = Vec::new();
     with_pages(|metrics| metrics.write_lines(&mut out).unwrap());

@@ -4,7 +4,7 @@ use super::{
     ApiType, CircuitBreaker, Config, ConfigError, DataType, Distribution, LengthOr, Load, LoadType,
     ServerType, Stage, TriggerType,
 };
-use crate::inference_perf::Breaker;
+use crate::{MAX_PROMPT_TOKENS, inference_perf::Breaker};
 
 type Checked = Result<(), ConfigError>;
 
@@ -33,7 +33,10 @@ pub(super) fn check(config: &Config) -> Checked {
         })?;
     }
     require(config.evenload.threads != Some(0), "evenload.threads", || "must be at least 1".to_owned())?;
-    require(config.evenload.trace_speed > 0.0, "evenload.trace_speed", || "must be above 0".to_owned())
+    let speeds = 1e-6..=1e6;
+    require(speeds.contains(&config.evenload.trace_speed), "evenload.trace_speed", || {
+        "must be from 1e-6 to 1e6".to_owned()
+    })
 }
 
 fn require(holds: bool, key: &str, message: impl FnOnce() -> String) -> Checked {
@@ -70,7 +73,9 @@ fn load(load: &Load) -> Checked {
         require(sweep.num_requests > 0, "load.sweep.num_requests", || "must be above 0".to_owned())?;
         require(sweep.num_stages > 0, "load.sweep.num_stages", || "must be above 0".to_owned())?;
         require(sweep.stage_duration > 0, "load.sweep.stage_duration", || "must be above 0".to_owned())?;
-        require(sweep.timeout > 0.0, "load.sweep.timeout", || "must be above 0".to_owned())?;
+        require(sweep.timeout > 0.0 && sweep.timeout < 1e9, "load.sweep.timeout", || {
+            "must be above 0 seconds".to_owned()
+        })?;
     }
     for (number, given) in load.stages.iter().enumerate() {
         stage(kind, given, &format!("load.stages[{number}]"))?;
@@ -108,7 +113,10 @@ fn stage(kind: LoadType, stage: &Stage, path: &str) -> Checked {
         let key = format!("{path}.{name}");
         match value {
             None => require(!required, &key, || format!("required with load.type {}", kind.word())),
-            Some(value) => require(value > 0.0 && value <= 1e9, &key, || format!("{value} is not above 0")),
+            Some(value) => {
+                require(value > 0.0, &key, || format!("{value} is not above 0"))?;
+                require((1e-6..=1e9).contains(&value), &key, || format!("{value} is not from 1e-6 to 1e9"))
+            }
         }
     };
     let integer = |value: Option<u64>| value.map(|value| value as f64);
@@ -182,6 +190,11 @@ fn data(config: &Config) -> Checked {
     recordings(config)?;
     if let Some(replay) = &data.conversation_replay {
         let key = |name: &str| format!("data.conversation_replay.{name}");
+        require(
+            replay.shared_system_prompt_len <= MAX_PROMPT_TOKENS,
+            &key("shared_system_prompt_len"),
+            || format!("must be at most {MAX_PROMPT_TOKENS}"),
+        )?;
         require(replay.num_conversations > 0, &key("num_conversations"), || "must be above 0".to_owned())?;
         for (name, given) in [
             ("dynamic_system_prompt_len", &replay.dynamic_system_prompt_len),
@@ -270,7 +283,7 @@ fn breakers(config: &Config) -> Checked {
             "give at least one".to_owned()
         })?;
         for trigger in &breaker.triggers {
-            let window = trigger.window_sec.is_some_and(|window| window > 0.0);
+            let window = trigger.window_sec.is_some_and(|window| window > 0.0 && window < 1e9);
             let sound = match trigger.r#type {
                 TriggerType::Consecutive => trigger.threshold >= 1.0,
                 TriggerType::RateOverWindow => window && (0.0..=1.0).contains(&trigger.threshold),
@@ -288,6 +301,10 @@ fn breakers(config: &Config) -> Checked {
 fn metrics(config: &Config) -> Checked {
     let Some(metrics) = &config.metrics else { return Ok(()) };
     require(metrics.r#type.is_some(), "metrics.type", || "required: prometheus".to_owned())?;
+    let interval = metrics.prometheus.as_ref().map_or(0, |prometheus| prometheus.scrape_interval);
+    require(interval < 1_000_000, "metrics.prometheus.scrape_interval", || {
+        format!("{interval} is no time in seconds")
+    })?;
     let url = metrics.prometheus.as_ref().and_then(|prometheus| prometheus.url.as_ref());
     require(url.is_none_or(|url| !url.trim().is_empty()), "metrics.prometheus.url", || "is empty".to_owned())
 }

@@ -32,6 +32,8 @@ pub use report::{
 pub use schema::Key;
 use schema::{Described, closest, section};
 
+use crate::{HIDDEN, is_secret_header};
+
 section! {
     /// The whole file.
     Config {
@@ -109,7 +111,7 @@ impl Config {
             return Ok(Self::default());
         }
         let options = serde_saphyr::options! { with_snippet: false };
-        serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let config: Self = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
             let location = error.location();
             let formatter = serde_saphyr::UserMessageFormatter;
             let message = serde_saphyr::MessageFormatter::format_message(&formatter, &error).into_owned();
@@ -119,7 +121,20 @@ impl Config {
                 column: location.map_or(1, |location| location.column()),
                 message: with_suggestion(&message),
             }
-        })
+        })?;
+        match config.endless_number() {
+            None => Ok(config),
+            Some(key) => Err(ConfigError::key(key, "a finite number is wanted")),
+        }
+    }
+
+    /// The key of a number that is infinite or none at all. JSON, the form in which flags go over the file, has none.
+    fn endless_number(&self) -> Option<String> {
+        let text = self.to_yaml();
+        let (key, _) = text.lines().filter_map(|line| line.rsplit_once([' '])).find(|(_, value)| {
+            [".inf", "-.inf", "+.inf", ".nan"].iter().any(|number| value.eq_ignore_ascii_case(number))
+        })?;
+        Some(key.trim().trim_start_matches("- ").trim_end_matches([':', '-']).to_owned())
     }
 
     /// All keys, in the order of the file.
@@ -148,6 +163,17 @@ impl Config {
     /// The seed of everything random.
     pub fn seed(&self) -> u64 {
         self.load.base_seed.unwrap_or_default()
+    }
+
+    /// The same without its keys, to be shown and kept.
+    pub fn without_secrets(&self) -> Self {
+        let mut shown = self.clone();
+        let key = shown.server.as_mut().and_then(|server| server.api_key.as_mut());
+        let token = shown.tokenizer.as_mut().and_then(|tokenizer| tokenizer.token.as_mut());
+        let headers = shown.api.headers.iter_mut().flatten();
+        let headers = headers.filter(|(name, _)| is_secret_header(name)).map(|(_, value)| value);
+        key.into_iter().chain(token).chain(headers).for_each(|secret| HIDDEN.clone_into(secret));
+        shown
     }
 
     /// The text of a file that says the same.

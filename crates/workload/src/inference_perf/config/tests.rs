@@ -209,3 +209,63 @@ fn every_key_has_a_description_and_a_flag() {
         assert!(set.is_ok(), "--{} {text}: {}", key.path, set.unwrap_err());
     }
 }
+
+#[test]
+fn numbers_beyond_any_use_are_refused_where_they_stand() {
+    let breaker = "circuit_breakers: [{name: a, metrics: {matches: [\"`true`\"]}, triggers: [{type: rate_over_window, \
+                   threshold: 0.5, window_sec: 1e300}]}]";
+    for (text, key) in [
+        (format!("{SERVER}{STAGES}evenload: {{trace_speed: 1e-30}}"), "evenload.trace_speed"),
+        (load("{type: poisson, stages: [{rate: 1e-20, duration: 1}]}"), "load.stages[0].rate"),
+        (load("{type: poisson, sweep: {type: linear, timeout: 1e300}}"), "load.sweep.timeout"),
+        (
+            load("{type: trace_session_replay, stages: [{concurrent_sessions: 1, session_rate: 1e-20}]}"),
+            "load.stages[0].session_rate",
+        ),
+        (
+            format!(
+                "{SERVER}{STAGES}metrics: {{type: prometheus, prometheus: {{scrape_interval: 99999999}}}}"
+            ),
+            "metrics.prometheus.scrape_interval",
+        ),
+        (
+            format!(
+                "{SERVER}{STAGES}data: {{type: conversation_replay, conversation_replay: \
+                 {{shared_system_prompt_len: 4000000000}}}}"
+            ),
+            "data.conversation_replay.shared_system_prompt_len",
+        ),
+        (format!("{SERVER}{STAGES}{breaker}"), "circuit_breakers[0].triggers"),
+    ] {
+        let message = problem(&text);
+        assert!(message.starts_with(&format!("{key}: ")), "{message}");
+    }
+}
+
+#[test]
+fn a_number_without_end_is_refused_with_and_without_flags() {
+    for (text, key) in [
+        ("load: {request_timeout: .inf}", "request_timeout"),
+        ("load: {stages: [{rate: -.INF, duration: 3}]}", "rate"),
+        ("report: {request_lifecycle: {percentiles: [1, .nan]}}", ""),
+    ] {
+        let error = Config::from_yaml(text, Path::new("config.yml")).unwrap_err();
+        assert_eq!(error.to_string(), format!("{key}: a finite number is wanted"), "{text}");
+    }
+    let named = "api: {headers: {a: .inf}}\nserver: {model_name: .inf}";
+    assert!(Config::from_yaml(named, Path::new("config.yml")).is_ok(), "a text is no number");
+}
+
+#[test]
+fn keys_are_hidden_where_the_configuration_is_shown_and_kept_where_it_is_used() {
+    let text = format!(
+        "server: {{base_url: \"http://localhost:8000\", api_key: k1}}\n{STAGES}tokenizer: {{token: k2}}\n\
+         api: {{headers: {{Authorization: k3, x-slo-ttft-ms: \"5\"}}}}\n"
+    );
+    let config = read(&text).unwrap().set("load.interval", "2").unwrap();
+    assert_eq!(config.server().api_key.as_deref(), Some("k1"));
+    let shown = config.without_secrets().to_yaml();
+    assert!(!["k1", "k2", "k3"].iter().any(|key| shown.contains(key)), "{shown}");
+    assert_eq!(shown.matches("***").count(), 3, "{shown}");
+    assert!(shown.contains("x-slo-ttft-ms: \"5\"") || shown.contains("x-slo-ttft-ms: '5'"), "{shown}");
+}
