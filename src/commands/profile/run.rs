@@ -2,6 +2,7 @@
 
 use std::{
     path::Path,
+    sync::Arc,
     thread,
     time::{Duration, SystemTime},
 };
@@ -73,8 +74,8 @@ pub(super) fn carry_out(
     let id = run_name();
     let counter = (tokenizer.source() == TokenSource::Tokenizer
         && !arguments.endpoint.use_server_token_count)
-        .then(|| tokenizer.clone());
-    let options = servers.options(arguments, &id, counter.clone());
+        .then(|| Arc::new(tokenizer.clone()));
+    let options = servers.options(arguments, &id, counter.as_ref());
     let mut run = Run {
         id,
         started_at: SystemTime::now(),
@@ -95,7 +96,7 @@ pub(super) fn carry_out(
         let sender = scope.spawn(|| {
             let taken = &mut recording;
             loadgen::run(plan, &servers.targets, &options, control, |record, text| {
-                taken.take(record, text, counter.as_ref())
+                taken.take(record, text, counter.as_deref())
             })
         });
         announce(arguments, &servers, measured(0));

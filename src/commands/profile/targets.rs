@@ -7,15 +7,16 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use loadgen::{Ask, ClientSettings, CountPrompt, Options, Reply, RoundRobin, Routed, Targets, UrlChooser};
+use loadgen::{Ask, ClientSettings, Options, Reply, RoundRobin, Routed, Targets, UrlChooser};
 use protocol::Endpoint;
 use routing::PolicyName;
-use workload::{BodyOptions, MaxTokensField, Message, Prompt, Request, Tokenizer, write_body};
+use workload::{BodyOptions, MaxTokensField, Prompt, Request, Tokenizer, write_body};
 
 use super::{
     Arguments,
     flags::{EndpointFlags, ExportLevel, WaitMode},
 };
+use crate::commands::counting::count_prompts;
 
 /// Time limit of one look at whether a server is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -88,7 +89,7 @@ impl Servers {
         &self,
         arguments: &Arguments,
         run_name: &str,
-        counter: Option<Tokenizer>,
+        counter: Option<&Arc<Tokenizer>>,
     ) -> Options {
         let (endpoint, output) = (&arguments.endpoint, &arguments.output);
         let body = body_options(arguments);
@@ -104,9 +105,7 @@ impl Servers {
         options.session_header.clone_from(&endpoint.session_header);
         options.path.clone_from(&endpoint.custom_endpoint);
         run_name.clone_into(&mut options.run_name);
-        options.count_prompt = counter.map(|tokenizer| -> CountPrompt {
-            Arc::new(move |request, history| tokenizer.count(&text_of(request, history), false).ok())
-        });
+        options.count_prompt = counter.map(|counter| count_prompts(Arc::clone(counter), false));
         options.keep_answers =
             counts || output.export_outputs_json || output.export_level == ExportLevel::Raw;
         options.keep_bodies = output.export_level == ExportLevel::Raw;
@@ -197,20 +196,6 @@ impl Servers {
         }
         Ok(())
     }
-}
-
-/// What the prompt of a request says, without the words that a chat template puts around it.
-fn text_of(request: &Request, history: &[Message]) -> String {
-    let mut text: String = history.iter().map(|message| &*message.content).collect();
-    match &request.prompt {
-        Prompt::Text(own) => text += own,
-        Prompt::Messages(own) => own.iter().for_each(|message| text += &message.content),
-        Prompt::Blocks { ids, block_tokens, tokens, tail } => {
-            workload::render_blocks(ids, *block_tokens, *tokens, *tail, &mut text);
-        }
-        Prompt::Raw(body) => text += &String::from_utf8_lossy(body),
-    }
-    text
 }
 
 fn success(reply: Reply) -> Result<Reply, String> {
