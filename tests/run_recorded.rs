@@ -44,7 +44,7 @@ fn conversations_go_on_from_the_servers_own_answers() {
     let config = "api: {type: chat, streaming: true}\n\
                   load: {type: trace_session_replay, interval: 0, stages: [{concurrent_sessions: 2, num_sessions: 2}, {concurrent_sessions: 0}]}\n\
                   data: {type: otel_trace_replay, otel_trace_replay: {trace_directory: traces, skip_invalid_files: true, max_wait_ms: 5}}\n\
-                  report: {request_lifecycle: {per_request: true}}\n";
+                  report: {request_lifecycle: {per_request: true}, session_lifecycle: {per_session: true}}\n";
     let output = stage.run(config, &[]);
     assert!(said(&output.stderr).contains("1 of 4 files left out"), "{}", said(&output.stderr));
     for (number, sessions) in [(0, 2), (1, 1)] {
@@ -55,6 +55,11 @@ fn conversations_go_on_from_the_servers_own_answers() {
             "stage {number} goes on where the one before ended"
         );
     }
+    let sessions = stage.report("per_session_lifecycle_metrics.json");
+    let mut files: Vec<String> =
+        sessions.as_array().unwrap().iter().map(|session| session["file_path"].to_string()).collect();
+    files.sort();
+    assert_eq!(files, ["\"traces/0.json\"", "\"traces/1.json\"", "\"traces/2.json\""]);
     let entries = stage.report("per_request_lifecycle_metrics.json");
     let last = entries
         .as_array()

@@ -3,14 +3,24 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod run_support;
+
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Output, Stdio},
+    sync::Arc,
+    thread,
 };
 
 use engine::{Config, Fleet, Profile};
+use rustls::{
+    RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -137,4 +147,89 @@ fn a_new_certificate_takes_effect_while_it_serves() {
     let trusting = |file: &Path| stage.profile().env("SSL_CERT_FILE", file).output().unwrap().status;
     assert!(!trusting(&old).success());
     assert!(trusting(&stage.path("server.pem")).success());
+}
+
+/// A server that talks only to those who show a certificate that `trusted` holds; it answers every request.
+fn demanding(folder: &Path, trusted: &Path) -> String {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let certificates =
+        |path: &Path| CertificateDer::pem_file_iter(path).unwrap().map(Result::unwrap).collect::<Vec<_>>();
+    let mut roots = RootCertStore::empty();
+    certificates(trusted).into_iter().for_each(|certificate| roots.add(certificate).unwrap());
+    let roots = Arc::new(roots);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build().unwrap();
+    let own = (
+        certificates(&folder.join("server.pem")),
+        PrivateKeyDer::from_pem_file(folder.join("server.key")).unwrap(),
+    );
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(own.0, own.1)
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let config = Arc::new(config);
+    thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            thread::spawn(move || {
+                let mut stream = StreamOwned::new(connection, socket);
+                if run_support::read_request(&mut stream).is_some() {
+                    let body =
+                        r#"{"choices":[{"text":"x"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
+                    run_support::reply(&mut stream, "200 OK", body);
+                    stream.conn.send_close_notify();
+                    let _ = stream.flush();
+                }
+            });
+        }
+    });
+    url
+}
+
+#[test]
+fn run_shows_its_certificate_and_says_which_file_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    certify(folder.path());
+    let certify_client = |name: &str| {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        fs::write(path(&format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+        fs::write(path(&format!("{name}.pem")), made.cert.pem()).unwrap();
+    };
+    ["client", "other"].into_iter().for_each(certify_client);
+    let url = demanding(folder.path(), &path("client.pem"));
+    let config = format!(
+        "load: {{stages: [{{rate: 5, duration: 1}}]}}\nserver: {{base_url: '{url}', model_name: {MODEL}}}\n"
+    );
+    fs::write(path("config.yml"), config).unwrap();
+    let run = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_evenload"));
+        command.args(["run", "--config_file", "config.yml", "--storage.local_storage.path", "reports"]);
+        let command = command.args(flags).current_dir(&folder).env("SSL_CERT_FILE", path("server.pem"));
+        command.output().unwrap()
+    };
+    let showing =
+        |certificate: &str, key: &str| run(&["--server.cert_path", certificate, "--server.key_path", key]);
+
+    let stranger = run(&[]);
+    assert_eq!(stranger.status.code(), Some(1), "{}", said(&stranger));
+    let known = showing("client.pem", "client.key");
+    assert!(known.status.success(), "{}", said(&known));
+    let report = fs::read_to_string(path("reports/summary_lifecycle_metrics.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["successes"]["count"], &report["failures"]["count"]), (&5.into(), &0.into()));
+
+    for (certificate, key, wanted) in [
+        ("client.pem", "other.key", "server.key_path: other.key: the key of another certificate"),
+        ("other.key", "client.key", "server.cert_path: other.key: no certificate in it"),
+        ("client.pem", "gone.key", "server.key_path: gone.key: cannot be read: No such file"),
+    ] {
+        let output = showing(certificate, key);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(wanted), "{said}");
+    }
 }

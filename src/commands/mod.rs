@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibrate;
+mod counting;
 mod demo;
 mod engine;
 mod engine_profile;

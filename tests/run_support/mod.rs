@@ -4,8 +4,12 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::{Arc, Mutex},
+    thread,
 };
 
 use engine::{Adapter, Config, Fleet, Profile};
@@ -112,4 +116,63 @@ pub(crate) fn key_paths(value: &Value) -> Vec<String> {
     walk(value, "", &mut paths);
     paths.sort();
     paths
+}
+
+/// A server that is told what to answer, and keeps what it was asked.
+pub(crate) struct Stub {
+    pub(crate) url: String,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Stub {
+    /// `answer` writes the whole answer to a request; the connection is closed after it.
+    pub(crate) fn new(answer: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (asked, answer) = (Arc::new(Mutex::new(Vec::new())), Arc::new(answer));
+        let kept = Arc::clone(&asked);
+        thread::spawn(move || {
+            for mut socket in listener.incoming().flatten() {
+                let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
+                thread::spawn(move || {
+                    let Some(request) = read_request(&mut socket) else { return };
+                    kept.lock().unwrap().push(request.clone());
+                    answer(&request, &mut socket);
+                });
+            }
+        });
+        Self { url, asked }
+    }
+
+    /// Head and body of all requests so far.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+/// Head and body of a request; nothing if it ends before it is whole.
+pub(crate) fn read_request(socket: &mut impl Read) -> Option<String> {
+    let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let head = head.to_lowercase();
+            let length =
+                head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+            if body.len() >= length.unwrap_or(0) {
+                return Some(text);
+            }
+        }
+        match socket.read(&mut buffer) {
+            Ok(count) if count > 0 => bytes.extend_from_slice(&buffer[..count]),
+            _ => return None,
+        }
+    }
+}
+
+/// Writes an answer with its length.
+pub(crate) fn reply(socket: &mut impl Write, status: &str, body: &str) {
+    let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    let _ = socket.write_all((head + body).as_bytes());
+    let _ = socket.flush();
 }

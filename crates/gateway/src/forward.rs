@@ -183,7 +183,7 @@ async fn exchange(
     let limits = worker.limits();
     let closed = Failure { outcome: Outcome::Broken, reason: Reason::UpstreamClosed, sent: true };
     let mut idle = worker.pool.take(backend.id, worker.now());
-    let (mut replayed, mut interim) = (false, false);
+    let mut replayed = false;
     loop {
         let mut connection = match idle.take() {
             Some(connection) => connection,
@@ -205,15 +205,12 @@ async fn exchange(
         let failure = match exchanged.await {
             Some(Ok(head)) if head.is_interim() => {
                 pass_interim(client, asked, &head).await;
-                interim = true;
                 idle = Some(connection);
                 continue;
             }
             Some(Ok(head)) => return Ok(Asked { head, connection }),
             Some(Err(ExchangeError::Closed { silent: true }))
-                if connection.reused
-                    && !interim
-                    && worker.now().saturating_duration_since(begun) < IDLE_CLOSE =>
+                if connection.reused && worker.now().saturating_duration_since(begun) < IDLE_CLOSE =>
             {
                 worker.shared.metrics.replays.add(1);
                 request.rewind();

@@ -31,6 +31,8 @@ pub struct AnswerText {
     pub text: String,
     /// What the model thought.
     pub reasoning: String,
+    /// Where the words of each chunk of the record end in the two, in bytes.
+    pub ends: Vec<(usize, usize)>,
     /// The bodies, where they are kept.
     pub bodies: Option<Box<Bodies>>,
 }
@@ -270,7 +272,8 @@ impl Answer {
         seen.first_answer = Some(seen.now);
         seen.any_content = seen.text_bytes > 0 || answer.tool_call;
         if self.keep_text {
-            seen.text = AnswerText { text: answer.text, reasoning: answer.reasoning, bodies: None };
+            let ends = vec![(answer.text.len(), answer.reasoning.len())];
+            seen.text = AnswerText { text: answer.text, reasoning: answer.reasoning, ends, bodies: None };
         }
         Outcome::Success
     }
@@ -338,6 +341,7 @@ impl Seen {
         if keep_text {
             self.text.text.push_str(&said.text);
             self.text.reasoning.push_str(&said.reasoning);
+            self.text.ends.push((self.text.text.len(), self.text.reasoning.len()));
         }
         if self.chunks.len() >= CHUNK_LIMIT || (keep_text && self.text_bytes > TEXT_LIMIT) {
             self.failure = Some(Outcome::Malformed("a stream without measure: too many events".to_owned()));
@@ -413,7 +417,12 @@ mod tests {
         assert_eq!(measured.usage.unwrap().cached_tokens, Some(8));
         assert_eq!(
             measured.text,
-            AnswerText { text: "x".to_owned(), reasoning: "hm".to_owned(), bodies: None }
+            AnswerText {
+                text: "x".to_owned(),
+                reasoning: "hm".to_owned(),
+                ends: vec![(0, 2), (0, 2), (1, 2)],
+                bodies: None
+            }
         );
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
-use protocol::Endpoint;
+use protocol::{Endpoint, header_problem};
 use tls::StreamOwned;
 
 use crate::{
@@ -79,6 +79,11 @@ impl<'a> Ask<'a> {
     /// # Errors
     /// One line that says what failed. An error status is an answer.
     pub fn send(&self, targets: &Targets, target: u16) -> Result<Reply, String> {
+        if let Some((name, why)) =
+            self.headers.iter().find_map(|(name, value)| Some((name, header_problem(name, value)?)))
+        {
+            return Err(format!("header {name:?}: {why}"));
+        }
         let target = targets.get(target);
         let until = Instant::now() + self.timeout;
         let socket = connect(target, until)?;
@@ -320,6 +325,15 @@ mod tests {
             "no answer in time"
         );
         assert!(targets.round_trip(0, Duration::from_secs(20)).is_ok());
+    }
+
+    #[test]
+    fn a_header_that_would_break_the_message_is_not_sent() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let targets = Targets::resolve([silent.local_addr().unwrap().to_string()]).unwrap();
+        let headers = [("x-team".to_owned(), "a\r\nx-other: b".to_owned())];
+        let ask = Ask { headers: &headers, ..Ask::get("/", Duration::from_secs(20)) };
+        assert!(ask.send(&targets, 0).unwrap_err().starts_with("header \"x-team\": "));
     }
 
     #[test]

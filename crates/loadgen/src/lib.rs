@@ -56,4 +56,4 @@ pub use routed::Routed;
 pub use run::run;
 pub use summary::{ClientSummary, PhaseSummary, RunEnd, RunSummary, ThreadRole, ThreadSummary};
 pub use target::{Target, TargetError, Targets};
-pub use tls::{ClientSettings, Identity};
+pub use tls::{ClientSettings, Identity, TlsError};

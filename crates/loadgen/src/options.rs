@@ -35,7 +35,9 @@ pub struct Options {
     pub headers: Vec<(String, String)>,
     /// Sent as a bearer token.
     pub api_key: Option<String>,
-    /// The header that carries the session's name, beside `X-Session-Affinity`.
+    /// Say which request it is in `X-Request-ID`, and of which session in `X-Session-Affinity`.
+    pub names: bool,
+    /// The header that carries the session's name, beside `X-Session-Affinity`; none if it is empty.
     pub session_header: String,
     /// Path of every request, instead of the path of its operation. Empty: the target URL as it was given.
     pub path: Option<String>,
@@ -127,6 +129,7 @@ impl Options {
             reuse: Reuse::Pooled,
             headers: Vec::new(),
             api_key: None,
+            names: true,
             session_header: "X-Correlation-ID".to_owned(),
             path: None,
             run_name: "run".to_owned(),
@@ -155,6 +158,7 @@ impl fmt::Debug for Options {
             .field("kernel_stamps", &self.kernel_stamps)
             .field("reuse", &self.reuse)
             .field("headers", &headers)
+            .field("names", &self.names)
             .field("session_header", &self.session_header)
             .field("path", &self.path)
             .field("run_name", &self.run_name)

@@ -6,7 +6,7 @@
 
 use std::io::Write as _;
 
-use protocol::Endpoint;
+use protocol::{Endpoint, header_problem};
 
 use crate::{Error, Options, Reuse, Targets, target::Target};
 
@@ -20,6 +20,7 @@ pub(crate) struct Heads {
     path: Option<String>,
     session_header: String,
     affinity: bool,
+    names: bool,
     run_name: String,
 }
 
@@ -36,8 +37,6 @@ pub(crate) struct HeadParts {
 
 const AFFINITY_HEADER: &str = "X-Session-Affinity";
 const REQUEST_HEADER: &str = "X-Request-ID";
-/// Headers that say how the message is framed; only this module writes them.
-const FRAMING: [&str; 4] = ["content-length", "transfer-encoding", "connection", "expect"];
 
 impl Heads {
     pub(crate) fn new(targets: &Targets, options: &Options) -> Result<Self, Error> {
@@ -61,7 +60,9 @@ impl Heads {
         if options.reuse == Reuse::Never {
             common.extend_from_slice(b"Connection: close\r\n");
         }
-        header(&mut Vec::new(), &options.session_header, &options.run_name)?;
+        if !options.session_header.is_empty() {
+            header(&mut Vec::new(), &options.session_header, &options.run_name)?;
+        }
         if options.path.as_ref().is_some_and(|path| path.contains(|c: char| !c.is_ascii_graphic())) {
             return Err(Error::Path(options.path.clone().unwrap_or_default()));
         }
@@ -74,7 +75,8 @@ impl Heads {
             hosts: (0..targets.count()).map(|index| host(targets.get(index))).collect(),
             path: options.path.clone(),
             session_header: options.session_header.clone(),
-            affinity: !options.session_header.eq_ignore_ascii_case(AFFINITY_HEADER),
+            affinity: options.names && !options.session_header.eq_ignore_ascii_case(AFFINITY_HEADER),
+            names: options.names,
             run_name: options.run_name.clone(),
         })
     }
@@ -87,11 +89,15 @@ impl Heads {
         // Writing to a Vec does not fail.
         let _ = write!(
             out,
-            "POST {slash}{before}{between}{path} HTTP/1.1\r\n{}Content-Length: {body_bytes}\r\n\
-             {REQUEST_HEADER}: {run}-{phase}-{index}\r\n{}: {run}-{session}\r\n",
+            "POST {slash}{before}{between}{path} HTTP/1.1\r\n{}Content-Length: {body_bytes}\r\n",
             self.hosts[usize::from(target_index)],
-            self.session_header,
         );
+        if self.names {
+            let _ = write!(out, "{REQUEST_HEADER}: {run}-{phase}-{index}\r\n");
+        }
+        if !self.session_header.is_empty() {
+            let _ = write!(out, "{}: {run}-{session}\r\n", self.session_header);
+        }
         if self.affinity {
             let _ = write!(out, "{AFFINITY_HEADER}: {run}-{session}\r\n");
         }
@@ -124,16 +130,8 @@ pub(crate) fn joined<'a>(before: &'a str, path: &'a str) -> [&'a str; 4] {
 }
 
 fn header(out: &mut Vec<u8>, name: &str, value: &str) -> Result<(), Error> {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    let refuse = |why| Err(Error::Header { name: name.to_owned(), why });
-    if name.is_empty() || !name.bytes().all(token) {
-        return refuse("a header name holds letters, digits and !#$%&'*+-.^_`|~ only");
-    }
-    if FRAMING.iter().any(|framing| name.eq_ignore_ascii_case(framing)) {
-        return refuse("this header frames the message and cannot be set");
-    }
-    if value.bytes().any(|byte| byte != b'\t' && (byte < b' ' || byte == 0x7f)) {
-        return refuse("a header value holds no control characters");
+    if let Some(why) = header_problem(name, value) {
+        return Err(Error::Header { name: name.to_owned(), why });
     }
     for part in [name, ": ", value.trim(), "\r\n"] {
         out.extend_from_slice(part.as_bytes());
@@ -177,6 +175,20 @@ mod tests {
                  User-Agent: evenload/{version}\r\nAuthorization: Bearer k\r\n\r\n"
             )
         );
+    }
+
+    #[test]
+    fn requests_are_named_only_if_they_shall_be() {
+        let head = |header: &str| {
+            let change = |options: &mut Options| {
+                options.names = false;
+                header.clone_into(&mut options.session_header);
+            };
+            written("127.0.0.1", change).unwrap()
+        };
+        assert!(!head("").contains("\r\nX-"), "{}", head(""));
+        let own = head("X-Own");
+        assert!(own.contains("\r\nX-Own: run-5\r\n") && own.matches("\r\nX-").count() == 1, "{own}");
     }
 
     #[test]

@@ -135,6 +135,7 @@ impl RunSummary {
             stolen_share: client.stolen_share,
             reused_prompts: None,
             interrupted: matches!(self.end, RunEnd::Stopped | RunEnd::Aborted),
+            ended_by: None,
         }
     }
 }

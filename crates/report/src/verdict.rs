@@ -69,8 +69,10 @@ pub struct ClientHealth {
     pub stolen_share: Option<f64>,
     /// Different prompts in the data, where they had to be used again to fill the run.
     pub reused_prompts: Option<u64>,
-    /// The user ended the run before its end.
+    /// The run ended before its end: by the user, if `ended_by` does not say otherwise.
     pub interrupted: bool,
+    /// What else ended it.
+    pub ended_by: Option<String>,
 }
 
 /// The verdict with its reasons, the gravest first.
@@ -102,7 +104,7 @@ pub fn judge(report: &Report, health: &ClientHealth, flags: &Flags) -> Assessmen
         warnings.push(Warning::ReusedPrompts { unique, sent: total.sent, prompts: flags.prompts });
     }
     if health.interrupted {
-        warnings.push(Warning::Interrupted);
+        warnings.push(Warning::Interrupted { by: health.ended_by.clone() });
     }
     warnings.sort_by_key(|warning| std::cmp::Reverse(warning.severity()));
     let verdict = match warnings.first().map(Warning::severity) {
@@ -223,6 +225,7 @@ impl ClientHealth {
         let shares = [self.stolen_share, other.stolen_share].into_iter().flatten();
         self.stolen_share = shares.reduce(f64::max);
         self.interrupted |= other.interrupted;
+        self.ended_by = self.ended_by.take().or_else(|| other.ended_by.clone());
     }
 }
 

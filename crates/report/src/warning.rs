@@ -169,8 +169,11 @@ pub enum Warning {
         /// See [`Flags::prompts`].
         prompts: &'static str,
     },
-    /// The user ended the run.
-    Interrupted,
+    /// The run was ended before its end.
+    Interrupted {
+        /// What ended it; the user, if nothing.
+        by: Option<String>,
+    },
 }
 
 // === impl Flags ===
@@ -197,7 +200,7 @@ impl Flags {
         concurrency: "load.stages[].concurrency_level",
         rate: "load.stages[].rate",
         requests: "load.stages[].duration",
-        tokenizer: "tokenizer.pretrained_model_name_or_path",
+        tokenizer: "a local file in tokenizer.pretrained_model_name_or_path",
         prompts: "data.input_distribution.total_count",
     };
 }
@@ -227,7 +230,7 @@ impl Warning {
             | Self::ReadLate { .. }
             | Self::Bunched { .. }
             | Self::ReusedPrompts { .. }
-            | Self::Interrupted => Severity::Suspect,
+            | Self::Interrupted { .. } => Severity::Suspect,
             Self::CutOff { .. }
             | Self::PacedByConcurrency { .. }
             | Self::SeveralTokensAnEvent { .. }
@@ -255,7 +258,7 @@ impl Warning {
             Self::CutOff { .. } => "cut_off",
             Self::Estimated { .. } => "estimated",
             Self::ReusedPrompts { .. } => "reused_prompts",
-            Self::Interrupted => "interrupted",
+            Self::Interrupted { .. } => "interrupted",
         }
     }
 }
@@ -327,7 +330,7 @@ impl fmt::Display for Warning {
             ),
             Self::SeveralTokensAnEvent { tokens } => write!(
                 formatter,
-                "An event holds {tokens:.2} tokens on average: ITL is the time between events, TPOT the time per token."
+                "An event holds {tokens:.2} tokens on average: gaps between events are longer than TPOT, the time per token."
             ),
             Self::TooFewSamples { percentile, samples, needed, requests } => write!(
                 formatter,
@@ -359,7 +362,12 @@ impl fmt::Display for Warning {
                 "{unique} different prompts served {sent} requests: prefix caches answered what fresh traffic would \
                  not have in them. Raise {prompts}."
             ),
-            Self::Interrupted => write!(formatter, "The run was ended by hand: these are partial results."),
+            Self::Interrupted { by: None } => {
+                write!(formatter, "The run was ended by hand: these are partial results.")
+            }
+            Self::Interrupted { by: Some(by) } => {
+                write!(formatter, "The run was ended before its end: {by}. These are partial results.")
+            }
         }
     }
 }

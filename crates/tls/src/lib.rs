@@ -8,15 +8,18 @@ mod anyone;
 
 use std::{
     fmt::Display,
-    io,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustls::{
-    CertificateError, Error, RootCertStore,
+    CertificateError, Error, InconsistentKeys, RootCertStore,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
 };
 pub use rustls::{
     ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned, pki_types::ServerName,
@@ -83,7 +86,8 @@ impl ClientSettings {
             None => trusting.with_no_client_auth(),
             Some(identity) => {
                 let (certificates, key) = identity.read()?;
-                trusting.with_client_auth_cert(certificates, key)?
+                let shown = trusting.with_client_auth_cert(certificates, key);
+                shown.map_err(|error| identity.explain(&error))?
             }
         };
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
@@ -110,6 +114,15 @@ impl ClientSettings {
 // === impl Identity ===
 
 impl Identity {
+    /// Whether the files can be shown to anyone.
+    ///
+    /// # Errors
+    /// One of them is not what it should be, or the key belongs to another certificate.
+    pub fn check(&self) -> Result<(), TlsError> {
+        let identity = Some(self.clone());
+        ClientSettings { insecure: true, identity, authorities: None }.load().map(drop)
+    }
+
     /// What connections of clients are taken with.
     ///
     /// # Errors
@@ -118,14 +131,32 @@ impl Identity {
         let (certificates, key) = self.read()?;
         let builder =
             ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-        let mut config = builder.with_no_client_auth().with_single_cert(certificates, key)?;
+        let certified = builder.with_no_client_auth().with_single_cert(certificates, key);
+        let mut config = certified.map_err(|error| self.explain(&error))?;
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         Ok(Arc::new(config))
     }
 
     fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| wrong(&self.key, error))?;
-        Ok((certificates(&self.certificates)?, key))
+        Ok((certificates(&self.certificates)?, private_key(&self.key)?))
+    }
+
+    /// Which of the files is wrong if the library does not take the two, and what to do about it.
+    fn explain(&self, error: &Error) -> TlsError {
+        let certificates = self.certificates.display();
+        match error {
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => wrong(
+                &self.key,
+                format_args!("the key of another certificate than the first one in {certificates}"),
+            ),
+            // The library has no word of its own for it.
+            Error::InvalidCertificate(CertificateError::Other(other)) if other.to_string() == OLD => wrong(
+                &self.certificates,
+                "a certificate of X.509 version 1; make one of version 3, as openssl x509 -req does with -extfile",
+            ),
+            Error::InvalidCertificate(_) => wrong(&self.certificates, error),
+            _ => wrong(&self.key, error),
+        }
     }
 }
 
@@ -159,16 +190,35 @@ const PROTOCOL: &[u8] = b"http/1.1";
 /// The certificate library's name for an authority that is shown as a server.
 const AUTHORITY: &str = "CaUsedAsEndEntity";
 
+/// Its name for a certificate of another version than 3.
+const OLD: &str = "UnsupportedCertVersion";
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|error| wrong(path, format_args!("cannot be read: {error}")))
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match found {
+    let text = read(path)?;
+    match CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>() {
         Ok(found) if found.is_empty() => Err(wrong(path, "no certificate in it")),
         found => found.map_err(|error| wrong(path, error)),
     }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let text = read(path)?;
+    if String::from_utf8_lossy(&text).lines().any(|line| line.contains("ENCRYPTED")) {
+        let what = "the key is encrypted; write it without a password: openssl pkey -in KEY -out PLAIN";
+        return Err(wrong(path, what));
+    }
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
+        pem::Error::NoItemsFound => wrong(path, "no private key in it"),
+        error => wrong(path, error),
+    })
 }
 
 fn wrong(path: &Path, what: impl Display) -> TlsError {

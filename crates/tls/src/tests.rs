@@ -114,6 +114,53 @@ fn files_that_are_something_else_are_named() {
     assert!(strange.server().is_err(), "a key of another certificate");
 }
 
+/// Made by openssl without an -extfile, and its key.
+const OLD_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBHzCBxQIUZDB9hCad3xvCsQOPpUkOlMzsLqcwCgYIKoZIzj0EAwIwETEPMA0G
+A1UEAwwGY2xpZW50MCAXDTI2MTEyMzEzMDAyOVoYDzIxMjYxMDMwMTMwMDI5WjAR
+MQ8wDQYDVQQDDAZjbGllbnQwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAATrnJus
+A3lCLKPe2cEDOun8S1LGWpuRYTxMANnYlBT+r5E2vgMm2KWI4uxnf7DEG4svdAGE
+xpmUrgbNVHU0o8CDMAoGCCqGSM49BAMCA0kAMEYCIQDQu6s/GZu8NXvOILwYjBHI
+6TRmGXDcyuwviJCz3BQkCAIhAJEB1FBGr7ZchxMupSDXvRQYWRWmxJPCG0O5Uk8E
+NmTB
+-----END CERTIFICATE-----
+";
+const OLD_KEY: &str = "-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgaImuWoJykzE6JumV
+OiRLhJJJvd3AHmqHyqSCdLbONxahRANCAATrnJusA3lCLKPe2cEDOun8S1LGWpuR
+YTxMANnYlBT+r5E2vgMm2KWI4uxnf7DEG4svdAGExpmUrgbNVHU0o8CD
+-----END PRIVATE KEY-----
+";
+
+#[test]
+fn a_certificate_and_a_key_that_cannot_be_shown_are_named_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = identity(folder.path(), "good");
+    assert!(good.check().is_ok());
+    let encrypted = folder.path().join("encrypted.key");
+    fs::write(&encrypted, OLD_KEY.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY")).unwrap();
+    let missing = folder.path().join("missing.pem");
+    let other = identity(folder.path(), "other").key;
+    let with_key = |key: &Path| Identity { key: key.to_owned(), ..good.clone() };
+    for (identity, file, part) in [
+        (
+            write(folder.path(), "old", OLD_CERTIFICATE, OLD_KEY),
+            "old.pem",
+            "X.509 version 1; make one of version 3",
+        ),
+        (with_key(&encrypted), "encrypted.key", "the key is encrypted; write it without a password"),
+        (with_key(&good.certificates), "good.pem", "no private key in it"),
+        (with_key(&missing), "missing.pem", "cannot be read: No such file"),
+        (with_key(&other), "other.key", "the key of another certificate than the first one in"),
+    ] {
+        let TlsError::File { path, what } = identity.check().unwrap_err() else {
+            panic!("no file for {file}")
+        };
+        assert_eq!(path.file_name().unwrap(), file, "{what}");
+        assert!(what.contains(part), "{what}");
+    }
+}
+
 #[test]
 fn hosts_are_names_or_addresses() {
     for host in ["localhost", "127.0.0.1", "::1", "api.example.com"] {

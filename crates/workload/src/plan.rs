@@ -190,6 +190,28 @@ impl Request {
             seen: None,
         }
     }
+
+    /// What the prompt says after the earlier messages of its session, without the words that a chat template puts
+    /// around it.
+    pub fn text(&self, history: &[Message]) -> String {
+        let keys = self.extra.as_ref();
+        if let Some(messages) = keys.and_then(|keys| keys.get("messages")).and_then(Value::as_array) {
+            // They go over the wire instead of the prompt, and the tools with them.
+            let said = messages.iter().map(|message| &message["content"]).filter(|said| !said.is_null());
+            let said = said.map(|said| said.as_str().map_or_else(|| said.to_string(), str::to_owned));
+            return said.chain(keys.and_then(|keys| keys.get("tools")).map(Value::to_string)).collect();
+        }
+        let mut text: String = history.iter().map(|message| &*message.content).collect();
+        match &self.prompt {
+            Prompt::Text(own) => text += own,
+            Prompt::Messages(own) => own.iter().for_each(|message| text += &message.content),
+            Prompt::Blocks { ids, block_tokens, tokens, tail } => {
+                crate::render_blocks(ids, *block_tokens, *tokens, *tail, &mut text);
+            }
+            Prompt::Raw(body) => text += &String::from_utf8_lossy(body),
+        }
+        text
+    }
 }
 
 impl Prompt {
@@ -232,5 +254,22 @@ impl fmt::Debug for Phase {
             .field("target_rate", &self.target_rate)
             .field("expected_requests", &self.expected_requests)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_request_is_what_goes_over_the_wire() {
+        let mut request = Request::new(Endpoint::ChatCompletions, "m", Prompt::Text("now".into()));
+        assert_eq!(request.text(&[Message::user("before ")]), "before now");
+        let keys = json!({"messages": [{"role": "user", "content": "recorded"}, {"role": "assistant", "content": null}],
+                          "tools": [1]});
+        request.extra = keys.as_object().cloned().map(Arc::new);
+        assert_eq!(request.text(&[Message::user("before ")]), "recorded[1]");
     }
 }

@@ -12,13 +12,14 @@ use std::{
 use anyhow::{Context, anyhow};
 use loadgen::{AnswerText, Bodies};
 use report::{
-    Count, CountSource, Objective, PhaseShape, Record, Recorder, RunShape,
+    Objective, PhaseShape, Record, Recorder, RunShape,
     aiperf::{Collector, ProfileWriter, RecordShape, Run, Slices, Slo, Wire},
 };
 use serde::Serialize;
 use workload::Tokenizer;
 
 use super::{Arguments, files::Files, flags::ExportLevel, plan::Made};
+use crate::commands::counting::count_answer;
 
 /// What is taken of a run.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ impl Recording {
     /// Takes one record. `counter` counts its answer, beside the server or instead of it.
     pub(super) fn take(&mut self, mut record: Record, text: Option<AnswerText>, counter: Option<&Tokenizer>) {
         if let (Some(counter), Some(text), true) = (counter, &text, record.outcome.is_success()) {
-            count(&mut record, text, counter);
+            count_answer(&mut record, text, counter);
         }
         let record = &record;
         self.recorder.push(record);
@@ -159,17 +160,6 @@ impl Recording {
 fn wire(bodies: &Bodies) -> Wire<'_> {
     let Bodies { request, answer, events, reads } = bodies;
     Wire { request, answer, events: *events, reads }
-}
-
-/// Counts an answer; the count stands where the server gave none.
-fn count(record: &mut Record, text: &AnswerText, counter: &Tokenizer) {
-    let tokens = |text: &str| counter.count(text, false).unwrap_or(0);
-    let reasoning = tokens(&text.reasoning);
-    let own = tokens(&text.text) + reasoning;
-    (record.own_output_tokens, record.own_reasoning_tokens) = (Some(own), Some(reasoning));
-    if record.output_tokens.source != CountSource::Usage {
-        record.output_tokens = Count { tokens: own, source: CountSource::Tokenizer };
-    }
 }
 
 impl Lines {

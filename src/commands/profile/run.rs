@@ -79,8 +79,8 @@ pub(super) fn carry_out(
     let id = run_name();
     let counter = (tokenizer.source() == TokenSource::Tokenizer
         && !arguments.endpoint.use_server_token_count)
-        .then(|| tokenizer.clone());
-    let mut options = servers.options(arguments, &id, counter.clone());
+        .then(|| Arc::new(tokenizer.clone()));
+    let mut options = servers.options(arguments, &id, counter.as_ref());
     let (ask, asked) = channel::<Sender<()>>();
     let profilers = servers.before_phase(arguments, &made.shapes);
     options.before_phase = Some(Arc::new(move |phase| {
@@ -115,7 +115,7 @@ pub(super) fn carry_out(
         let sender = scope.spawn(|| {
             let taken = &mut recording;
             loadgen::run(plan, &servers.targets, &options, control, |record, text| {
-                taken.take(record, text, counter.as_ref())
+                taken.take(record, text, counter.as_deref())
             })
         });
         announce(measured(0));

@@ -11,18 +11,19 @@ use std::{
 
 use anyhow::{Context, bail};
 use loadgen::{
-    Ask, AskPath, BeforePhase, ClientSettings, Control, CountPrompt, Options, Reply, RoundRobin, Routed,
-    Targets, UrlChooser,
+    Ask, AskPath, BeforePhase, ClientSettings, Control, Options, Reply, RoundRobin, Routed, Targets,
+    UrlChooser,
 };
 use protocol::Endpoint;
 use report::PhaseShape;
 use routing::PolicyName;
-use workload::{BodyOptions, MaxTokensField, Message, Prompt, Request, Tokenizer, write_body};
+use workload::{BodyOptions, MaxTokensField, Prompt, Request, Tokenizer, write_body};
 
 use super::{
     Arguments,
     flags::{EndpointFlags, ExportLevel, WaitMode},
 };
+use crate::commands::counting::count_prompts;
 
 /// Time limit of one look at whether a server is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -97,7 +98,7 @@ impl Servers {
         &self,
         arguments: &Arguments,
         run_name: &str,
-        counter: Option<Tokenizer>,
+        counter: Option<&Arc<Tokenizer>>,
     ) -> Options {
         let (endpoint, output) = (&arguments.endpoint, &arguments.output);
         let body = body_options(arguments);
@@ -113,9 +114,7 @@ impl Servers {
         options.session_header.clone_from(&endpoint.session_header);
         options.path.clone_from(&endpoint.custom_endpoint);
         run_name.clone_into(&mut options.run_name);
-        options.count_prompt = counter.map(|tokenizer| -> CountPrompt {
-            Arc::new(move |request, history| tokenizer.count(&text_of(request, history), false).ok())
-        });
+        options.count_prompt = counter.map(|counter| count_prompts(Arc::clone(counter), false));
         options.keep_answers =
             counts || output.export_outputs_json || output.export_level == ExportLevel::Raw;
         options.content_needed = true;
@@ -242,20 +241,6 @@ fn post_to_all(
         reply.map_err(|problem| anyhow::anyhow!("{url}: POST {path}: {problem}"))?;
     }
     Ok(())
-}
-
-/// What the prompt of a request says, without the words that a chat template puts around it.
-fn text_of(request: &Request, history: &[Message]) -> String {
-    let mut text: String = history.iter().map(|message| &*message.content).collect();
-    match &request.prompt {
-        Prompt::Text(own) => text += own,
-        Prompt::Messages(own) => own.iter().for_each(|message| text += &message.content),
-        Prompt::Blocks { ids, block_tokens, tokens, tail } => {
-            workload::render_blocks(ids, *block_tokens, *tokens, *tail, &mut text);
-        }
-        Prompt::Raw(body) => text += &String::from_utf8_lossy(body),
-    }
-    text
 }
 
 fn success(reply: Reply) -> Result<Reply, String> {

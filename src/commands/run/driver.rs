@@ -89,7 +89,7 @@ impl<'a> Driver<'a> {
         let breakers = Breaker::enabled(config)?;
         breakers.iter().filter_map(Breaker::note).for_each(|note| lines.warn(&note));
         let shape = RunShape {
-            phases: plans.iter().map(|plan| self.shape(plan)).collect(),
+            phases: plans.iter().map(|plan| self.shape(plan, workload.pauses())).collect(),
             targets: server.targets.names().map(ToString::to_string).collect(),
         };
         let keeping = Keeping::open(config, &shape, &server.adapters, folder, shard, breakers)?;
@@ -115,13 +115,17 @@ impl<'a> Driver<'a> {
             }
             next = Some(Instant::now() + Duration::from_secs_f64(config.load.interval));
         }
-        let Progress { mut keeping, stages, health, .. } = progress;
+        let Progress { mut keeping, stages, mut health, .. } = progress;
         if left_out > 0 {
             let why = keeping.opened.as_deref().unwrap_or("stopped by hand");
             lines.warn(&format!("{left_out} stages were not run: {why}"));
         }
         keeping.finish();
-        let Keeping { books, opened, problem, .. } = keeping;
+        let Keeping { mut books, opened, problem, .. } = keeping;
+        if let Some(sessions) = &mut books.sessions {
+            sessions.name_files(|session| workload.file(session));
+        }
+        health.ended_by.clone_from(&opened);
         let share = (shard.index, shard.count);
         let run = Run { books, stages, health, started_at_ns, share, left_out };
         Ok(Outcome { run, opened, problem, sweep, pages: scraper.map(Scraper::finish) })
@@ -166,14 +170,15 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn shape(&self, plan: &StagePlan) -> PhaseShape {
+    fn shape(&self, plan: &StagePlan, pauses: bool) -> PhaseShape {
         let Sending { config, shard, .. } = *self.sending;
         PhaseShape {
             name: format!("stage {}", plan.number),
             measured: true,
             target_rate: plan.requested_rate.map(|rate| shard.rate(rate)),
             concurrency: plan.concurrency(&config.load, shard, false),
-            closed_loop: plan.law.is_closed(),
+            // Nothing is in flight for a session while it pauses, as it was asked to.
+            closed_loop: plan.law.is_closed() && !pauses,
         }
     }
 

@@ -33,8 +33,12 @@ impl Folder {
     }
 
     pub(super) fn at(path: &Path, prefix: String) -> anyhow::Result<Self> {
-        fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), prefix })
+        let folder = Self { path: path.to_owned(), prefix };
+        // The prefix may name folders, too.
+        let file = folder.file("any");
+        let deepest = file.parent().unwrap_or(path);
+        fs::create_dir_all(deepest).with_context(|| format!("cannot create {}", deepest.display()))?;
+        Ok(folder)
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -155,5 +155,6 @@ fn settings(config: &Config) -> Settings {
         constraints: config.report.goodput.iter().flat_map(|goodput| goodput.constraints.clone()).collect(),
         header_limits: config.api.header_objectives(),
         error_messages: wanted.max_error_messages as usize,
+        has_sessions: config.data.has_sessions(),
     }
 }

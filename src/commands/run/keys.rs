@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches, error::ErrorKind};
-use workload::inference_perf::{Config, Key};
+use workload::inference_perf::Config;
 
 /// Names that keys also have.
 const OTHER_NAMES: [(&str, &str); 2] =
@@ -23,11 +23,20 @@ impl KeyFlags {
     }
 }
 
-/// The keys that have flags: all but those inside of lists.
+/// The keys that have flags: all but those inside of lists, and the sections that they are in.
 fn keys() -> impl Iterator<Item = &'static str> {
-    static KEYS: OnceLock<Vec<Key>> = OnceLock::new();
-    let keys = KEYS.get_or_init(Config::all_keys).iter();
-    keys.map(|key| key.path.as_str()).filter(|path| !path.contains("[]"))
+    static KEYS: OnceLock<Vec<String>> = OnceLock::new();
+    let all = || {
+        let mut all: Vec<String> = Vec::new();
+        for key in Config::all_keys().into_iter().map(|key| key.path).filter(|path| !path.contains("[]")) {
+            let ends = key.match_indices('.').map(|(end, _)| end).chain([key.len()]);
+            all.extend(ends.map(|end| key[..end].to_owned()));
+        }
+        all.sort();
+        all.dedup();
+        all
+    };
+    KEYS.get_or_init(all).iter().map(String::as_str)
 }
 
 /// The flag that a key has for its other name.

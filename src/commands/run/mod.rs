@@ -22,7 +22,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use report::compact_time;
 use workload::inference_perf::{Config, ConfigError, Shard, Surroundings, Workload};
 
@@ -67,17 +67,22 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        match self.carry_out() {
+            // What the configuration names cannot be used, either.
+            Err(error) if error.is::<ConfigError>() || error.is::<workload::Error>() => {
+                eprintln!("evenload: {error:#}");
+                Ok(ExitCode::from(USAGE))
+            }
+            done => done,
+        }
+    }
+
+    fn carry_out(self) -> anyhow::Result<ExitCode> {
         if let Some(drawn) = self.analysis.run() {
             return drawn;
         }
         let lines = lines::Lines::new(self.log_level);
-        let config = match self.config(&lines)? {
-            Ok(config) => config,
-            Err(problem) => {
-                eprintln!("evenload: {problem}");
-                return Ok(ExitCode::from(USAGE));
-            }
-        };
+        let config = self.config(&lines)?;
         if config.load.sweep.is_some() && self.shard.is_some_and(|shard| shard.count > 1) {
             eprintln!(
                 "evenload: --shard: a sweep chooses its stages by what it finds; give load.stages to share them"
@@ -97,7 +102,7 @@ impl Arguments {
         let shard = self.shard.unwrap_or(Shard::WHOLE);
         let folder = files::Folder::create(&config)?;
         folder.write_text("config.yaml", &shown.to_yaml())?;
-        let sending = sending::Sending::new(&config, &server, &lines, shard)?;
+        let sending = sending::Sending::new(&config, &server, &lines, shard, workload.counter())?;
         let mut outcome = driver::Driver::new(&sending, self.start_at).run(&mut workload, &folder)?;
         let judged = output::write_reports(&shown, &folder, &outcome)?;
         // The verdict stands without the server's own figures.
@@ -108,7 +113,7 @@ impl Arguments {
     }
 
     /// The effective configuration, or what is wrong with it.
-    fn config(&self, lines: &lines::Lines) -> anyhow::Result<Result<Config, ConfigError>> {
+    fn config(&self, lines: &lines::Lines) -> anyhow::Result<Config> {
         let now = SystemTime::now();
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -121,16 +126,14 @@ impl Arguments {
             None if self.keys.is_empty() => {
                 bail!("no configuration: give --config_file FILE, or keys as flags, or --analyze DIR")
             }
-            None => Ok(Config::default()),
-            Some(path) => Config::from_yaml(&read(path)?, path),
+            None => Config::default(),
+            Some(path) => Config::from_yaml(&read(path)?, path)?,
         };
-        let config = self.keys.iter().fold(config, |config, (key, value)| config?.set(key, value));
-        let config = config.and_then(|config| config.resolve(surroundings));
-        if let (Ok(_), Some(seed)) = (&config, config.as_ref().ok().map(Config::seed)) {
-            lines.info(&format!(
-                "seed {seed}: --load.base_seed {seed} makes the same requests at the same times"
-            ));
-        }
+        let config = self.keys.iter().try_fold(config, |config, (key, value)| config.set(key, value))?;
+        let config = config.resolve(surroundings)?;
+        let seed = config.seed();
+        lines
+            .info(&format!("seed {seed}: --load.base_seed {seed} makes the same requests at the same times"));
         Ok(config)
     }
 }
@@ -143,15 +146,18 @@ fn too_few(config: &Config, shard: Shard) -> Option<String> {
             .map(|(name, level)| (format!("load.stages[{number}].{name}"), level))
     });
     let (key, level) =
-        levels.filter_map(|(key, level)| Some((key, level?))).find(|(_, l)| *l < shard.count)?;
+        levels.filter_map(|(key, level)| Some((key, level?))).find(|(_, level)| *level < shard.count)?;
     Some(format!(
         "{key} is {level}, which {} shares cannot divide: raise it, or use fewer shares",
         shard.count
     ))
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+fn read(path: &Path) -> Result<String, ConfigError> {
+    fs::read_to_string(path).map_err(|error| ConfigError::Flag {
+        flag: "config_file".to_owned(),
+        message: format!("cannot read {}: {error}", path.display()),
+    })
 }
 
 fn moment(text: &str) -> Result<SystemTime, String> {

@@ -11,7 +11,7 @@ use report::{
 use serde_json::json;
 use workload::inference_perf::{Config, LoadType};
 
-use super::{driver::Outcome, files::Folder, lines::Lines};
+use super::{driver::Outcome, files::Folder, keeping::ENTRIES, lines::Lines};
 
 /// Exit status of a run whose figures are not valid, with `evenload.strict`.
 const NOT_VALID: u8 = 3;
@@ -39,12 +39,12 @@ pub(super) fn write_reports(config: &Config, folder: &Folder, outcome: &Outcome)
 /// The verdict over a run, and what else is to be said about its load.
 fn judge_run(config: &Config, run: &Run) -> Judged {
     let report = run.books.recorder.report();
-    let concurrency = match config.load.r#type {
-        LoadType::Concurrent => Flags::RUN.concurrency,
-        LoadType::TraceSessionReplay => "load.stages[].concurrent_sessions",
-        _ => "load.worker_max_concurrency",
+    let (concurrency, requests) = match config.load.r#type {
+        LoadType::Concurrent => (Flags::RUN.concurrency, "load.stages[].num_requests"),
+        LoadType::TraceSessionReplay => ("load.stages[].concurrent_sessions", "load.stages[].num_sessions"),
+        _ => ("load.worker_max_concurrency", Flags::RUN.requests),
     };
-    let assessment = judge(&report, &run.health, &Flags { concurrency, ..Flags::RUN });
+    let assessment = judge(&report, &run.health, &Flags { concurrency, requests, ..Flags::RUN });
     let bound = (config.load.num_workers.unwrap_or(1), config.load.worker_max_concurrency);
     let findings = run.load_findings(&report, bound);
     Judged { report, assessment, findings }
@@ -68,7 +68,7 @@ fn write_lifecycle(config: &Config, folder: &Folder, run: &Run, sweep: Option<&F
             print_marked(&format!("STAGE_{number}"), &object)?;
         }
         let text = serde_saphyr::to_string(&run.partial(stage, collected, config.seed()))?;
-        folder.write_text(&format!("inference-perf.partial.stage_{number}.yaml"), &text)?;
+        folder.write_text(&partial_file(number), &text)?;
         println!(
             "=== START_PARTIAL_BR_V0_2_STAGE_{number} ===\n{text}=== END_PARTIAL_BR_V0_2_STAGE_{number} ==="
         );
@@ -158,7 +158,14 @@ fn reports<'a>(config: &Config, run: &'a Run) -> Vec<(String, &'a Collector)> {
     let wanted = &config.report.request_lifecycle;
     let stages = run.stages().filter(|_| wanted.per_stage);
     let stages = stages.map(|(stage, collected)| (stage_file(stage.number), collected));
-    stages.chain(wanted.summary.then(|| (SUMMARY.to_owned(), &run.books.total))).collect()
+    let partials = run.stages().map(|(stage, collected)| (partial_file(stage.number), collected));
+    let whole = [(wanted.summary, SUMMARY), (wanted.per_request, ENTRIES)];
+    let whole = whole.into_iter().filter(|(is_wanted, _)| *is_wanted);
+    stages.chain(partials).chain(whole.map(|(_, name)| (name.to_owned(), &run.books.total))).collect()
+}
+
+fn partial_file(number: u16) -> String {
+    format!("inference-perf.partial.stage_{number}.yaml")
 }
 
 fn stage_file(number: u16) -> String {

@@ -11,12 +11,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use loadgen::{AnswerText, Control, RunSummary};
 use report::Record;
 use workload::{
-    Plan,
+    Plan, Tokenizer,
     inference_perf::{Config, Shard, StageLoad, StagePlan},
 };
 
 use super::{lines::Lines, server::Server};
-use crate::commands::interrupt::Interrupts;
+use crate::commands::{
+    counting::{count_answer, count_events, count_prompts},
+    interrupt::Interrupts,
+};
 
 /// Time between two looks at the run.
 const LOOK: Duration = Duration::from_millis(50);
@@ -28,6 +31,7 @@ pub(super) struct Sending<'a> {
     pub(super) server: &'a Server,
     pub(super) lines: &'a Lines,
     pub(super) shard: Shard,
+    counter: Option<Arc<Tokenizer>>,
     interrupts: Interrupts,
 }
 
@@ -37,8 +41,9 @@ impl<'a> Sending<'a> {
         server: &'a Server,
         lines: &'a Lines,
         shard: Shard,
+        counter: Option<Arc<Tokenizer>>,
     ) -> anyhow::Result<Self> {
-        Ok(Self { config, server, lines, shard, interrupts: Interrupts::listen()? })
+        Ok(Self { config, server, lines, shard, counter, interrupts: Interrupts::listen()? })
     }
 
     /// The control of the next stage.
@@ -54,9 +59,19 @@ impl<'a> Sending<'a> {
         load: StageLoad,
         not_before: Option<Instant>,
         control: &Control,
-        take: impl FnMut(Record, Option<AnswerText>) + Send,
+        mut take: impl FnMut(Record, Option<AnswerText>) + Send,
     ) -> anyhow::Result<(RunSummary, Duration)> {
         let mut options = self.server.options(self.config);
+        options.count_prompt = self.counter.clone().map(|counter| count_prompts(counter, true));
+        options.keep_answers = self.counter.is_some();
+        let counter = self.counter.as_deref();
+        let take = |mut record: Record, text: Option<AnswerText>| {
+            if let (Some(counter), Some(text), true) = (counter, &text, record.outcome.is_success()) {
+                count_answer(&mut record, text, counter);
+                count_events(&mut record, text, counter);
+            }
+            take(record, text);
+        };
         options.not_before = not_before;
         options.run_name = format!("run{}-{}", self.config.seed(), plan.number);
         let plan = Plan { phases: vec![plan.phase(&self.config.load, self.shard, load)] };

@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use engine::{Fleet, Profile};
-use loadgen::{Ask, ClientSettings, Identity, Options, Retries, Targets};
+use loadgen::{Ask, ClientSettings, Identity, Options, Retries, Targets, TlsError};
 use serde_json::{Map, Value};
 use workload::{
     BodyOptions, MaxTokensField,
-    inference_perf::{ApiType, Config, ServerType},
+    inference_perf::{ApiType, Config, ConfigError, ServerType},
     write_body,
 };
 
@@ -57,7 +57,12 @@ impl Server {
             None => given.base_url.clone(),
         };
         let urls = std::iter::once(&first).chain(&config.evenload.base_urls);
-        let targets = Targets::resolve_with(urls, &trust(config)).context("server.base_url")?;
+        let trust = trust(config);
+        if let Some(identity) = &trust.identity {
+            identity.check().map_err(|problem| of_identity(identity, &problem))?;
+        }
+        let targets =
+            Targets::resolve_with(urls, &trust).map_err(|problem| wrong("server.base_url", &problem))?;
         if let Some((url, reason)) = targets.unresolved().next() {
             bail!("server.base_url: {url}: {reason}");
         }
@@ -123,18 +128,18 @@ impl Server {
         if is_messages {
             options.headers.push(("anthropic-version".to_owned(), ANTHROPIC_VERSION.to_owned()));
         }
-        if let Some(header) = &api.session_id_header_key {
-            options.session_header.clone_from(header);
-        }
+        options.names = false;
+        // Single requests are of no session.
+        let header = api.session_id_header_key.as_ref().filter(|_| config.data.has_sessions());
+        options.session_header = header.cloned().unwrap_or_default();
         options.connect_timeout = CONNECT_TIMEOUT;
         options.retries = Retries {
             limit: config.load.request_retries,
             backoff: Duration::from_secs_f64(config.load.request_retry_backoff_sec),
         };
         let requests = &config.report.request_lifecycle;
-        let fields = &requests.per_request_fields;
-        options.keep_bodies =
-            requests.per_request && (fields.request || fields.response || fields.response_chunks);
+        // What failed says why in its body, for the files of single requests and for circuit breakers.
+        options.keep_bodies = requests.per_request || !config.load.circuit_breakers.is_empty();
         options
     }
 }
@@ -148,6 +153,16 @@ fn key_header(config: &Config) -> Option<(String, String)> {
     };
     let is_given = config.api.headers.iter().flatten().any(|(given, _)| given.eq_ignore_ascii_case(name));
     (!is_given).then(|| (name.to_owned(), value))
+}
+
+fn wrong(key: &str, problem: &impl ToString) -> ConfigError {
+    ConfigError::Key { key: key.to_owned(), message: problem.to_string() }
+}
+
+/// Which key names the file that cannot be used.
+fn of_identity(identity: &Identity, problem: &TlsError) -> ConfigError {
+    let is_key = matches!(problem, TlsError::File { path, .. } if *path == identity.key);
+    wrong(if is_key { "server.key_path" } else { "server.cert_path" }, problem)
 }
 
 /// The names that the server lists.

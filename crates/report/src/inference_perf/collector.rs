@@ -85,7 +85,7 @@ pub(super) struct Latencies {
     pub(super) ntpot: Option<Duration>,
     pub(super) tpot: Option<Duration>,
     pub(super) ttft: Option<Duration>,
-    /// Mean of the gaps.
+    /// Mean of the gaps between tokens.
     pub(super) itl: Option<Duration>,
 }
 
@@ -143,7 +143,7 @@ impl Collector {
             self.failed += 1;
             self.failed_latency.record_time(record.done.saturating_sub(start));
             self.failed_input_tokens += u64::from(record.input_tokens.tokens);
-            self.failures.push(record, self.settings.error_messages);
+            self.failures.push(record, &self.settings);
         }
     }
 
@@ -197,10 +197,10 @@ impl Collector {
             let events: u64 = record.chunks.iter().map(|chunk| u64::from(chunk.tokens)).sum();
             self.mismatches += u64::from(events != output);
             values.gap.extend(record.gaps().map(nanoseconds));
-            // Every token has the time of its event: those that come together are no time apart.
-            for (chunk, gap) in record.chunks.iter().skip(1).zip(record.gaps()) {
-                values.itl.record_time(gap);
-                values.itl.record_n(0, chunk.tokens.saturating_sub(1));
+            // Those that come together are no time apart, and may be any number by the server's word.
+            if record.chunks.len() > 1 {
+                values.itl.extend(record.gaps().map(nanoseconds));
+                record.chunks.iter().for_each(|chunk| values.itl.record_n(0, chunk.tokens.saturating_sub(1)));
             }
         }
     }
@@ -274,6 +274,15 @@ pub(super) fn start(record: &Record) -> Option<Duration> {
     }
 }
 
+/// The gaps between tokens. Every token has the time of its event: those that come together are no time apart. Of an
+/// answer that came in one event no gap was seen.
+pub(super) fn token_gaps(record: &Record) -> impl Iterator<Item = Duration> + '_ {
+    let seen = if record.chunks.len() > 1 { record.chunks.as_slice() } else { &[] };
+    let mut times = seen.iter().flat_map(|chunk| (0..chunk.tokens).map(|_| chunk.at));
+    let mut last = times.next();
+    times.map(move |at| at.saturating_sub(last.replace(at).unwrap_or(at)))
+}
+
 impl Latencies {
     pub(super) fn of(record: &Record, streaming: bool) -> Self {
         let Some(start) = start(record) else { return Self::default() };
@@ -282,13 +291,19 @@ impl Latencies {
         let first = record.first_chunk().filter(|_| streaming);
         let last = record.last_chunk().filter(|_| streaming);
         let decode = first.zip(last).map(|(first, last)| last.saturating_sub(first));
-        let gaps = u32::try_from(record.chunks.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        let gaps = record
+            .chunks
+            .iter()
+            .fold(0, |sum: u32, chunk| sum.saturating_add(chunk.tokens))
+            .saturating_sub(1);
         Self {
             request: Some(request),
             ntpot: request.checked_div(tokens),
-            tpot: decode.filter(|_| gaps > 0).and_then(|decode| decode.checked_div(tokens.saturating_sub(1))),
+            tpot: decode
+                .filter(|_| record.chunks.len() > 1)
+                .and_then(|decode| decode.checked_div(tokens.saturating_sub(1))),
             ttft: first.map(|first| first.saturating_sub(start)),
-            itl: decode.and_then(|decode| decode.checked_div(gaps)),
+            itl: decode.filter(|_| record.chunks.len() > 1).and_then(|decode| decode.checked_div(gaps)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! An entry of `per_request_lifecycle_metrics.json`: what one request was, and what came of it.
 //!
 //! Times are seconds on the run's clock. `scheduled_time`, `stage_id`, `request_id`, `session_id`, `status` and `url` are
-//! additions: with them every figure can be worked out again.
+//! additions: with them every figure can be worked out again. `session_id` is null where requests have no sessions.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use super::{
     Settings,
-    collector::{Latencies, start},
+    collector::{Latencies, start, token_gaps},
     failures::{error_type, message},
 };
-use crate::{Chunk, Count, CountSource, Object, Record};
+use crate::{Chunk, Count, CountSource, Object, Outcome, Record};
 
 /// Which parts an entry has.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +58,7 @@ pub fn entry(
     object.set("scheduled_time", record.scheduled.as_secs_f64());
     object.set("stage_id", record.phase);
     object.set("request_id", record.index);
-    object.set("session_id", record.session.to_string());
+    object.set("session_id", settings.has_sessions.then(|| record.session.to_string()));
     object.set("status", record.status);
     object.set("url", bodies.url);
     if fields.request {
@@ -77,8 +77,12 @@ pub fn entry(
         object.set("error", Value::Null);
     } else {
         let mut error = Object::default();
-        error.set("error_type", error_type(&record.outcome));
-        error.set("error_msg", message(record));
+        error.set("error_type", error_type(record));
+        let words = match record.outcome {
+            Outcome::Status(..) if !bodies.response.is_empty() => bodies.response.to_owned(),
+            _ => message(record),
+        };
+        error.set("error_msg", words);
         object.nest("error", error);
     }
     Some(object)
@@ -89,15 +93,35 @@ fn info(record: &Record, bodies: EntryBodies<'_>, fields: EntryFields, settings:
     let mut request = Object::default();
     request.set("text", serde_json::json!({ "input_tokens": input }));
     ["image", "video", "audio"].into_iter().for_each(|media| request.set(media, Value::Null));
+    let mut info = Object::default();
+    info.nest("request_metrics", request);
+    let answered = record.outcome.is_success();
+    info.nest("response_metrics", answered.then(|| response_metrics(record, bodies, fields, settings)));
+    let user = match settings.has_sessions {
+        true => serde_json::json!({ "user_session": record.session.to_string(), "chat_round": record.turn }),
+        false => serde_json::json!({}),
+    };
+    info.set("extra_info", user);
+    info.set("lora_adapter", bodies.is_adapter.then_some(&*record.model));
+    info.set("graph_event_id", Value::Null);
+    info.set("labels", Value::Null);
+    info.set("input_tokens", input);
+    info
+}
+
+fn response_metrics(
+    record: &Record,
+    bodies: EntryBodies<'_>,
+    fields: EntryFields,
+    settings: &Settings,
+) -> Object {
     let times: Vec<f64> = match settings.streaming {
         true => record.chunks.iter().map(|chunk| chunk.at.as_secs_f64()).collect(),
         false => Vec::new(),
     };
     let tokens = record.chunks.iter().filter(|_| settings.streaming);
-    // A server may claim any number of tokens; each of them takes a byte at least.
-    let most = usize::try_from(record.response_bytes).unwrap_or(usize::MAX);
     let times_of = |chunk: &Chunk| std::iter::repeat_n(chunk.at.as_secs_f64(), chunk.tokens as usize);
-    let token_times: Vec<f64> = tokens.flat_map(times_of).take(most).collect();
+    let token_times: Vec<f64> = tokens.flat_map(times_of).take(most(record)).collect();
     let mut response = Object::default();
     response.set("output_tokens", record.output_tokens.tokens);
     response.set("server_usage", usage(record));
@@ -105,16 +129,12 @@ fn info(record: &Record, bodies: EntryBodies<'_>, fields: EntryFields, settings:
     response.set("response_chunks", chunks);
     response.set("chunk_times", times);
     response.set("output_token_times", token_times);
-    let mut info = Object::default();
-    info.nest("request_metrics", request);
-    info.nest("response_metrics", response);
-    let user = serde_json::json!({ "user_session": record.session.to_string(), "chat_round": record.turn });
-    info.set("extra_info", user);
-    info.set("lora_adapter", bodies.is_adapter.then_some(&*record.model));
-    info.set("graph_event_id", Value::Null);
-    info.set("labels", Value::Null);
-    info.set("input_tokens", input);
-    info
+    response
+}
+
+/// Tokens that are believed: a server may claim any number, but each of them takes a byte at least.
+fn most(record: &Record) -> usize {
+    usize::try_from(record.response_bytes).unwrap_or(usize::MAX)
 }
 
 /// What the server counted; nothing if it did not.
@@ -134,7 +154,11 @@ fn usage(record: &Record) -> Option<Value> {
 
 fn computed(record: &Record, latencies: &Latencies, settings: &Settings) -> Object {
     let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
-    let gaps: Vec<f64> = record.gaps().filter(|_| settings.streaming).map(|gap| gap.as_secs_f64()).collect();
+    let gaps: Vec<f64> = token_gaps(record)
+        .filter(|_| settings.streaming)
+        .take(most(record))
+        .map(|gap| gap.as_secs_f64())
+        .collect();
     let mut object = Object::default();
     object.set("request_latency", seconds(latencies.request));
     object.set("normalized_time_per_output_token", seconds(latencies.ntpot));
@@ -223,6 +247,17 @@ mod tests {
         let mut books = super::super::Collector::new(std::sync::Arc::new(settings));
         books.push(&record);
         assert_eq!(books.answered(), 1);
+    }
+
+    #[test]
+    fn a_refusal_has_its_body_and_no_figures_of_an_answer() {
+        let refused = crate::sample::failure(0, 5, Outcome::Status(503, "busy".to_owned()));
+        let body = r#"{"error": {"message": "busy"}}"#;
+        let bodies = EntryBodies { response: body, ..EntryBodies::default() };
+        let entry = json!(entry(&refused, bodies, ALL, &Settings::default()).unwrap());
+        assert_eq!(entry["error"], json!({"error_type": "HTTP Error 503", "error_msg": body}));
+        assert_eq!((&entry["info"]["response_metrics"], &entry["session_id"]), (&Value::Null, &Value::Null));
+        assert_eq!(entry["info"]["extra_info"], json!({}));
     }
 
     #[test]

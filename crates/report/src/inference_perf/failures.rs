@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Settings;
 use crate::{Object, Outcome, Record};
 
 /// Sessions that are named for each message.
@@ -24,15 +25,15 @@ struct Message {
 }
 
 impl Failures {
-    /// Counts a failure; keeps its message if there are fewer than `limit`.
-    pub(super) fn push(&mut self, record: &Record, limit: usize) {
+    /// Counts a failure; keeps its message if there are fewer than the limit.
+    pub(super) fn push(&mut self, record: &Record, settings: &Settings) {
         let entry = self.0.entry(label(record)).or_default();
         entry.count += 1;
         let text = message(record);
-        if entry.messages.len() < limit || entry.messages.contains_key(&text) {
+        if entry.messages.len() < settings.error_messages || entry.messages.contains_key(&text) {
             let message = entry.messages.entry(text).or_default();
             message.count += 1;
-            if message.sessions.len() < SESSIONS {
+            if settings.has_sessions && message.sessions.len() < SESSIONS {
                 message.sessions.push(record.session);
             }
         }
@@ -97,16 +98,42 @@ fn meaning(status: u16, text: &str) -> &'static str {
     }
 }
 
-/// The name of the error, as Python's client would raise it.
-pub(super) fn error_type(outcome: &Outcome) -> &'static str {
-    match outcome {
+/// The name of the error in inference-perf's files, which circuit breakers are written for: `HTTP Error 503`, or the
+/// class that Python's client raises.
+pub(super) fn error_type(record: &Record) -> String {
+    let name = match &record.outcome {
+        Outcome::Status(status, _) => return format!("HTTP Error {status}"),
         Outcome::Timeout => "TimeoutError",
         Outcome::Connect(_) => "ClientConnectorError",
+        Outcome::Broken(_) if record.headers.is_some() => "ClientPayloadError",
+        // The system's words: the connection was reset. Without them it was closed in good order.
+        Outcome::Broken(message) if message.contains("os error") => "ClientOSError",
         Outcome::Broken(_) => "ServerDisconnectedError",
-        Outcome::Status(..) => "ClientResponseError",
         Outcome::StreamError(_) => "StreamError",
         Outcome::Malformed(_) => "MalformedResponse",
         Outcome::Incomplete => "CancelledError",
         _ => "Error",
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{failure, ms};
+
+    #[test]
+    fn errors_have_the_names_that_circuit_breakers_look_for() {
+        let broken =
+            |message: &str, headers| Record { headers, ..failure(0, 5, Outcome::Broken(message.to_owned())) };
+        for (record, name) in [
+            (failure(0, 5, Outcome::Status(503, "busy".to_owned())), "HTTP Error 503"),
+            (failure(0, 5, Outcome::Timeout), "TimeoutError"),
+            (broken("Connection reset by peer (os error 104)", None), "ClientOSError"),
+            (broken("the connection was closed without an answer", None), "ServerDisconnectedError"),
+            (broken("Connection reset by peer (os error 104)", Some(ms(1))), "ClientPayloadError"),
+        ] {
+            assert_eq!(error_type(&record), name, "{record:?}");
+        }
     }
 }

@@ -28,6 +28,7 @@ fn settings() -> Arc<Settings> {
         constraints: BTreeMap::from([("ttft".to_owned(), 0.15)]),
         header_limits: [None, None],
         error_messages: 10,
+        has_sessions: true,
     })
 }
 

@@ -22,7 +22,7 @@ pub enum Kind {
     Stage {
         /// Requests a second asked for.
         requested_rate: Option<f64>,
-        /// Requests at a time asked for.
+        /// Requests, or sessions, at a time asked for; 0 for all sessions.
         concurrency: Option<u32>,
         /// Start of the stage on the clock of the records.
         start: Duration,

@@ -32,6 +32,8 @@ pub struct Manifest<C> {
     #[serde(default)]
     stolen_share: Option<f64>,
     interrupted: bool,
+    #[serde(default)]
+    ended_by: Option<String>,
 }
 
 /// All shares of one run.
@@ -89,6 +91,7 @@ impl<C: Clone> Manifest<C> {
             peak_in_flight: health.peak_in_flight,
             stolen_share: health.stolen_share,
             interrupted: health.interrupted,
+            ended_by: health.ended_by.clone(),
         }
     }
 }
@@ -107,6 +110,7 @@ impl<C> Manifest<C> {
             peak_in_flight: self.peak_in_flight,
             stolen_share: self.stolen_share,
             interrupted: self.interrupted,
+            ended_by: self.ended_by.clone(),
             ..ClientHealth::default()
         }
     }
@@ -215,6 +219,7 @@ mod tests {
             peak_in_flight: Some(4),
             stolen_share: None,
             interrupted: index == 1,
+            ended_by: None,
         }
     }
 

@@ -64,4 +64,6 @@ pub struct Settings {
     pub header_limits: [Option<f64>; 2],
     /// Different messages kept for each kind of failure.
     pub error_messages: usize,
+    /// Requests are turns of sessions.
+    pub has_sessions: bool,
 }

@@ -143,7 +143,7 @@ impl Run {
     fn kind(&self, stage: &StageResult, share: f64) -> Kind {
         Kind::Stage {
             requested_rate: stage.requested_rate.map(|rate| rate * (share / self.shares())),
-            concurrency: stage.concurrency,
+            concurrency: stage.concurrency.or(stage.sessions.map(|(at_once, _)| at_once)),
             start: stage.start,
         }
     }

@@ -20,6 +20,8 @@ pub struct SessionCollector {
 #[derive(Clone, Debug)]
 struct Session {
     stage: u16,
+    /// Where it was recorded; empty if it was made up.
+    file: String,
     start: Duration,
     end: Duration,
     first_token: Option<Duration>,
@@ -32,7 +34,7 @@ struct Session {
     cached: Option<u64>,
     cacheable: u64,
     /// The first thing that went wrong: its kind and its words.
-    error: Option<(&'static str, String)>,
+    error: Option<(String, String)>,
 }
 
 impl SessionCollector {
@@ -46,6 +48,7 @@ impl SessionCollector {
         let Some(start) = start(record) else { return };
         let session = self.sessions.entry(record.session).or_insert(Session {
             stage: record.phase,
+            file: String::new(),
             start,
             end: record.done,
             first_token: None,
@@ -74,7 +77,14 @@ impl SessionCollector {
                 session.first_token = Some(session.first_token.map_or(first, |known| known.min(first)));
             }
         } else {
-            session.error.get_or_insert_with(|| (error_type(&record.outcome), message(record)));
+            session.error.get_or_insert_with(|| (error_type(record), message(record)));
+        }
+    }
+
+    /// Says which file each session was read from.
+    pub fn name_files<'a>(&mut self, file: impl Fn(u64) -> Option<&'a str>) {
+        for (id, session) in &mut self.sessions {
+            file(*id).unwrap_or_default().clone_into(&mut session.file);
         }
     }
 
@@ -189,7 +199,7 @@ impl SessionCollector {
             let mut object = Object::default();
             object.set("session_id", id.to_string());
             object.set("stage_id", session.stage);
-            object.set("file_path", "");
+            object.set("file_path", &session.file);
             object.set("start_time", session.start.as_secs_f64());
             object.set("end_time", session.end.as_secs_f64());
             object.set("duration_sec", (session.end - session.start).as_secs_f64());

@@ -6,10 +6,15 @@ use crate::{
     format::{human, thousands},
 };
 
+/// A stage's name, the rate asked for, and its figures.
+type Row<'a> = (String, Option<f64>, &'a Collector);
+/// Some of the figures.
+type Values = fn(&Collector) -> &Distribution;
+
 /// The tables, one row a stage and one for all of them.
-pub(super) fn tables(stages: &[(String, Option<f64>, &Collector)], total: &Collector) -> String {
+pub(super) fn tables(stages: &[Row<'_>], total: &Collector) -> String {
     let all = ("all".to_owned(), None, total);
-    let rows: Vec<_> = stages.iter().chain(std::iter::once(&all)).collect();
+    let rows: Vec<&Row<'_>> = stages.iter().chain(std::iter::once(&all)).collect();
     let figure = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), human);
     let per_second = |collected: &Collector, amount: u128| {
         let seconds = collected.time_s();
@@ -23,7 +28,8 @@ pub(super) fn tables(stages: &[(String, Option<f64>, &Collector)], total: &Colle
             vec![
                 name.clone(),
                 figure(*asked),
-                figure(asked.and(collected.achieved_rate())),
+                // Between stages nothing is sent: all of them have no rate.
+                figure(collected.achieved_rate().filter(|_| !std::ptr::eq(*collected, total))),
                 per_second(collected, collected.answered.into()),
                 per_second(collected, collected.input.sum()),
                 per_second(collected, collected.output.sum()),
@@ -31,33 +37,38 @@ pub(super) fn tables(stages: &[(String, Option<f64>, &Collector)], total: &Colle
             ]
         }),
     );
-    let times = |name: &str, values: &Distribution| {
-        let at = values.percentiles(&[50.0, 90.0, 99.0]).unwrap_or_default();
-        let mut row = vec![name.to_owned(), figure(values.mean().map(|mean| mean / MILLISECOND))];
-        row.extend((0..3).map(|place| figure(at.get(place).map(|value| value / MILLISECOND))));
-        row.push(figure(values.max().map(|max| max as f64 / MILLISECOND)));
-        row
+    let times = |figures: &[(&str, Values)]| -> Vec<Vec<String>> {
+        let lines = figures.iter().flat_map(|figure| rows.iter().map(move |row| (figure, row)));
+        let line = |((name, values), (stage, _, collected)): (&(&str, Values), &&Row<'_>)| {
+            let values = values(collected);
+            let at = values.percentiles(&[50.0, 90.0, 99.0]).unwrap_or_default();
+            let mut cells = vec![(*name).to_owned(), stage.clone()];
+            cells.push(figure(values.mean().map(|mean| mean / MILLISECOND)));
+            cells.extend((0..3).map(|place| figure(at.get(place).map(|value| value / MILLISECOND))));
+            cells.push(figure(values.max().map(|max| max as f64 / MILLISECOND)));
+            cells
+        };
+        lines.map(line).collect()
     };
-    let columns = ["milliseconds", "mean", "P50", "P90", "P99", "max"];
-    let latency = &total.latency;
+    let columns = ["milliseconds", "stage", "mean", "P50", "P90", "P99", "max"];
     text += &table(
         "Latency",
         &columns,
-        [
-            times("schedule delay", &total.delay),
-            times("request", &latency.request),
-            times("request, from schedule", &latency.from_schedule),
-            times("first token", &latency.ttft),
-        ],
+        times(&[
+            ("schedule delay", |collected| &collected.delay),
+            ("request", |collected| &collected.latency.request),
+            ("from schedule", |collected| &collected.latency.from_schedule),
+            ("first token", |collected| &collected.latency.ttft),
+        ]),
     );
     text += &table(
         "Token generation",
         &columns,
-        [
-            times("per output token", &latency.tpot),
-            times("between tokens", &latency.itl),
-            times("normalized per token", &latency.ntpot),
-        ],
+        times(&[
+            ("per output token", |collected| &collected.latency.tpot),
+            ("between tokens", |collected| &collected.latency.itl),
+            ("normalized per token", |collected| &collected.latency.ntpot),
+        ]),
     );
     text += &table(
         "Lengths",

@@ -20,6 +20,7 @@ fn settings(streaming: bool) -> Arc<Settings> {
         constraints: BTreeMap::from([("ttft".to_owned(), 0.15), ("request_latency".to_owned(), 1.0)]),
         header_limits: [None, Some(0.02)],
         error_messages: 1,
+        has_sessions: true,
     })
 }
 
@@ -209,4 +210,38 @@ fn the_partial_has_units_and_a_deviation() {
         (&json!(1), &json!(0.0))
     );
     assert!(aggregate["latency"]["request_latency"]["p99p9"].is_number());
+}
+
+#[test]
+fn the_terminal_shows_each_stage_in_each_table() {
+    let mut stages = [Collector::new(settings(true)), Collector::new(settings(true))];
+    let mut total = Collector::new(settings(true));
+    for (number, stage) in (0..).zip(&mut stages) {
+        for place in 0..5 {
+            let record = request(100 * place, 100 * (number + 1), 10, 3);
+            stage.push(&record);
+            total.push(&record);
+        }
+    }
+    let [open, closed] = &stages;
+    let text = table::tables(&[("0".to_owned(), Some(9.0), open), ("1".to_owned(), None, closed)], &total);
+    let rows = |name: &str| -> Vec<Vec<&str>> {
+        let lines = text.lines().filter_map(|line| line.trim().strip_prefix(name));
+        lines.map(|line| line.split_whitespace().collect()).collect()
+    };
+    let first = rows("first token ");
+    assert_eq!(
+        (first[0][..2].to_vec(), first[1][..2].to_vec()),
+        (vec!["0", "100"], vec!["1", "200"]),
+        "{text}"
+    );
+    assert_eq!((first.len(), rows("per output token ").len(), first[2][0]), (3, 3, "all"));
+    let sent: Vec<&str> = rows("")
+        .into_iter()
+        .filter(|row| ["0", "1", "all"].contains(row.first().unwrap_or(&"")))
+        .map(|row| row[2])
+        .take(3)
+        .collect();
+    assert_eq!(sent, ["10.0", "10.0", "-"], "all stages together have no rate: {text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 }

@@ -64,7 +64,10 @@ pub(super) fn load(given: &OtelReplay, template: &RequestTemplate) -> Result<Rec
     let mut sessions = Vec::new();
     for path in &files {
         match calls(path, given.include_errors) {
-            Ok(calls) => sessions.push(turns(&calls, given, template, &mut peculiar).into()),
+            Ok(calls) => {
+                let turns = turns(&calls, given, template, &mut peculiar);
+                sessions.push((path.display().to_string().into(), turns.into()));
+            }
             Err(error) if given.skip_invalid_files => peculiar.left_out.push(error.to_string()),
             Err(error) => return Err(error),
         }

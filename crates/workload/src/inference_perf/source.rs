@@ -18,6 +18,11 @@ use crate::{Error, Request, RequestTemplate, Tokenizer, Turn};
 /// Output length where the data does not state one.
 const DEFAULT_OUTPUT_TOKENS: u32 = 30;
 
+/// Prompts whose lengths are compared with what was asked for.
+const SAMPLE: u64 = 4;
+/// They are other lengths if they miss by more than one part in so many.
+const OTHER: u64 = 50;
+
 /// Makes request `number`.
 pub(super) type Make = Arc<dyn Fn(u64) -> Request + Send + Sync>;
 
@@ -44,6 +49,34 @@ pub(super) struct Loaded {
     /// Rows of the trace that gives the lengths, if there is one.
     pub(super) rows: Option<u64>,
     pub(super) notes: Vec<String>,
+}
+
+impl Source {
+    /// What to say if prompts have other lengths by the tokenizer than the data asks for: those made of words, which
+    /// are a token each by the common rule only.
+    pub(super) fn other_lengths(&self, counter: &Tokenizer) -> Option<String> {
+        let sample: Vec<Request> = match self {
+            Self::Requests(make) => (0..SAMPLE).map(|number| make(number)).collect(),
+            Self::Talks(Talks::Recorded(_)) => return None,
+            Self::Talks(talks) => {
+                let slots = 0..talks.slots().min(SAMPLE);
+                slots.flat_map(|slot| talks.session(0, slot, 0, 1)).map(|turn| turn.request).collect()
+            }
+        };
+        let (mut asked, mut counted) = (0_u64, 0_u64);
+        for request in &sample {
+            asked += u64::from(request.input_tokens?);
+            counted += u64::from(counter.count(&request.text(&[]), false).ok()?);
+        }
+        (asked.abs_diff(counted) * OTHER > asked).then(|| {
+            format!(
+                "the prompts of this data are {:.2} times as long by the tokenizer as asked for: they are made of words \
+                 of four bytes, whatever the tokenizer. Reports have the lengths by the tokenizer; to get those asked \
+                 for, divide them by it, or use data.type synthetic, which is cut to length",
+                counted as f64 / asked as f64
+            )
+        })
+    }
 }
 
 impl Traffic {
@@ -119,6 +152,12 @@ impl Traffic {
             let problem = "load.type trace_session_replay needs sessions that end: data.type conversation_replay, \
                            otel_trace_replay or weka_trace_replay";
             return Err(Error::Setting(problem.to_owned()));
+        }
+        for (key, given) in [
+            ("data.input_distribution", &data.input_distribution),
+            ("data.output_distribution", &data.output_distribution),
+        ] {
+            notes.extend(given.as_ref().and_then(|given| given.cut_off(key)));
         }
         let adapters = config.load.lora_traffic_split.iter().flatten();
         let adapters = adapters.map(|AdapterShare { name, split }| (name.as_str().into(), *split)).collect();

@@ -1,6 +1,6 @@
 //! The stages of a run, and their arrivals.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use super::{
     ArrivalMode, Config, Law, LoadType, Shard, Stage, StagePlan,
@@ -10,7 +10,7 @@ use super::{
     times::{Times, count, times},
     trace::Rows,
 };
-use crate::{Arrival, Error, RequestTemplate, Session};
+use crate::{Arrival, Error, RequestTemplate, Session, TokenSource, Tokenizer};
 
 /// Bits of a session's id below the number of its stage.
 const STAGE_SHIFT: u32 = 48;
@@ -33,6 +33,9 @@ pub struct Workload {
     next: u64,
     next_probe: u64,
     notes: Vec<String>,
+    counter: Option<Arc<Tokenizer>>,
+    /// The number of each stage's first request or session in the run.
+    firsts: BTreeMap<u16, u64>,
 }
 
 /// What a stage starts, in order.
@@ -58,8 +61,10 @@ impl Workload {
         let asked: u64 = asked.sum();
         let open_ended = config.load.sweep.is_some() || config.load.r#type == LoadType::TraceReplay;
         let limit = if open_ended { SWEEP_REQUESTS } else { usize::try_from(asked).unwrap_or(usize::MAX) };
+        let counter = (tokenizer.source() == TokenSource::Tokenizer).then(|| Arc::new(tokenizer.clone()));
         let loaded = Traffic::load(config, model, tokenizer, limit.max(1))?;
         let mut notes: Vec<String> = note.into_iter().chain(loaded.notes).collect();
+        notes.extend(counter.as_ref().and_then(|counter| loaded.traffic.source.other_lengths(counter)));
         let trace = match (config.load.r#type, &config.load.trace) {
             (LoadType::TraceReplay, Some(trace)) => {
                 let template = RequestTemplate::new(protocol::Endpoint::Completions, model);
@@ -80,12 +85,32 @@ impl Workload {
             next: 0,
             next_probe: FIRST_PROBE,
             notes,
+            counter,
+            firsts: BTreeMap::new(),
         })
     }
 
     /// What the user should know about the data.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// The tokenizer that the configuration names, if it could be read.
+    pub fn counter(&self) -> Option<Arc<Tokenizer>> {
+        self.counter.clone()
+    }
+
+    /// The file that a session of a stage that was started was read from; nothing if it was made up.
+    pub fn file(&self, session: u64) -> Option<&str> {
+        let Source::Talks(talks @ Talks::Recorded(recorded)) = &self.traffic.source else { return None };
+        let first = self.firsts.get(&u16::try_from(session >> STAGE_SHIFT).ok()?)?;
+        let (slot, _) = talks.place(*first, session & ((1 << STAGE_SHIFT) - 1));
+        Some(recorded.file(slot as usize))
+    }
+
+    /// Whether turns of sessions come some time after the answers before them.
+    pub fn pauses(&self) -> bool {
+        matches!(&self.traffic.source, Source::Talks(talks) if talks.pause())
     }
 
     /// The stages of a configuration, and what the user should know about them.
@@ -178,6 +203,7 @@ impl Workload {
         let next = if plan.number == StagePlan::PROBE { &mut self.next_probe } else { &mut self.next };
         let first = *next;
         *next += plan.count.unwrap_or(0);
+        self.firsts.insert(plan.number, first);
         let stage = u64::from(plan.number) << STAGE_SHIFT;
         let planned = usize::try_from(plan.count.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
         let times: Times = match plan.law {

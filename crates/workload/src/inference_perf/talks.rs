@@ -39,14 +39,17 @@ pub(super) enum Talks {
 /// Recorded sessions.
 #[derive(Debug)]
 pub(super) struct Recorded {
-    sessions: Vec<Arc<[Turn]>>,
+    sessions: Vec<RecordedSession>,
     notes: Vec<String>,
 }
+
+/// A recorded session: its file, and its turns.
+pub(super) type RecordedSession = (Arc<str>, Arc<[Turn]>);
 
 impl Recorded {
     /// Played again until there are `target` of them, if that is more.
     pub(super) fn new(
-        mut sessions: Vec<Arc<[Turn]>>,
+        mut sessions: Vec<RecordedSession>,
         target: Option<u32>,
         notes: Vec<String>,
     ) -> Result<Self, Error> {
@@ -54,7 +57,7 @@ impl Recorded {
             return Err(Error::Setting("there is no session in the traces".to_owned()));
         }
         for again in 0..(target.unwrap_or(0) as usize).saturating_sub(sessions.len()) {
-            sessions.push(Arc::clone(&sessions[again]));
+            sessions.push(sessions[again].clone());
         }
         Ok(Self { sessions, notes })
     }
@@ -64,7 +67,12 @@ impl Recorded {
     }
 
     pub(super) fn session(&self, number: usize) -> &[Turn] {
-        &self.sessions[number % self.sessions.len()]
+        &self.sessions[number % self.sessions.len()].1
+    }
+
+    /// The file that a session was read from.
+    pub(super) fn file(&self, number: usize) -> &str {
+        &self.sessions[number % self.sessions.len()].0
     }
 
     /// What the user should know about them.
@@ -112,6 +120,18 @@ impl Talks {
             Self::Users(shared) => shared.prompts(),
             Self::Conversations(replay) => replay.slots,
             Self::Recorded(recorded) => recorded.sessions() as u64,
+        }
+    }
+
+    /// Whether turns come some time after the answers before them.
+    pub(super) fn pause(&self) -> bool {
+        match self {
+            Self::Users(_) => false,
+            Self::Conversations(replay) => !matches!(replay.tool, Sampler::Always(seconds) if seconds <= 0.0),
+            Self::Recorded(recorded) => recorded
+                .sessions
+                .iter()
+                .any(|(_, turns)| turns.iter().skip(1).any(|turn| !turn.delay.is_zero())),
         }
     }
 

@@ -5,12 +5,16 @@
 //! of nested agents are put among the others by their time, and all are made one after the other, after the recorded
 //! pause; calls that ran at the same time are reported.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{WekaReplay, prompts::read_text, talks::Recorded};
+use super::{
+    WekaReplay,
+    prompts::read_text,
+    talks::{Recorded, RecordedSession},
+};
 use crate::{Error, MAX_PROMPT_TOKENS, Prompt, RequestTemplate, Turn};
 
 #[derive(Debug, Deserialize)]
@@ -62,7 +66,8 @@ pub(super) fn load(given: &WekaReplay, template: &RequestTemplate, seed: u64) ->
         match calls {
             Ok((trace, calls)) => {
                 at_once += usize::from(calls.windows(2).any(|pair| pair[1].t < pair[0].end()));
-                sessions.push(turns(&trace, &calls, given, template, seed).into());
+                let turns: Arc<[Turn]> = turns(&trace, &calls, given, template, seed).into();
+                sessions.push((path.display().to_string().into(), turns));
             }
             Err(error) if given.skip_invalid_files => left_out.push(error.to_string()),
             Err(error) => return Err(error),
@@ -83,7 +88,7 @@ pub(super) fn load(given: &WekaReplay, template: &RequestTemplate, seed: u64) ->
             files.len()
         ));
     }
-    sessions.retain(|turns: &std::sync::Arc<[Turn]>| !turns.is_empty());
+    sessions.retain(|(_, turns): &RecordedSession| !turns.is_empty());
     Recorded::new(sessions, given.duplicate_sessions_target, notes)
 }
 

@@ -1,8 +1,10 @@
 //! The rules between keys.
 
+use protocol::header_problem;
+
 use super::{
-    ApiType, CircuitBreaker, Config, ConfigError, DataType, Distribution, LengthOr, Load, LoadType,
-    ServerType, Stage, TriggerType,
+    AdapterShare, ApiType, CircuitBreaker, Config, ConfigError, DataType, Distribution, LengthOr, Load,
+    LoadType, ServerType, Stage, TriggerType,
 };
 use crate::{MAX_PROMPT_TOKENS, inference_perf::Breaker};
 
@@ -10,11 +12,16 @@ type Checked = Result<(), ConfigError>;
 
 /// Shares may miss 1 by this much: [0.7, 0.2, 0.1] adds up to 0.9999999999999999.
 const SHARE_TOLERANCE: f64 = 1e-6;
+/// The most of anything that a stage can ask for.
+const MOST: f64 = 1e9;
+/// Smallest rate or time that is taken, above 0.
+const LEAST: f64 = 1e-6;
 /// What `report.goodput.constraints` may hold.
 const CONSTRAINTS: [&str; 5] = ["ttft", "tpot", "itl", "ntpot", "request_latency"];
 
 pub(super) fn check(config: &Config) -> Checked {
     server(config)?;
+    headers(config)?;
     load(&config.load)?;
     data(config)?;
     breakers(config)?;
@@ -58,6 +65,22 @@ fn server(config: &Config) -> Checked {
     }
 }
 
+/// Whatever becomes a header of the requests.
+fn headers(config: &Config) -> Checked {
+    let sound = |key: &str, name: &str, value: &str| match header_problem(name, value) {
+        Some(why) => require(false, key, || why.to_owned()),
+        None => Ok(()),
+    };
+    let api = &config.api;
+    for (name, value) in api.headers.iter().flatten() {
+        sound(&format!("api.headers.{}", name.escape_debug()), name, value)?;
+    }
+    let mut session = api.session_id_header_key.iter();
+    session.try_for_each(|name| sound("api.session_id_header_key", name, ""))?;
+    let key = config.server().api_key.unwrap_or_default();
+    sound("server.api_key", "Authorization", &key)
+}
+
 fn load(load: &Load) -> Checked {
     let kind = load.r#type;
     let needs_stages = kind != LoadType::TraceReplay;
@@ -98,8 +121,14 @@ fn load(load: &Load) -> Checked {
     require(load.worker_max_concurrency > 0, "load.worker_max_concurrency", || "must be above 0".to_owned())?;
     if let Some(adapters) = &load.lora_traffic_split {
         let sum: f64 = adapters.iter().map(|adapter| adapter.split).sum();
-        let shares = adapters.iter().all(|adapter| (0.0..=1.0).contains(&adapter.split));
-        require(shares && (sum - 1.0).abs() <= SHARE_TOLERANCE, "load.lora_traffic_split", || {
+        for (number, AdapterShare { split, .. }) in adapters.iter().enumerate() {
+            require(
+                (0.0..=1.0).contains(split),
+                &format!("load.lora_traffic_split[{number}].split"),
+                || format!("{split} is no share: it goes from 0 to 1"),
+            )?;
+        }
+        require((sum - 1.0).abs() <= SHARE_TOLERANCE, "load.lora_traffic_split", || {
             format!("the shares add up to {sum}; they must add up to 1")
         })?;
         let named = adapters.iter().all(|adapter| !adapter.name.is_empty());
@@ -114,8 +143,10 @@ fn stage(kind: LoadType, stage: &Stage, path: &str) -> Checked {
         match value {
             None => require(!required, &key, || format!("required with load.type {}", kind.word())),
             Some(value) => {
+                require(!value.is_nan(), &key, || "NaN is no number to work with".to_owned())?;
                 require(value > 0.0, &key, || format!("{value} is not above 0"))?;
-                require((1e-6..=1e9).contains(&value), &key, || format!("{value} is not from 1e-6 to 1e9"))
+                require(value >= LEAST, &key, || format!("{value} is too little: at least {LEAST}"))?;
+                require(value <= MOST, &key, || format!("{value} is too much: at most {MOST}"))
             }
         }
     };
@@ -135,9 +166,11 @@ fn stage(kind: LoadType, stage: &Stage, path: &str) -> Checked {
         absent("num_requests", stage.num_requests.is_some())?;
         absent("concurrency_level", stage.concurrency_level.is_some())?;
     }
-    if sessions {
+    if sessions || kind == LoadType::Concurrent {
         absent("rate", stage.rate.is_some())?;
         absent("duration", stage.duration.is_some())?;
+    }
+    if sessions {
         let concurrent = stage.concurrent_sessions;
         require(concurrent.is_some(), &format!("{path}.concurrent_sessions"), || "required".to_owned())?;
     } else {

@@ -218,7 +218,32 @@ impl Described for LengthOr {
     fn keys(_path: &str, _keys: &mut Vec<Key>) {}
 }
 
+impl Data {
+    /// Whether requests are turns of sessions.
+    pub fn has_sessions(&self) -> bool {
+        match self.r#type {
+            DataType::ConversationReplay | DataType::OtelTraceReplay | DataType::WekaTraceReplay => true,
+            DataType::SharedPrefix => {
+                self.shared_prefix.as_ref().is_some_and(|shared| shared.enable_multi_turn_chat)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Distribution {
+    /// What to say if the bounds cut the mean off: nearly all lengths are then one of them.
+    pub(in crate::inference_perf) fn cut_off(&self, key: &str) -> Option<String> {
+        let Self { min, max, mean, .. } = *self;
+        let has_mean = !matches!(self.r#type, DistributionType::Uniform | DistributionType::Fixed);
+        let (side, bound) = match () {
+            () if mean > max as f64 => ("above its max", max),
+            () if mean < min as f64 => ("below its min", min),
+            () => return None,
+        };
+        has_mean.then(|| format!("{key}: the mean {mean} is {side} {bound}: most lengths will be {bound}"))
+    }
+
     /// The standard deviation that is meant.
     pub fn deviation(&self) -> f64 {
         match (self.std_dev, self.variance) {

@@ -119,7 +119,12 @@ impl Config {
                 path: path.into(),
                 line: location.map_or(1, |location| location.line()),
                 column: location.map_or(1, |location| location.column()),
-                message: with_suggestion(&message),
+                message: match message.as_str() {
+                    "expected mapping start" => {
+                        "a section is wanted here: keys with values, as in `sweep: {type: linear}`".to_owned()
+                    }
+                    message => with_suggestion(message),
+                },
             }
         })?;
         match config.endless_number() {

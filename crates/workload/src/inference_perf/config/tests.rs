@@ -111,6 +111,10 @@ fn flags_go_over_the_file_and_lists_replace_lists() {
         Some("7"),
         "a text stays one"
     );
+    let endless =
+        Config::from_yaml("load: {stages: [{rate: .inf, duration: 1}]}", Path::new("x.yml")).unwrap();
+    let said = endless.set("load.interval", "2").unwrap_err().to_string();
+    assert_eq!(said, "rate: .inf is no number to work with", "and not that there is none");
     for (flag, value, part) in [
         ("load.worker_max_concurency", "3", "did you mean --load.worker_max_concurrency"),
         ("load.stages", "10", "--load.stages: "),
@@ -135,6 +139,11 @@ fn shares_that_miss_one_by_rounding_are_shares() {
         problem(&split(half)),
         "load.lora_traffic_split: the shares add up to 0.9; they must add up to 1"
     );
+    let beyond = "{name: a, split: 1.5}, {name: b, split: -0.5}";
+    assert_eq!(
+        problem(&split(beyond)),
+        "load.lora_traffic_split[0].split: 1.5 is no share: it goes from 0 to 1"
+    );
 }
 
 #[test]
@@ -148,6 +157,18 @@ fn stages_say_what_their_type_needs_and_nothing_else() {
             "load.stages[0].num_requests: has no meaning",
         ),
         ("{type: concurrent, stages: [{num_requests: 3}]}", "load.stages[0].concurrency_level: required"),
+        ("{stages: [{rate: 2e9, duration: 1}]}", "rate: 2000000000 is too much: at most 1000000000"),
+        ("{stages: [{rate: .inf, duration: 1}]}", "rate: inf is too much: at most 1000000000"),
+        ("{stages: [{rate: .nan, duration: 1}]}", "rate: NaN is no number to work with"),
+        ("{sweep: true}", "as in `sweep: {type: linear}`"),
+        (
+            "{type: concurrent, stages: [{num_requests: 3, concurrency_level: 2, rate: 5}]}",
+            "load.stages[0].rate: has no meaning with load.type concurrent",
+        ),
+        (
+            "{type: concurrent, stages: [{num_requests: 3, concurrency_level: 2, duration: 5}]}",
+            "load.stages[0].duration: has no meaning with load.type concurrent",
+        ),
         ("{type: concurrent, sweep: {type: linear}}", "load.sweep: there are no rates"),
         ("{type: constant, sweep: {}}", "load.sweep.type: required"),
         ("{type: trace_replay, stages: [{rate: 1, duration: 1}]}", "load.trace: required"),
@@ -158,13 +179,6 @@ fn stages_say_what_their_type_needs_and_nothing_else() {
         assert!(message.contains(part), "{text}: {message}");
     }
     assert!(problem(&load("{stages: [{rate: 1, duration: 1.5}]}")).contains("config.yml:2:"));
-    // inference-perf takes these too, whatever its guide says.
-    assert!(
-        read(&load(
-            "{type: concurrent, stages: [{num_requests: 3, concurrency_level: 2, rate: 5, duration: 1}]}"
-        ))
-        .is_ok()
-    );
     assert_eq!(problem(STAGES), "server.base_url: required: name the server, as in http://localhost:8000");
     let half = "server: {base_url: https://localhost, cert_path: a.pem}\n";
     assert!(problem(&format!("{half}{STAGES}")).starts_with("server.cert_path: goes with server.key_path"));
@@ -181,6 +195,21 @@ fn a_variance_alone_is_enough() {
     assert_eq!(deviation("{variance: 25, std_dev: 0}"), 5.0);
     assert_eq!(deviation("{std_dev: 0}"), 0.0);
     assert!(with("{variance: 25, std_dev: 5}").is_err() && with("{min: 9, max: 8}").is_err());
+}
+
+#[test]
+fn headers_that_would_break_the_message_are_refused() {
+    for (section, part) in [
+        ("api: {headers: {x-team: \"a\\r\\nx-other: b\"}}", "api.headers.x-team: a header value holds no"),
+        ("api: {headers: {\"a b\": c}}", "api.headers.a b: a header name holds"),
+        ("api: {headers: {content-length: \"3\"}}", "api.headers.content-length: this header frames"),
+        ("api: {session_id_header_key: \"x\\ny\"}", "api.session_id_header_key: a header name holds"),
+        ("server: {base_url: http://localhost, api_key: \"a\\nb\"}", "server.api_key: a header value"),
+    ] {
+        let server = if section.starts_with("server") { "" } else { SERVER };
+        let said = problem(&format!("{server}{STAGES}{section}\n"));
+        assert!(said.contains(part), "{said}");
+    }
 }
 
 #[test]
