@@ -54,6 +54,7 @@ fn complete(address: SocketAddr, prompt: &str) -> String {
     write!(
         stream,
         "POST /v1/completions HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         x-session-id: somebody\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     )
@@ -156,7 +157,9 @@ fn the_log_says_what_was_decided_and_what_came_of_it() {
         assert_eq!(decision.reason.as_deref(), Some("only_candidate"));
         assert_eq!(decision.replica.as_deref(), Some(&*format!("http://{}", fleet.addresses()[0])));
         assert_eq!(decision.prompt_tokens, Some(50));
-        assert!(decision.duration_ms > 0.0 && decision.prefix_key.is_some());
+        assert!(
+            decision.duration_ms > 0.0 && decision.prefix_key.is_some() && decision.session_key.is_some()
+        );
         hashes.push(decision.hash_ids.to_vec());
     }
     assert_eq!(hashes[0], hashes[1], "the same secret, the same numbers");

@@ -277,6 +277,12 @@ impl Drop for Flight {
             }
             None => metrics.own_answers[class(self.status)].add(1),
         }
+        if let Some(attempt) = self.attempt.as_mut().filter(|_| !self.complete)
+            && attempt.outcome == Some(Outcome::Answered)
+        {
+            // The client did not hear it out: where the answer was cut off says nothing about answers.
+            attempt.outcome = None;
+        }
         self.end_attempt();
         self.log(elapsed);
         self.keep_decision(elapsed);

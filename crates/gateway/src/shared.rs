@@ -50,6 +50,7 @@ impl Shared {
     pub(crate) fn new(settings: Settings) -> Result<Self, ConfigError> {
         let fleet = Fleet::new(settings.policy.clone(), &settings.replicas)?;
         fleet.router.set_health(settings.health.clone())?;
+        fleet.router.scatter(rand::random());
         let unchecked = if settings.health.wait_for_check { settings.replicas.len() } else { 0 };
         Ok(Self {
             fleet,

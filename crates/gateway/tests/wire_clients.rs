@@ -186,6 +186,30 @@ fn leaves(at: At, leave: Leave, stray: &str) {
 }
 
 #[test]
+fn w29_an_answer_that_was_not_heard_out_teaches_nothing_of_lengths() {
+    let upstream = Upstream::new(|conn| {
+        conn.read_request();
+        conn.write(STREAM_HEAD);
+        conn.write(chunk("data: 1\n\n"));
+        conn.is_closed_by_peer();
+    });
+    let gateway = Gateway::before(&upstream);
+    let expected = || {
+        let mut client = gateway.client();
+        client.write(chat());
+        client.read_until(b"data: 1\n\n\r\n");
+        let tokens = gateway.0.router().replicas()[0].load.snapshot().output_tokens;
+        drop(client);
+        gateway.settle();
+        tokens
+    };
+    let first = expected();
+    for _ in 0..40 {
+        assert_eq!(expected(), first);
+    }
+}
+
+#[test]
 fn w29_a_client_that_leaves_much_behind_is_noticed() {
     for leave in [Leave::Close, Leave::Reset, Leave::HalfClose] {
         let (tell, told) = mpsc::channel();

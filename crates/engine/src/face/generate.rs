@@ -164,11 +164,15 @@ impl Extras<'_> {
             }
             _ => {}
         }
-        let wanted = |member: Option<&RawValue>| member.is_some_and(|value| value.get() != "false");
+        let wanted =
+            |member: Option<&RawValue>| member.is_some_and(|value| !matches!(value.get(), "false" | "null"));
         for (name, wanted) in [
             ("echo", self.echo == Some(true)),
             ("logprobs", wanted(self.logprobs)),
-            ("top_logprobs", wanted(self.top_logprobs)),
+            (
+                "top_logprobs",
+                wanted(self.top_logprobs) && self.top_logprobs.is_some_and(|value| value.get() != "0"),
+            ),
         ] {
             if wanted {
                 let message = format!("{name} is not supported by this simulated engine: leave it away");

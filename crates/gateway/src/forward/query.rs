@@ -3,12 +3,12 @@
 //! A body that cannot be understood is no error here: the request goes where the load is least, and the engine
 //! says what is wrong with it.
 
-use std::mem;
+use std::{mem, sync::LazyLock};
 
 use bytes::Bytes;
 use http::Method;
 use protocol::{BLOCK_TOKENS, Decision, Endpoint, RequestView, estimate_tokens};
-use routing::{PrefixKey, PrefixNeed, Query, session_key};
+use routing::{PrefixKey, PrefixNeed, Query, SessionSettings, session_key};
 
 use crate::{
     http1::request::RequestHead,
@@ -28,6 +28,9 @@ const MOST_GUESSED_TOKENS: u32 = 4096;
 /// Tokens that a body counts as which is no JSON, whatever its size: sound, pictures and files are no prompt, and an
 /// engine's work on them has nothing to do with their bytes.
 const FOREIGN_TOKENS: u32 = 16;
+
+/// The session that the decision log knows a request by, where the policy looks for none: that of `session` by default.
+static LOGGED_SESSION: LazyLock<SessionSettings> = LazyLock::new(SessionSettings::default);
 
 /// What a request's body and its session's field say.
 #[derive(Debug, Default)]
@@ -64,8 +67,13 @@ impl Meaning {
     ) -> Self {
         let policy = shared.fleet.router.policy();
         let needs = policy.needs();
+        let logged = shared.decision_log.is_some();
+        let session_headers = match needs.session_headers {
+            [] if logged => &LOGGED_SESSION.headers,
+            headers => headers,
+        };
         let mut meaning = Self {
-            session_key: needs.session_headers.iter().find_map(|name| session(name)),
+            session_key: session_headers.iter().find_map(|name| session(name)),
             blocks: mem::take(&mut scratch.blocks),
             prompt_tokens: guess_tokens(body),
             ..Self::default()
@@ -92,7 +100,6 @@ impl Meaning {
         if let Some(need) = needs.prefix {
             meaning.prefix_key = prefix_key(need, &view, &prompt, meaning.adapter.as_deref());
         }
-        let logged = shared.decision_log.is_some();
         if logged {
             let key = prefix_key(LOGGED_KEY, &view, &prompt, None);
             let model = &view.model[..view.model.floor_char_boundary(MOST_MODEL_BYTES)];
