@@ -1,6 +1,10 @@
 //! What all threads of a gateway share: settings, replicas, counters. Everything here is read without locks.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use routing::RetryBudget;
@@ -50,7 +54,7 @@ impl Shared {
     pub(crate) fn new(settings: Settings) -> Result<Self, ConfigError> {
         let fleet = Fleet::new(settings.policy.clone(), &settings.replicas)?;
         fleet.router.set_health(settings.health.clone())?;
-        fleet.router.scatter(rand::random());
+        fleet.router.scatter(RandomState::new().hash_one(0));
         let unchecked = if settings.health.wait_for_check { settings.replicas.len() } else { 0 };
         Ok(Self {
             fleet,

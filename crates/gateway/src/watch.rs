@@ -4,7 +4,13 @@
 //! by a fifth, so that several balancers do not ask in step. What a check or a reading means is decided in
 //! `routing`; here is only when to ask, and what counts as an answer.
 
-use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use protocol::EngineMetrics;
 use rand::{RngExt, SeedableRng};
@@ -86,7 +92,8 @@ async fn check(shared: Arc<Shared>, backend: Arc<Backend>) {
 }
 
 fn random(backend: &Backend) -> ChaCha8Rng {
-    ChaCha8Rng::seed_from_u64(backend.id ^ u64::from(std::process::id()) << 32)
+    // Process numbers tell nothing apart: in containers every one is the first.
+    ChaCha8Rng::seed_from_u64(RandomState::new().hash_one(backend.id))
 }
 
 fn delivers(replica: &Replica, now: Duration, within: Duration) -> bool {
