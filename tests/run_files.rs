@@ -1,5 +1,5 @@
-//! The reports of `evenload run`, key by key against the files that inference-perf 0.7.0 writes; and what is on disk when
-//! things go wrong.
+//! The reports of `evenload run`, key by key against the files that inference-perf 0.7.0 writes; and what is on disk
+//! when things go wrong.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -1,8 +1,8 @@
 //! Every configuration of inference-perf's load generation guide, as it is printed there, against a simulated engine.
 //!
-//! The guide leaves the server out, so it is added; nothing else is, where the example is a whole one. Those that last a
-//! minute run at the same time. Two are too long for every day, a sweep of eighteen minutes and 600,000 requests in a
-//! closed loop: they are shortened by flags, and run at their full length by the ignored tests.
+//! The guide leaves the server out, so it is added; nothing else is, where the example is a whole one. Those that
+//! last a minute run at the same time. Two are too long for every day, a sweep of eighteen minutes and 600,000
+//! requests in a closed loop: they are shortened by flags, and run at their full length by the ignored tests.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

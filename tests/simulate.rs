@@ -40,7 +40,8 @@ fn what_would_do_nothing_is_refused() {
     }
 }
 
-/// Two hundred prompts with one beginning in common, ten to a conversation. Policies that go by a key find it in the log.
+/// Two hundred prompts with one beginning in common, ten to a conversation. Policies that go by a key find it in the
+/// log.
 #[test]
 fn recorded_keys_decide_where_recorded_requests_go() {
     let folder = tempfile::tempdir().unwrap();

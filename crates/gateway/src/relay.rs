@@ -1,8 +1,9 @@
 //! The answer on its way to the client: bytes are passed on as they come, and looked at in passing.
 //!
-//! Promise: every byte of a body goes on in the wake-up in which it came, unchanged. When the replica breaks
-//! off, the client has received everything that came before, and then a broken stream: never the mark of a
-//! regular end. Where the end of the connection is that mark (HTTP/1.0), it is reset instead. Dropping the relay closes the replica's connection, which cancels the request there.
+//! Promise: every byte of a body goes on in the wake-up in which it came, unchanged. When the replica breaks off, the
+//! client has received everything that came before, and then a broken stream: never the mark of a regular end. Where
+//! the end of the connection is that mark (HTTP/1.0), it is reset instead. Dropping the relay closes the replica's
+//! connection, which cancels the request there.
 
 mod tap;
 

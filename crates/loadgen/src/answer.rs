@@ -1,8 +1,9 @@
 //! What the server answers: output events with their times, token counts, text, failures.
 //!
-//! All events that one read completes carry the time at which that read returned. Only events with output count
-//! as chunks; role-only, empty, usage and end events do not, unless a [`ChunkRule`] says otherwise. Text is kept only where a later turn or the caller
-//! wants it. Limits: [`TEXT_LIMIT`] bytes of text or document, [`CHUNK_LIMIT`] chunks.
+//! All events that one read completes carry the time at which that read returned. Only events with output count as
+//! chunks; role-only, empty, usage and end events do not, unless a [`ChunkRule`] says otherwise. Text is kept only
+//! where a later turn or the caller wants it. Limits: [`TEXT_LIMIT`] bytes of text or document, [`CHUNK_LIMIT`]
+//! chunks.
 
 use std::time::Duration;
 
@@ -498,7 +499,8 @@ mod tests {
     #[test]
     fn answers_without_content_are_told_apart() {
         let answer = |endpoint, content, body: &str| {
-            let mut answer = Answer::new(endpoint, content == Content::Events, None, false, false);
+            let mut answer =
+                Answer::new(endpoint, content == Content::Events, None, false, false, ChunkRule::default());
             answer.begin(ResponseHead { status: 200, content });
             answer.receive(body.as_bytes()).unwrap();
             assert_eq!(answer.finish(), Outcome::Success);
@@ -520,7 +522,7 @@ mod tests {
 
     #[test]
     fn the_bytes_of_the_body_are_counted_by_their_reads() {
-        let mut answer = Answer::new(Endpoint::Completions, false, None, false, false);
+        let mut answer = Answer::new(Endpoint::Completions, false, None, false, false, ChunkRule::default());
         answer.begin(ResponseHead { status: 200, content: Content::Json });
         for (second, bytes) in [(1, ""), (2, r#"{"choices":[{"#), (2, r#""text":"a""#), (5, "}]}")] {
             answer.set_now(Duration::from_secs(second));

@@ -47,8 +47,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// The first phase does not start before this moment; it starts on it if everything is ready by then.
     pub not_before: Option<Instant>,
-    /// What is done before each phase, while nothing is under way. Phases that are skipped because the run was stopped have
-    /// none.
+    /// What is done before each phase, while nothing is under way. Phases that are skipped because the run was
+    /// stopped have none.
     pub before_phase: Option<BeforePhase>,
     /// What is tried again.
     pub retries: Retries,

@@ -1,8 +1,9 @@
 //! The metrics pages of servers, read now and then beside a run.
 //!
-//! A thread a page reads it at an interval, and at both edges of what is watched, so that counters are known before the
-//! first request and after the last; [`Pages::read_edge`] does so between two phases. A page that does not exist is asked for once only; one that fails is asked for again.
-//! Times are those of a monotonic clock; the wall-clock time of its zero goes with them.
+//! A thread a page reads it at an interval, and at both edges of what is watched, so that counters are known before
+//! the first request and after the last; [`Pages::read_edge`] does so between two phases. A page that does not exist
+//! is asked for once only; one that fails is asked for again. Times are those of a monotonic clock; the wall-clock
+//! time of its zero goes with them.
 
 use std::{
     sync::mpsc::channel,
@@ -66,8 +67,8 @@ impl<'a> Pages<'a> {
         Self { begun: Instant::now(), begun_at: SystemTime::now(), pages }
     }
 
-    /// Reads until it is stopped, and once more then. Returns when every page has been read once, or has not answered in a
-    /// moment. `seen` is told the index of a target and what its engine says.
+    /// Reads until it is stopped, and once more then. Returns when every page has been read once, or has not answered
+    /// in a moment. `seen` is told the index of a target and what its engine says.
     pub fn watch<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,

@@ -1,8 +1,8 @@
 //! The servers under load, as the user names them.
 //!
-//! A URL may lack its scheme (`http` is meant, `https` is TLS) and may end in `/v1` or in the path of an operation; both are
-//! taken off, because the path of each request is put after the base. Any other path prefix is kept. Host names
-//! are looked up once, before the run, so that no request waits for a name server. A name that cannot be looked
+//! A URL may lack its scheme (`http` is meant, `https` is TLS) and may end in `/v1` or in the path of an operation;
+//! both are taken off, because the path of each request is put after the base. Any other path prefix is kept. Host
+//! names are looked up once, before the run, so that no request waits for a name server. A name that cannot be looked
 //! up is not an error of the run: its target fails its own requests, as a target that refuses does.
 
 use std::{

@@ -60,8 +60,8 @@ metrics! {
     ScheduleLag = "schedule_lag", Unit::Time;
     /// Wait for a concurrency slot: what the asked-for concurrency cost, not this client's fault.
     SlotWait = "slot_wait", Unit::Time;
-    /// First byte written minus the later of schedule and slot, without the time spent connecting and retrying: this client's
-    /// own lateness.
+    /// First byte written minus the later of schedule and slot, without the time spent connecting and retrying: this
+    /// client's own lateness.
     ClientLag = "client_lag", Unit::Time;
     /// Prompt length.
     InputTokens = "input_tokens", Unit::Tokens;

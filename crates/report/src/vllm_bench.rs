@@ -1,13 +1,13 @@
 //! The console block, the JSON and the file name of vLLM's serving benchmark, in two generations.
 //!
 //! [`BenchFormat::Kubeai`] is the script of January 2025 that KubeAI changed for its published comparison,
-//! [`BenchFormat::Vllm`] the `vllm bench serve` of today. The figures keep that tool's definitions: answered
-//! requests only, percentiles as NumPy's, ITL pooled over all gaps, zero where there is nothing to average. Which
-//! events count as chunks is the sender's to follow. One figure differs: an answer whose tokens all came in one event
-//! has no TPOT here; the scripts average in a zero for it.
-//! Lists have one entry a request, in the order of the plan; generated texts are not kept, theirs are empty. The steps of
-//! a ramp (`rps_change_events`) and what servers tell of speculation are not in the file.
-//! The peak of concurrent requests is looked at eight times a second, unless the sender knows it exactly.
+//! [`BenchFormat::Vllm`] the `vllm bench serve` of today. The figures keep that tool's definitions: answered requests
+//! only, percentiles as NumPy's, ITL pooled over all gaps, zero where there is nothing to average. Which events count
+//! as chunks is the sender's to follow. One figure differs: an answer whose tokens all came in one event has no TPOT
+//! here; the scripts average in a zero for it. Lists have one entry a request, in the order of the plan; generated
+//! texts are not kept, theirs are empty. The steps of a ramp (`rps_change_events`) and what servers tell of
+//! speculation are not in the file. The peak of concurrent requests is looked at eight times a second, unless the
+//! sender knows it exactly.
 //!
 //! What this side adds (lateness, in flight, verdict) stands after the block, so that whoever reads the block
 //! finds it as it was.

@@ -1,6 +1,6 @@
-//! What a pick costs: nanoseconds of CPU time by policy, number of replicas and prompt length, from the text to the open
-//! lease, hashing included; what the lease costs after that; and memory of the prefix index under a million distinct
-//! prompts.
+//! What a pick costs: nanoseconds of CPU time by policy, number of replicas and prompt length, from the text to the
+//! open lease, hashing included; what the lease costs after that; and memory of the prefix index under a million
+//! distinct prompts.
 //!
 //! `cargo bench -p routing` prints a table, `cargo bench -p routing -- POLICY` that of one policy. Each figure is the
 //! median of several runs, of the thread's own time, so that a busy machine shows as little as possible. Prompts of

@@ -49,8 +49,8 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// `virtual_nodes` points for each unit of a replica's weight, the unit being the largest that measures all weights: how many
-    /// others there are changes nothing for a replica.
+    /// `virtual_nodes` points for each unit of a replica's weight, the unit being the largest that measures all
+    /// weights: how many others there are changes nothing for a replica.
     pub(crate) fn new(replicas: &[Arc<Replica>], virtual_nodes: u32) -> Self {
         let weight = |replica: &Replica| u64::from(replica.spec.weight.max(1));
         let unit = replicas.iter().fold(0, |unit, replica| common_divisor(unit, weight(replica))).max(1);

@@ -257,7 +257,8 @@ impl Group {
         key: [0.0; LANES],
     };
 
-    /// Makes views of what was read of `count` candidates: counters, matched blocks, logarithms of slowness and weights.
+    /// Makes views of what was read of `count` candidates: counters, matched blocks, logarithms of slowness and
+    /// weights.
     #[inline]
     fn scale(&mut self, open: &[OpenCount; LANES], blocks: [u32; LANES], count: usize, scale: Scale) {
         let Scale { mean_weight, shared_slowness, .. } = scale;

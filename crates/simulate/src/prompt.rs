@@ -104,8 +104,8 @@ impl PromptHashes {
         }
     }
 
-    /// Cuts a trace's blocks, whatever their size, into those of 16 tokens: one is known by the ids that it lies in, and by where it begins in
-    /// the first of them.
+    /// Cuts a trace's blocks, whatever their size, into those of 16 tokens: one is known by the ids that it lies in,
+    /// and by where it begins in the first of them.
     fn of_trace(ids: &[u64], block_tokens: u32, tokens: u32, tail: u64) -> Self {
         let (small, size) = (BLOCK_TOKENS as u64, u64::from(block_tokens.max(1)));
         let block = |number: u64| {

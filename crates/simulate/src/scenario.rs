@@ -107,8 +107,9 @@ impl LoadedScenario {
         self.run(fleet, seed, watch)
     }
 
-    /// What a perfect cache would give: every prompt finds all that was ever sent before, wherever it goes; it goes where it
-    /// is done soonest by what is pending there and how fast the replica is; and memory never limits a batch.
+    /// What a perfect cache would give: every prompt finds all that was ever sent before, wherever it goes; it goes
+    /// where it is done soonest by what is pending there and how fast the replica is; and memory never limits a
+    /// batch.
     pub fn bound(&self, demand: &Demand, seed: u64, watch: impl FnMut(Progress)) -> Result<Trial, Error> {
         let mut fleet = self.scenario.fleet.clone();
         for profile in &mut fleet.profiles {

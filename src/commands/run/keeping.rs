@@ -1,7 +1,7 @@
 //! Takes the requests of a run: counts them, writes their lines, and shows them to the circuit breakers.
 //!
-//! A file that takes no more costs its own lines only: the run goes on, and the first thing that could not be written is
-//! kept for the end.
+//! A file that takes no more costs its own lines only: the run goes on, and the first thing that could not be written
+//! is kept for the end.
 
 use std::{fs::File, time::Duration};
 

@@ -1,4 +1,5 @@
-//! `evenload report merge`: one report of several folders that shares of the same run left, in a folder that held no run.
+//! `evenload report merge`: one report of several folders that shares of the same run left, in a folder that held no
+//! run.
 //!
 //! Every share leaves `run.json`, which says what it ran and when, and `records.jsonl`, everything it measured. The
 //! files of single requests are put together, share by share.

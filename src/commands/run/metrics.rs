@@ -76,7 +76,8 @@ pub(super) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Where the configuration names one and wants its figures. A name that leads nowhere is better said before the run.
+    /// Where the configuration names one and wants its figures. A name that leads nowhere is better said before the
+    /// run.
     pub(super) fn find(config: &Config, server: &Server) -> anyhow::Result<Option<Self>> {
         let wanted = &config.report.prometheus;
         let given = config.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref());

@@ -105,8 +105,8 @@ fn write_sessions(config: &Config, folder: &Folder, run: &Run) -> anyhow::Result
     Ok(())
 }
 
-/// The verdict: on the terminal, in `validation.json`, and on the page; and the exit status. The run has failed if nothing
-/// was answered.
+/// The verdict: on the terminal, in `validation.json`, and on the page; and the exit status. The run has failed if
+/// nothing was answered.
 pub(super) fn conclude(
     config: &Config,
     lines: &Lines,

@@ -1,8 +1,9 @@
 //! Answers at fixed times, whatever the load: an engine of known latencies, for the calibration of load generators.
 //!
 //! The first token of a request comes so long after its arrival, each further one so long after the one before. There
-//! is no batch, no queue and no memory: every request in the engine counts as running, and steps are not counted. Times are absolute, so that a late wake-up delays one token and not those
-//! after it; how late they were is in the `step_lag` of `/sim/state`.
+//! is no batch, no queue and no memory: every request in the engine counts as running, and steps are not counted.
+//! Times are absolute, so that a late wake-up delays one token and not those after it; how late they were is in the
+//! `step_lag` of `/sim/state`.
 
 use std::{
     collections::BTreeMap,

@@ -1,8 +1,9 @@
 //! One client's connection, as its driver and the request in progress share it.
 //!
 //! While a request is in progress the driver reads ahead, up to a limit: so it notices that the client has left,
-//! behind a pipelined request too. Beyond the limit it watches for the hang-up alone. The time limits of all phases are one deadline here, watched by one timer
-//! that is set again only when it fires or when a phase needs an earlier one.
+//! behind a pipelined request too. Beyond the limit it watches for the hang-up alone. The time limits of all phases
+//! are one deadline here, watched by one timer that is set again only when it fires or when a phase needs an earlier
+//! one.
 
 use std::{
     cell::{Cell, RefCell},

@@ -76,8 +76,9 @@ impl Connection {
     }
 
     /// Sends `request` and reads up to the end of the response head, or of an interim one, after which it is to be
-    /// called again. A 100 is ours: the body is there, nobody has to be told to send it. An answer that comes before the request
-    /// has gone out whole ends the sending; the connection then cannot be used again. `room` is for one read.
+    /// called again. A 100 is ours: the body is there, nobody has to be told to send it. An answer that comes before
+    /// the request has gone out whole ends the sending; the connection then cannot be used again. `room` is for one
+    /// read.
     pub(crate) fn poll_exchange(
         &mut self,
         context: &mut Context<'_>,

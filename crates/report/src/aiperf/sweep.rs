@@ -194,7 +194,8 @@ impl Sweep {
         all.into_iter().filter_map(|(tag, unit, figures)| Some((tag, unit, figures?))).collect()
     }
 
-    /// Statistics over the buckets for which `counts` holds, weighed by their time in the window, in seconds from `zero`.
+    /// Statistics over the buckets for which `counts` holds, weighed by their time in the window, in seconds from
+    /// `zero`.
     fn over(
         &self,
         (start, end): (f64, f64),

@@ -47,8 +47,8 @@ fn paths(value: &Value, path: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-/// `given` holds a line a section: its path, a colon, its keys. A `*` after a key puts a distribution below it, and `&` is
-/// a blank.
+/// `given` holds a line a section: its path, a colon, its keys. A `*` after a key puts a distribution below it, and
+/// `&` is a blank.
 fn schema(given: &str, distribution: &str) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for line in given.lines().filter(|line| !line.trim().is_empty()) {

@@ -1,8 +1,8 @@
 //! One run of several shares of the same schedule.
 //!
 //! Every share leaves a [`Manifest`], which says what it ran and when, and its records. The records are moved to one
-//! clock, that of the earliest share by the machines' own clocks, and all figures are worked out anew: percentiles are as
-//! exact as those of one process. Times between machines are as exact as their clocks.
+//! clock, that of the earliest share by the machines' own clocks, and all figures are worked out anew: percentiles
+//! are as exact as those of one process. Times between machines are as exact as their clocks.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! `*_prometheus_metrics.json` without a Prometheus server: the same figures from the servers' own metrics pages.
 //!
-//! Counters and histograms are what they grew by between the readings at the edges of a stage; quantiles are Prometheus'
-//! own, on straight lines within buckets. Series of several servers are added up, and gauges are the means of theirs. A
-//! series that no page has is `null`.
+//! Counters and histograms are what they grew by between the readings at the edges of a stage; quantiles are
+//! Prometheus' own, on straight lines within buckets. Series of several servers are added up, and gauges are the
+//! means of theirs. A series that no page has is `null`.
 
 use std::{collections::BTreeMap, time::Duration};
 

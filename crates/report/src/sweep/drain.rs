@@ -1,5 +1,5 @@
-//! inference-perf's way to find saturation: the number in flight, looked at twice a second; the rates at which it falls;
-//! a percentile of those.
+//! inference-perf's way to find saturation: the number in flight, looked at twice a second; the rates at which it
+//! falls; a percentile of those.
 
 use std::time::Duration;
 

@@ -2,12 +2,13 @@
 //!
 //! *Knee.* Probes at growing rates bracket the capacity: a probe keeps up if as many requests are answered in its
 //! second half as come in it, but for a few, and the queue does not grow through it. Anything else counts when it
-//! happens twice: a pause of this machine happens once. A probe in which a pause shows (more answers than requests in its
-//! second half, or a side that was slow while the host took its processors) says nothing and is repeated, a few times. The rate doubles until the server falls behind; what it answers
-//! while it is overloaded is an estimate of its capacity from above, and the bracket is narrowed by probes between its ends
-//! until they are 4 % apart. Two probes past it give the estimate, kept inside the bracket, and the reported spread; if
-//! the server keeps up there, the bracket was wrong, and the search goes on above. If this side cannot send a probe's
-//! requests at their times before the server falls behind, the result is client-limited: the highest rate that was held.
+//! happens twice: a pause of this machine happens once. A probe in which a pause shows (more answers than requests in
+//! its second half, or a side that was slow while the host took its processors) says nothing and is repeated, a few
+//! times. The rate doubles until the server falls behind; what it answers while it is overloaded is an estimate of
+//! its capacity from above, and the bracket is narrowed by probes between its ends until they are 4 % apart. Two
+//! probes past it give the estimate, kept inside the bracket, and the reported spread; if the server keeps up there,
+//! the bracket was wrong, and the search goes on above. If this side cannot send a probe's requests at their times
+//! before the server falls behind, the result is client-limited: the highest rate that was held.
 //!
 //! *Drain.* inference-perf's algorithm: one probe, and a percentile of the rates at which the number in flight falls.
 //!

@@ -30,8 +30,8 @@ pub struct ProbeShape {
 }
 
 impl Probe {
-    /// The figures of a probe, not judged. Answers are counted in the second half of the time in which it was sent, when
-    /// a queue, if there is one, has formed.
+    /// The figures of a probe, not judged. Answers are counted in the second half of the time in which it was sent,
+    /// when a queue, if there is one, has formed.
     pub fn measured(rate: f64, records: &[Record]) -> Self {
         let sends: Vec<Duration> = records.iter().filter_map(|record| record.sent).collect();
         let (first, last) = (
@@ -114,8 +114,8 @@ fn left_over(records: &[Record], by_chance: bool) -> (f64, f64) {
     (came - answered, (came * LEFT_OVER).max(LEFT_OVER_REQUESTS) + chance)
 }
 
-/// Whether requests sent late in the probe took much longer than those sent early: a queue that grows. An unanswered one
-/// took as long as it was waited for.
+/// Whether requests sent late in the probe took much longer than those sent early: a queue that grows. An unanswered
+/// one took as long as it was waited for.
 fn grows(records: &[Record], sent_for: Duration) -> bool {
     let first = records.iter().map(|record| record.scheduled).min().unwrap_or_default();
     let third = |from: u32| {

@@ -148,8 +148,8 @@ impl Segment {
     }
 }
 
-/// Gives back the space of a table that was much fuller. Tables have a power of two of places, seven eighths of which they
-/// use: with this one never more than three for each entry, but for small ones.
+/// Gives back the space of a table that was much fuller. Tables have a power of two of places, seven eighths of which
+/// they use: with this one never more than three for each entry, but for small ones.
 pub(crate) fn release_table<V, S: BuildHasher>(table: &mut HashMap<u64, V, S>) {
     if table.capacity() > (5 * table.len() / 2).max(64) {
         table.shrink_to(table.len());

@@ -15,7 +15,8 @@ pub fn sweep_stages(config: &Config, rate: f64, is_knee: bool) -> Vec<StagePlan>
     (0_u16..).zip(rates).map(stage).collect()
 }
 
-/// inference-perf's: from 1 to `most`, in equal steps rounded to cents, or geometrically and close together near `most`.
+/// inference-perf's: from 1 to `most`, in equal steps rounded to cents, or geometrically and close together near
+/// `most`.
 fn rates(sweep: &Sweep, most: f64) -> Vec<f64> {
     let steps = f64::from(sweep.num_stages.saturating_sub(1)).max(1.0);
     let rate = |place: u32| {

@@ -53,7 +53,8 @@ pub(crate) struct RunsFlags {
     /// Its statistic: avg, p50, p90, p95, p99, min, max.
     #[arg(long, value_name = "STATISTIC", default_value = "avg", value_parser = ["avg", "p50", "p90", "p95", "p99", "min", "max"], hide_possible_values = true, requires = "convergence_metric")]
     pub(crate) convergence_stat: String,
-    /// Stable is: ci-width, cv: below this share of the mean; distribution: above this probability [default: 0.1, 0.05, 0.05].
+    /// Stable is: ci-width, cv: below this share of the mean; distribution: above this probability [default: 0.1,
+    /// 0.05, 0.05].
     #[arg(long, value_name = "SHARE", value_parser = open_share, requires = "convergence_metric")]
     pub(crate) convergence_threshold: Option<f64>,
     /// What is compared: ci-width, the width of the confidence interval of the mean; cv, the standard deviation;
