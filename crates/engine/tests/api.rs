@@ -200,7 +200,7 @@ fn bad_requests_get_vllms_status_and_openais_shape() {
         ("echo", "true"),
         ("logprobs", "2"),
         ("logprobs", "true"),
-        ("top_logprobs", "0"),
+        ("top_logprobs", "1"),
     ] {
         for path in ["/v1/completions", "/v1/chat/completions"] {
             let body = format!(
