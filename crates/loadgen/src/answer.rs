@@ -252,7 +252,8 @@ impl Answer {
                 Count { tokens: usage.completion_tokens, source: CountSource::Usage }
             }
             _ if streamed => {
-                Count { tokens: chunks.iter().map(|chunk| chunk.tokens).sum(), source: CountSource::Chunks }
+                let tokens = chunks.iter().fold(0, |sum: u32, chunk| sum.saturating_add(chunk.tokens));
+                Count { tokens, source: CountSource::Chunks }
             }
             _ => Count { tokens: estimate_tokens(text_bytes), source: CountSource::Estimate },
         };

@@ -143,7 +143,6 @@ fn stage(kind: LoadType, stage: &Stage, path: &str) -> Checked {
         match value {
             None => require(!required, &key, || format!("required with load.type {}", kind.word())),
             Some(value) => {
-                require(!value.is_nan(), &key, || "NaN is no number to work with".to_owned())?;
                 require(value > 0.0, &key, || format!("{value} is not above 0"))?;
                 require(value >= LEAST, &key, || format!("{value} is too little: at least {LEAST}"))?;
                 require(value <= MOST, &key, || format!("{value} is too much: at most {MOST}"))

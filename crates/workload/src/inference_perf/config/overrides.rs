@@ -25,15 +25,6 @@ impl Config {
             return Err(wrong(format!("there is no such key{meant}")));
         }
         let value = read(key, text).map_err(wrong)?;
-        // JSON has no word for them: they would be gone.
-        let lines = self.to_yaml();
-        let endless = lines.lines().find_map(|line| {
-            let (key, value) = line.trim_start_matches([' ', '-']).split_once(": ")?;
-            [".inf", "-.inf", ".nan"].contains(&value).then_some((key, value))
-        });
-        if let Some((key, value)) = endless {
-            return Err(ConfigError::key(key, format!("{value} is no number to work with")));
-        }
         let mut all = serde_json::to_value(&self).map_err(|error| wrong(error.to_string()))?;
         let mut place = &mut all;
         for name in &path {

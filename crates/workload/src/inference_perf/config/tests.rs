@@ -111,10 +111,6 @@ fn flags_go_over_the_file_and_lists_replace_lists() {
         Some("7"),
         "a text stays one"
     );
-    let endless =
-        Config::from_yaml("load: {stages: [{rate: .inf, duration: 1}]}", Path::new("x.yml")).unwrap();
-    let said = endless.set("load.interval", "2").unwrap_err().to_string();
-    assert_eq!(said, "rate: .inf is no number to work with", "and not that there is none");
     for (flag, value, part) in [
         ("load.worker_max_concurency", "3", "did you mean --load.worker_max_concurrency"),
         ("load.stages", "10", "--load.stages: "),
@@ -158,8 +154,8 @@ fn stages_say_what_their_type_needs_and_nothing_else() {
         ),
         ("{type: concurrent, stages: [{num_requests: 3}]}", "load.stages[0].concurrency_level: required"),
         ("{stages: [{rate: 2e9, duration: 1}]}", "rate: 2000000000 is too much: at most 1000000000"),
-        ("{stages: [{rate: .inf, duration: 1}]}", "rate: inf is too much: at most 1000000000"),
-        ("{stages: [{rate: .nan, duration: 1}]}", "rate: NaN is no number to work with"),
+        ("{stages: [{rate: .inf, duration: 1}]}", "rate: a finite number is wanted"),
+        ("{stages: [{rate: .nan, duration: 1}]}", "rate: a finite number is wanted"),
         ("{sweep: true}", "as in `sweep: {type: linear}`"),
         (
             "{type: concurrent, stages: [{num_requests: 3, concurrency_level: 2, rate: 5}]}",
