@@ -313,6 +313,7 @@ fn todays_script_has_its_own_defaults_and_flags() {
         "--ramp-up-strategy=linear",
         "--ramp-up-start-rps=50",
         "--ramp-up-end-rps=100",
+        "--max-concurrency=50",
         "--append-result",
         "--lora-modules",
         "one",
@@ -321,6 +322,7 @@ fn todays_script_has_its_own_defaults_and_flags() {
     ];
     let text = bench(&url, &flags);
     assert!(text.contains("Will increase RPS from 50 to 100 RPS"), "{text}");
+    assert!(!text.contains("in flight on average, not 50"), "a ramp with a cap is no closed loop: {text}");
     let all: Vec<(String, Value)> = requests.try_iter().map(|request| read(&request)).collect();
     assert_eq!(all.len(), 1 + 2 + 3, "a check, two warm-ups, the run");
     let models: Vec<&Value> = all[3..].iter().map(|(_, body)| &body["model"]).collect();
@@ -336,7 +338,7 @@ fn todays_script_has_its_own_defaults_and_flags() {
     assert_eq!((&body["guided"]["choice"][0], body["prompt"].as_str().unwrap().len()), (&json!("a"), 80));
 
     let written = row(&text, "written:").to_owned();
-    assert!(written.starts_with("nightly-ramp-up-linear-50qps-100qps-m-"), "{written}");
+    assert!(written.starts_with("nightly-ramp-up-linear-50qps-100qps-concurrency50-m-"), "{written}");
     let name = format!("--result-filename={written}");
     let (url, _requests) = answers(0, &ANSWER, Duration::ZERO);
     bench(&url, &["--model=m", "--append-result", "--save-detailed", &name]);

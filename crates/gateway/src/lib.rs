@@ -9,7 +9,8 @@
 //! - bodies and end-to-end fields are forwarded as they came, to the byte; a stream is passed on as it comes;
 //! - a client that leaves cancels its request at the replica, at every stage;
 //! - a stream that breaks off looks broken to the client, never complete;
-//! - nothing is repeated that an engine may have seen, unless the operator chose so.
+//! - nothing that an engine may have seen is repeated elsewhere, unless the operator chose so, and there only where a
+//!   kept connection closed as idle ones do.
 //!
 //! It speaks TLS to clients if it has a certificate, and to replicas whose URL is `https`. It does not speak HTTP/2.
 //! Informational answers (1xx) go on to clients of HTTP/1.1, but for 100, which it gives its clients itself.

@@ -144,7 +144,7 @@ impl Sender {
                 measured: true,
                 target_rate: plan.phases.first().and_then(|phase| phase.target_rate),
                 concurrency: arguments.max_concurrency,
-                closed_loop: arguments.rate().is_none() && arguments.max_concurrency.is_some(),
+                closed_loop: plan.phases.first().is_some_and(|phase| phase.closed_loop),
             }],
             targets: self.targets.names().map(ToString::to_string).collect(),
         };
