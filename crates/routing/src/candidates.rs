@@ -10,7 +10,7 @@ use rand::Rng;
 
 use crate::{
     HealthSettings, LeastQueueSettings, Load, NoReplica, PickReason, Query, Replica, health::Availability,
-    ring::unit, snapshot::Standing,
+    prefix_index::Answer, ring::unit, snapshot::Standing,
 };
 
 /// One replica that may serve the request.
@@ -43,12 +43,14 @@ pub(crate) struct Choice {
     pub(crate) reason: PickReason,
     pub(crate) score: f64,
     pub(crate) cached_tokens: Option<u32>,
+    /// An answer counted in that.
+    pub(crate) answer: Option<Answer>,
 }
 
 impl Choice {
     /// By a policy that knows nothing of caches.
     pub(crate) fn new(index: usize, reason: PickReason, score: f64) -> Self {
-        Self { index, reason, score, cached_tokens: None }
+        Self { index, reason, score, cached_tokens: None, answer: None }
     }
 }
 

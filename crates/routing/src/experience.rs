@@ -31,6 +31,8 @@ pub(crate) struct Experience {
     faded: AtomicU64,
     /// Share of known prompts that were not in the cache.
     missed: Number,
+    /// Share of answers with which prompts that could, went on: half of them before any was seen.
+    pub(crate) answers_found: Number,
     /// When an engine last reported a queue, in seconds.
     queue_seen: Number,
     pub(crate) arrivals: Arrivals,
@@ -60,6 +62,8 @@ const MOST_FADED: u64 = 10;
 
 /// A request moves the means by this share.
 const SHARE_OF_A_REQUEST: f64 = 1.0 / 256.0;
+/// And an answer, which clients either send back or do not, the share of those that are found.
+const SHARE_OF_AN_ANSWER: f64 = 1.0 / 32.0;
 
 impl Experience {
     pub(crate) fn new() -> Self {
@@ -69,6 +73,7 @@ impl Experience {
             common_slowness: Number::new(0.0),
             faded: AtomicU64::new(0),
             missed: Number::new(0.0),
+            answers_found: Number::new(0.5),
             queue_seen: Number::new(f64::NEG_INFINITY),
             arrivals: Arrivals::new(),
             outputs: Outputs::new(),
@@ -129,6 +134,11 @@ impl Experience {
         let usual = self.missed.get();
         self.missed.approach(f64::from(u8::from(missed)), SHARE_OF_A_REQUEST);
         usual.clamp(0.02, 0.95)
+    }
+
+    /// Of an answer that may have been in a cache, such a share was.
+    pub(crate) fn answer_found(&self, share: f64) {
+        self.answers_found.approach(share.clamp(0.0, 1.0), SHARE_OF_AN_ANSWER);
     }
 
     /// An engine reported at `now`.

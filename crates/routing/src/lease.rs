@@ -14,7 +14,11 @@ use std::{
 };
 
 use crate::{
-    Coefficients, Query, Replica, coefficients::Observation, outputs::Expected, query::MOST_TOKENS,
+    Coefficients, Query, Replica,
+    coefficients::Observation,
+    outputs::Expected,
+    prefix_index::{Answer, Sent},
+    query::MOST_TOKENS,
     replica::OpenCount,
 };
 
@@ -35,9 +39,12 @@ pub struct Lease {
     output_work: u64,
     /// The whole output as last expected, and the context that goes with each token of it.
     context_of: (u64, f64),
-    /// When the replica was last sent what the history has of the prompt.
-    pub(crate) known_since: Option<Duration>,
+    /// What the history kept of the prompt.
+    pub(crate) sent: Sent,
+    block_tokens: u32,
     predicted_tokens: Option<u32>,
+    /// Of an answer counted in that, the tokens before it and its own.
+    answer: Option<[u32; 2]>,
     opened: Duration,
     progress: Progress,
 }
@@ -76,6 +83,7 @@ pub(crate) struct Opening<'a> {
     pub(crate) engine: &'a Coefficients,
     pub(crate) expected: Expected,
     pub(crate) cached_tokens: Option<u32>,
+    pub(crate) answer: Option<Answer>,
     pub(crate) probe: bool,
     pub(crate) now: Duration,
 }
@@ -145,7 +153,8 @@ fn nanoseconds(seconds: f64) -> u64 {
 
 impl Lease {
     pub(crate) fn open(replica: Arc<Replica>, opening: Opening<'_>) -> Self {
-        let Opening { query, engine, expected, cached_tokens, probe, now } = opening;
+        let Opening { query, engine, expected, cached_tokens, answer, probe, now } = opening;
+        let block_tokens = query.block_tokens.max(1);
         let experience = &replica.experience;
         let load = &replica.load;
         let prompt_tokens = query.prompt_tokens.min(MOST_TOKENS);
@@ -175,8 +184,11 @@ impl Lease {
             prefill_work: nanoseconds(prefill_s),
             output_work: nanoseconds(output_s),
             context_of: (0, 0.0),
-            known_since: None,
+            sent: Sent::default(),
+            block_tokens,
             predicted_tokens: cached_tokens,
+            answer: answer
+                .map(|one| [one.after, one.blocks].map(|blocks| blocks.saturating_mul(block_tokens))),
             opened: now,
             progress,
             replica,
@@ -251,10 +263,16 @@ impl Lease {
         prediction.missing_tokens.fetch_add(missing.into(), Relaxed);
         prediction.surprising_tokens.fetch_add(cached_tokens.saturating_sub(expected).into(), Relaxed);
         self.computed(self.prompt_tokens.saturating_sub(cached_tokens));
-        if let Some(since) = self.known_since.take()
+        let sent = self.answer.map_or(expected, |[before, _]| before);
+        if let Some([before, answer]) = self.answer
+            && cached_tokens >= before
+        {
+            self.replica.experience.answer_found(f64::from(cached_tokens - before) / f64::from(answer));
+        }
+        if let Some(since) = self.sent.known_since.take()
             && since + GRACE <= self.opened
         {
-            self.replica.judge_history(cached_tokens < expected / 4, self.opened);
+            self.replica.judge_history(cached_tokens < sent / 4, self.opened);
         }
     }
 
@@ -325,6 +343,14 @@ impl Lease {
         self.replica.experience.compare(&load.slowness, ratio, tokens);
     }
 
+    /// What came of the answer is in the replica's cache, whoever it came to.
+    fn keep_answer(&self) {
+        let Some(end) = self.sent.end.filter(|_| self.progress.produced > 0) else { return };
+        // It fills up the block that the prompt began.
+        let blocks = (self.prompt_tokens % self.block_tokens + self.progress.produced) / self.block_tokens;
+        self.replica.experience.index.answered(&self.replica.history, end, blocks);
+    }
+
     /// Prompt tokens of a request at the replica, on average.
     fn mean_prompt(&self) -> f64 {
         let load = &self.replica.load;
@@ -335,6 +361,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.learn_decode();
+        self.keep_answer();
         let load = &self.replica.load;
         let share = &mut self.share;
         load.open.remove(OpenCount { requests: 1, waiting: self.waiting.into() });

@@ -33,6 +33,8 @@
 //!   affinity; where some have room it can, and to wait for a fast replica that is full is worth less than it seems.
 //! - **History**, not the engine's cache: what was sent to a replica counts as held, for twice its cache. An
 //!   exact view forgets where a conversation lived as soon as it is evicted, and scatters it.
+//! - **Answers** that were sent are in the engine's cache too, but a balancer knows their lengths alone. A prompt that
+//!   goes on where one ended is expected to go on with its answer, as often as such prompts were seen to.
 //! - **Events**: where an engine says what its cache holds, that counts, and the history where it says nothing.
 //! - **Common prefixes**: a block that is followed by as many different blocks as there are replicas, and by more
 //!   than one replica's share of all conversations, counts as held by all; `m_all` is what all hold. A preamble that
@@ -61,6 +63,7 @@ use crate::{
     candidates::{Candidates, Choice},
     experience::Experience,
     outputs::Expected,
+    prefix_index::Answer,
     reported::Others,
     ring::{best_suited, unit},
     views::{Scale, Totals, View, Views},
@@ -223,7 +226,7 @@ impl Weighing<'_> {
         let Self { settings, experience, engine, .. } = *self;
         let prompt = self.query.prompt_tokens;
         let output = experience.outputs.left(self.expected, 0);
-        let mut views = self.views(candidates);
+        let (mut views, answers) = self.views(candidates);
         let all = views.totals();
         let mean_requests = all.requests / views.count() as f64;
         let coming = experience.arrivals.coming(mean_requests, views.count(), self.now, take);
@@ -264,7 +267,9 @@ impl Weighing<'_> {
             () if f64::from(cached) > all.least_cached => PickReason::Prefix,
             () => PickReason::LeastCost,
         };
-        Choice { index, reason, score: lowest.into(), cached_tokens: Some(cached as u32) }
+        let slot = candidates.standing(&candidates.list[index]).slot;
+        let answer = answers.into_iter().find(|answer| answer.slot == slot);
+        Choice { index, reason, score: lowest.into(), cached_tokens: Some(cached as u32), answer }
     }
 
     /// Requests of the usual length that an engine works on at a time.
@@ -284,11 +289,13 @@ impl Weighing<'_> {
         Bounds { work, work_slack, requests, request_slack }
     }
 
-    fn views(&self, candidates: &Candidates<'_>) -> Views {
+    /// The candidates, and the answers that are counted in what they hold.
+    fn views(&self, candidates: &Candidates<'_>) -> (Views, Vec<Answer>) {
         let Self { settings, experience, query, .. } = *self;
         let widely = settings.common_followers.unwrap_or_else(|| self.common_followers());
         let mut matches = experience.index.matches(query.blocks, self.slots, widely);
         experience.caches.correct(query.blocks, &mut matches.blocks);
+        matches.expect_answers(experience.answers_found.get());
         let scale = Scale {
             mean_weight: (candidates.total_weight / candidates.list.len() as f64) as f32,
             shared_slowness: experience.shared_slowness() as f32,
@@ -300,7 +307,7 @@ impl Weighing<'_> {
         if settings.balancers > 1 || experience.has_queues(self.now, settings.stale_after) {
             self.listen(candidates, &mut views);
         }
-        views
+        (views, matches.answers)
     }
 
     /// Takes in what engines report: requests of other balancers, and queues.

@@ -6,6 +6,9 @@
 //! of a conversation do. Each segment knows which replicas hold how many of its blocks. One walk from segment to
 //! segment therefore finds the matched length on every replica at once, in a few steps however long the prompt is.
 //!
+//! An answer is known by its length alone. A prompt that goes on where one ended that was answered is taken to go on
+//! with that answer, which the replica then holds too; how often that is so is learned.
+//!
 //! For each replica the history is a least-recently-used set of prompts, limited in blocks and in bytes. A prompt
 //! renews every segment it passes, so beginnings outlive endings, as in the engines. A segment's memory is
 //! charged in full to each replica that holds it, so the histories together never need more than their limits.
@@ -29,8 +32,8 @@ use parking_lot::RwLock;
 
 pub(crate) use history::{History, Limits};
 use history::{HistoryState, RECORD_BYTES, RECORD_TIME, Record};
-pub(crate) use segment::release_table;
-use segment::{Holder, Place, Segment, Visit, common_length};
+use segment::{Holder, Segment, Visit, common_length};
+pub(crate) use segment::{Place, release_table};
 
 const SHARDS: usize = 64;
 
@@ -69,8 +72,40 @@ impl Hasher for Identity {
 pub(crate) struct Matches {
     /// By slot; may be less than `common`.
     pub(crate) blocks: Vec<u32>,
+    /// Of replicas that answered a prompt which this one goes on from.
+    pub(crate) answers: Vec<Answer>,
     /// Length of the part that is used so widely that every replica counts as holding it.
     pub(crate) common: u32,
+}
+
+/// An answer that a replica may hold beyond the prompt that it got.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) slot: u32,
+    /// Matched blocks before it.
+    pub(crate) after: u32,
+    /// No more than the prompt has.
+    pub(crate) blocks: u32,
+}
+
+/// What was kept of a prompt on its way to a replica.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sent {
+    /// When the replica was last sent the end of the part that it held.
+    pub(crate) known_since: Option<Duration>,
+    /// Where the prompt ends.
+    pub(crate) end: Option<Place>,
+}
+
+impl Matches {
+    /// Adds such a share of the answers that come right after what is matched; the others are none that would be found.
+    pub(crate) fn expect_answers(&mut self, share: f64) {
+        let Self { blocks, answers, common } = self;
+        answers.retain(|answer| blocks[answer.slot as usize] == answer.after && *common <= answer.after);
+        for answer in answers {
+            blocks[answer.slot as usize] += (share * f64::from(answer.blocks)).round() as u32;
+        }
+    }
 }
 
 impl PrefixIndex {
@@ -105,7 +140,8 @@ impl PrefixIndex {
     /// How much of a prompt each of `slots` replicas was sent before. A block that `widely` different ones
     /// follow counts as held by all.
     pub(crate) fn matches(&self, blocks: &[u64], slots: usize, widely: u32) -> Matches {
-        let mut matches = Matches { blocks: vec![0; slots], common: 0 };
+        let mut matches = Matches { blocks: vec![0; slots], answers: Vec::new(), common: 0 };
+        let whole = blocks.len() as u32;
         let mut at = 0;
         while let Some(key) = blocks.get(at) {
             let shard = self.shard(*key).read();
@@ -119,8 +155,12 @@ impl PrefixIndex {
             // Who holds what all hold is of no interest.
             if matches.common < start + common {
                 for holder in &segment.holders {
-                    if let Some(matched) = matches.blocks.get_mut(holder.slot as usize) {
-                        *matched = (*matched).max(start + holder.blocks.min(common));
+                    let Some(matched) = matches.blocks.get_mut(holder.slot as usize) else { continue };
+                    *matched = (*matched).max(start + holder.blocks.min(common));
+                    let (after, answer) = (start + holder.blocks, holder.answer.load(Relaxed));
+                    if answer > 0 && holder.blocks <= common && after < whole {
+                        let blocks = answer.min(whole - after);
+                        matches.answers.push(Answer { slot: holder.slot, after, blocks });
                     }
                 }
             }
@@ -129,18 +169,11 @@ impl PrefixIndex {
         matches
     }
 
-    /// Keeps that the replica was sent this prompt at `now`. Returns when it was last sent the end of the part that it
-    /// held.
-    pub(crate) fn insert(
-        &self,
-        history: &History,
-        blocks: &[u64],
-        limits: Limits,
-        now: Duration,
-    ) -> Option<Duration> {
+    /// Keeps that the replica was sent this prompt at `now`.
+    pub(crate) fn insert(&self, history: &History, blocks: &[u64], limits: Limits, now: Duration) -> Sent {
         let mut state = history.state.lock();
         if state.closed || blocks.is_empty() {
-            return None;
+            return Sent::default();
         }
         if state.stamp == u32::MAX {
             self.forget(history.slot, &mut state, |_| true);
@@ -180,7 +213,16 @@ impl PrefixIndex {
             self.resized(0, RECORD_BYTES);
         }
         self.make_room(history.slot, &mut state, limits);
-        known_since.map(|since| RECORD_TIME * since)
+        Sent { known_since: known_since.map(|since| RECORD_TIME * since), end }
+    }
+
+    /// A prompt that the replica was sent was answered with so many blocks.
+    pub(crate) fn answered(&self, history: &History, end: Place, blocks: u32) {
+        let shard = self.shard(end.key).read();
+        let answer = shard.get(&end.key).and_then(|segment| segment.answer(history.slot, end.offset));
+        if let Some(answer) = answer {
+            answer.store(blocks, Relaxed);
+        }
     }
 
     /// Goes on with a segment that ends at `place`, if nothing leaves it there by now. Whether that was so.

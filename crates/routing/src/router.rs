@@ -24,7 +24,7 @@ use crate::{
     experience::Experience,
     health::Rules,
     lease::Opening,
-    prefix_index::{History, Limits},
+    prefix_index::{History, Limits, Sent},
     snapshot::{Call, Snapshot},
 };
 
@@ -224,8 +224,7 @@ impl Router {
             }
             let mut lease = open(&standing.replica, candidate.probe, &choice, call);
             if let PolicySettings::PrefixAware(settings) = &*snapshot.policy {
-                lease.known_since =
-                    self.remember(settings, &standing.replica, snapshot.replicas.len(), query, now);
+                lease.sent = self.remember(settings, &standing.replica, snapshot.replicas.len(), query, now);
             }
             let Choice { reason, score, cached_tokens, .. } = choice;
             return Ok(Pick { lease, reason, score, cached_tokens });
@@ -240,7 +239,7 @@ impl Router {
         replicas: usize,
         query: &Query<'_>,
         now: Duration,
-    ) -> Option<Duration> {
+    ) -> Sent {
         let cache_tokens = replica.cache_tokens().unwrap_or(settings.engine.cache_tokens);
         let cache_blocks = cache_tokens as f64 / f64::from(query.block_tokens.max(1));
         let limits = Limits {
@@ -264,6 +263,7 @@ fn open(replica: &Arc<Replica>, probe: bool, choice: &Choice, call: Call<'_>) ->
         engine: &engine,
         expected: call.expected,
         cached_tokens: choice.cached_tokens,
+        answer: choice.answer,
         probe,
         now: call.now,
     };

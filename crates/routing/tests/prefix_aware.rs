@@ -391,3 +391,52 @@ fn other_policies_keep_what_was_learned() {
     pool.set_policy("prefix_aware".parse().unwrap()).unwrap();
     assert_eq!(name(&pick(&pool, &blocks, &mut random)), home);
 }
+
+/// A conversation of two turns: the first is answered with `produced` tokens, of which `found` are in the cache when
+/// the second goes on with `answer` blocks. Returns what was expected to be cached then.
+fn second_turn(pool: &Router, id: u64, produced: u32, answer: u64, found: u32, random: &mut ChaCha8Rng) -> u32 {
+    let mut first = pick(pool, &prompt(id, 0, 10), random).lease;
+    first.produced(1, NOW);
+    first.produced(produced - 1, NOW + seconds(1));
+    first.settle(Outcome::Answered, NOW + seconds(1));
+    let mut second = pick(pool, &prompt(id, 0, 10 + answer + 2), random);
+    second.lease.observed_cached(160 + found);
+    second.cached_tokens.unwrap()
+}
+
+#[test]
+fn answers_that_are_sent_back_are_expected_in_the_cache() {
+    let pool = router("prefix_aware", numbered(4));
+    let mut random = generator(1);
+    let first = second_turn(&pool, 0, 80, 5, 80, &mut random);
+    assert_eq!(first, 160 + 48, "half of five blocks, before any was seen");
+    let later: Vec<u32> = (1..200).map(|id| second_turn(&pool, id, 80, 5, 80, &mut random)).collect();
+    assert!(later.is_sorted());
+    assert_eq!(later.last(), Some(&(160 + 80)));
+    let short = second_turn(&pool, 1000, 80, 1, 48, &mut random);
+    assert_eq!(short, 160 + 48, "no more than the prompt has");
+}
+
+#[test]
+fn answers_that_are_not_sent_back_are_not_expected() {
+    let pool = router("prefix_aware", numbered(4));
+    let mut random = generator(1);
+    let expected: Vec<u32> = (0..200).map(|id| second_turn(&pool, id, 80, 5, 0, &mut random)).collect();
+    assert_eq!(expected.last(), Some(&160));
+}
+
+#[test]
+fn long_answers_that_are_not_sent_back_say_nothing_about_the_prompts_before_them() {
+    let pool = router("prefix_aware", numbered(1));
+    let mut random = generator(1);
+    let replicas = pool.replicas();
+    pick(&pool, &prompt(1000, 0, 30), &mut random);
+    for id in 0..20 {
+        let mut first = pick(&pool, &prompt(id, 0, 2), &mut random).lease;
+        first.produced(4000, NOW);
+        first.settle(Outcome::Answered, NOW + seconds(1));
+        let mut second = pool.pick(&query(&prompt(id, 0, 300)), NOW + seconds(60), &mut random).unwrap().lease;
+        second.observed_cached(32);
+    }
+    assert_eq!(replicas[0].history_blocks(), 30 + 20 * 300, "the engine is not taken for restarted");
+}

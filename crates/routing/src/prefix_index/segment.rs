@@ -24,7 +24,7 @@ pub(super) struct Segment {
 
 /// After so many blocks of the segment with this first hash.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     pub(super) key: u64,
     pub(super) offset: u32,
 }
@@ -39,6 +39,8 @@ pub(super) struct Holder {
     /// The replica's count of prompts when one last went this far, and when that was.
     pub(super) stamp: AtomicU32,
     time: AtomicU32,
+    /// Blocks of the answer to a prompt that ended here.
+    pub(super) answer: AtomicU32,
 }
 
 /// A prompt on its way to a replica.
@@ -106,9 +108,15 @@ impl Segment {
     pub(super) fn renew(&mut self, Visit { slot, stamp, time }: Visit, blocks: u32) {
         let first = self.first(slot);
         let replaced = self.own(slot).take_while(|holder| holder.blocks <= blocks).count();
-        let holder = Holder { slot, blocks, stamp: stamp.into(), time: time.into() };
+        let answer = self.answer(slot, blocks).map_or(0, |answer| answer.load(Relaxed));
+        let holder = Holder { slot, blocks, stamp: stamp.into(), time: time.into(), answer: answer.into() };
         self.holders.splice(first..first + replaced, [holder]);
         release(&mut self.holders);
+    }
+
+    /// What is kept of the answer to a prompt that a replica got, if it ended after `blocks` blocks.
+    pub(super) fn answer(&self, slot: u32, blocks: u32) -> Option<&AtomicU32> {
+        self.own(slot).find(|holder| holder.blocks == blocks).map(|holder| &holder.answer)
     }
 
     /// It ends after `offset` blocks, and nothing leaves it there.

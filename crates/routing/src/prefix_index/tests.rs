@@ -48,6 +48,35 @@ fn one_walk_finds_the_length_on_every_replica() {
 }
 
 #[test]
+fn a_prompt_that_goes_on_where_one_was_answered_goes_on_with_the_answer() {
+    let index = PrefixIndex::new();
+    let (a, b) = (History::new(0), History::new(1));
+    let end = index.insert(&a, &prompt("turn"), WIDE, NOW).end.expect("it has an end");
+    let expected = |text: &str, share| {
+        let mut matches = index.matches(&prompt(text), 2, 3);
+        matches.expect_answers(share);
+        matches.blocks
+    };
+    assert_eq!(expected("turn+answer", 1.0), [4, 0], "not answered yet");
+    index.answered(&a, end, 4);
+    assert_eq!(expected("turn+answer", 1.0), [8, 0]);
+    assert_eq!(expected("turn+answer", 0.5), [6, 0]);
+    assert_eq!(expected("turn+a", 1.0), [6, 0], "no more than the prompt has");
+    assert_eq!(expected("turn", 1.0), [4, 0], "nothing goes on");
+    assert_eq!(expected("tur+answer", 1.0), [3, 0], "it left before the end");
+    index.insert(&b, &prompt("turn+answer"), WIDE, NOW);
+    assert_eq!(expected("turn+answer, more", 1.0), [8, 11], "who was sent more of it changes nothing");
+    index.insert(&a, &prompt("turn"), WIDE, NOW);
+    assert_eq!(expected("turn+answer", 1.0), [8, 11], "sent again, and not answered yet");
+    index.insert(&a, &prompt("turn+answer"), WIDE, NOW);
+    assert_eq!(expected("turn+answer, more", 1.0), [11, 11], "what was sent needs no guess");
+    index.answered(&History::new(1), end, 4);
+    index.close(&a);
+    index.answered(&a, end, 4);
+    assert_eq!(expected("turn+answer", 1.0), [0, 11]);
+}
+
+#[test]
 fn a_prefix_that_many_follow_is_common() {
     let index = PrefixIndex::new();
     let a = History::new(0);
@@ -124,8 +153,9 @@ fn what_is_old_can_be_forgotten() {
     index.insert(&a, &prompt("middle"), WIDE, second(20));
     index.insert(&b, &prompt("middle"), WIDE, second(20));
     index.insert(&a, &prompt("new"), WIDE, second(30));
-    assert_eq!(index.insert(&b, &prompt("fresh"), WIDE, second(30)), None);
-    assert_eq!(index.insert(&a, &prompt("middleish"), WIDE, second(40)), Some(second(20)));
+    assert_eq!(index.insert(&b, &prompt("fresh"), WIDE, second(30)).known_since, None);
+    let sent = index.insert(&a, &prompt("middleish"), WIDE, second(40));
+    assert_eq!(sent.known_since, Some(second(20)));
     index.forget_before(&a, second(30));
     assert_eq!(matched(&index, "old").0[0], 0);
     assert_eq!(matched(&index, "middleish").0, [9, 6], "renewed since; and others never lost it");
@@ -222,8 +252,8 @@ fn a_prefix_in_steady_use_is_renewed_among_readers() {
     let (own_index, own_history) = (Arc::clone(&index), Arc::clone(&history));
     let later = NOW + Duration::from_secs(5);
     thread::spawn(move || done.send(own_index.insert(&own_history, &prompt("preamble"), WIDE, later)));
-    let since = wait.recv_timeout(Duration::from_secs(60)).expect("it waits for the readers");
-    assert_eq!(since, Some(NOW), "when it was sent before");
+    let sent = wait.recv_timeout(Duration::from_secs(60)).expect("it waits for the readers");
+    assert_eq!(sent.known_since, Some(NOW), "when it was sent before");
     drop(reading);
     index.insert(&history, &prompt("z"), Limits { blocks: 9, ..WIDE }, later);
     assert_eq!(matched(&index, "preamble").0[0], 8, "`other` has become the oldest");
