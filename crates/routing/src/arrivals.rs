@@ -7,7 +7,7 @@
 //! number of late, which is what keeps an overload from being foreseen for ever:
 //!
 //! ```text
-//! coming = min(usual, rate T / R) - n     of each of R replicas, at least 0
+//! coming = min(usual, rate T / R) - n     of each of R replicas, at least 0; N balancers bring N times as many
 //! ```
 //!
 //! The rate is that of the last `T / 8`, the usual number that of the last `4 T`, both with fading memory; `T` is the
@@ -50,9 +50,9 @@ impl Arrivals {
         (self.rate.get() * (-stays / RATE_MEMORY).exp(), requests + (usual - requests) * kept)
     }
 
-    /// How many more requests each of the replicas will have before long than the `requests` it has on average; `take`
-    /// says that one comes now.
-    pub(crate) fn coming(&self, requests: f64, replicas: usize, now: Duration, take: bool) -> f64 {
+    /// How many more requests each of the `replicas` (for each balancer, where the requests of several are counted) will
+    /// have before long than the `requests` it has on average; `take` says that one comes now.
+    pub(crate) fn coming(&self, requests: f64, replicas: f64, now: Duration, take: bool) -> f64 {
         let stay = self.stay.get();
         if stay == 0.0 {
             return 0.0;
@@ -65,7 +65,7 @@ impl Arrivals {
             self.usual.set(usual);
             self.last.set(now);
         }
-        (usual.min(rate * stay / replicas as f64) - requests).max(0.0)
+        (usual.min(rate * stay / replicas) - requests).max(0.0)
     }
 
     /// A request was answered after this time.
@@ -87,16 +87,16 @@ mod tests {
         let in_flight = |at: f64| rate * (at - begin).min(stay) / 4.0;
         for request in 0..count {
             let at = begin + f64::from(request) / rate;
-            arrivals.coming(in_flight(at), 4, Duration::from_secs_f64(at), true);
+            arrivals.coming(in_flight(at), 4.0, Duration::from_secs_f64(at), true);
             arrivals.answered(Duration::from_secs_f64(stay));
         }
-        arrivals.coming(in_flight(end), 4, Duration::from_secs_f64(end), false)
+        arrivals.coming(in_flight(end), 4.0, Duration::from_secs_f64(end), false)
     }
 
     #[test]
     fn nothing_is_coming_before_anything_is_known_and_while_load_is_steady() {
         let arrivals = Arrivals::new();
-        assert_eq!(arrivals.coming(3.0, 4, Duration::from_secs(9), true), 0.0);
+        assert_eq!(arrivals.coming(3.0, 4.0, Duration::from_secs(9), true), 0.0);
         let coming = flow(&arrivals, 40.0, 8.0, 10.0, 200.0);
         assert!(coming < 4.0, "{coming} on top of 80");
     }
@@ -105,11 +105,11 @@ mod tests {
     fn load_that_comes_back_is_foreseen_and_load_that_ends_is_not() {
         let arrivals = Arrivals::new();
         flow(&arrivals, 40.0, 8.0, 0.0, 200.0);
-        let ended = arrivals.coming(10.0, 4, Duration::from_secs(207), false);
+        let ended = arrivals.coming(10.0, 4.0, Duration::from_secs(207), false);
         assert!(ended < 1.0, "{ended}");
         let coming = flow(&arrivals, 40.0, 8.0, 210.0, 211.0);
         assert!((20.0..70.0).contains(&coming), "{coming} of the 70 that are missing");
-        let later = arrivals.coming(0.0, 4, Duration::from_secs(500), false);
+        let later = arrivals.coming(0.0, 4.0, Duration::from_secs(500), false);
         assert!(later < 1.0, "{later}");
     }
 

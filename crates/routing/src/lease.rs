@@ -93,6 +93,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Fewest tokens that say something about the speed of a replica.
 const TELLING_TOKENS: u32 = 8;
 
+/// In nanoseconds, 52 days: the work of all requests together stays a number.
+const MOST_WORK: u64 = 1 << 52;
+
 /// How a request ended, as far as its replica is concerned.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Outcome {
@@ -213,7 +216,11 @@ impl Lease {
         change(&load.waiting_tokens, &mut share.waiting_tokens, uncached);
         change(&load.output_tokens, &mut share.output_tokens, left);
         change(&load.context_tokens, &mut share.context_tokens, context);
-        change(&load.outstanding, &mut share.outstanding, prefill + left * self.output_work);
+        change(
+            &load.outstanding,
+            &mut share.outstanding,
+            prefill.saturating_add(left.saturating_mul(self.output_work)).min(MOST_WORK),
+        );
     }
 
     /// The replica that serves the request.

@@ -92,6 +92,16 @@ pub struct Cost {
     pub allowed: bool,
 }
 
+/// The candidates as they stand.
+#[derive(Debug)]
+struct Surveyed {
+    views: Views,
+    /// Those that are counted in what the candidates hold.
+    answers: Vec<Answer>,
+    /// How many balancers' requests are counted.
+    balancers: u32,
+}
+
 /// What a policy run needs besides the candidates.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weighing<'a> {
@@ -226,10 +236,12 @@ impl Weighing<'_> {
         let Self { settings, experience, engine, .. } = *self;
         let prompt = self.query.prompt_tokens;
         let output = experience.outputs.left(self.expected, 0);
-        let (mut views, answers) = self.views(candidates);
+        let Surveyed { mut views, answers, balancers } = self.survey(candidates);
         let all = views.totals();
         let mean_requests = all.requests / views.count() as f64;
-        let coming = experience.arrivals.coming(mean_requests, views.count(), self.now, take);
+        // A balancer whose requests are counted brings as many more as this one.
+        let replicas = views.count() as f64 / f64::from(balancers);
+        let coming = experience.arrivals.coming(mean_requests, replicas, self.now, take);
         let prices = Prices::of(engine, settings, [prompt, output], coming);
         let unknown = f64::from(prompt) - all.least_cached;
         let bounds = self.bounds(&all, work(engine, prompt, unknown as u32, output, self.together()));
@@ -289,8 +301,7 @@ impl Weighing<'_> {
         Bounds { work, work_slack, requests, request_slack }
     }
 
-    /// The candidates, and the answers that are counted in what they hold.
-    fn views(&self, candidates: &Candidates<'_>) -> (Views, Vec<Answer>) {
+    fn survey(&self, candidates: &Candidates<'_>) -> Surveyed {
         let Self { settings, experience, query, .. } = *self;
         let widely = settings.common_followers.unwrap_or_else(|| self.common_followers());
         let mut matches = experience.index.matches(query.blocks, self.slots, widely);
@@ -304,14 +315,16 @@ impl Weighing<'_> {
             prompt_tokens: query.prompt_tokens,
         };
         let mut views = Views::read(candidates, &matches, scale);
+        let mut balancers = 1;
         if settings.balancers > 1 || experience.has_queues(self.now, settings.stale_after) {
-            self.listen(candidates, &mut views);
+            balancers = self.listen(candidates, &mut views);
         }
-        (views, matches.answers)
+        Surveyed { views, answers: matches.answers, balancers }
     }
 
-    /// Takes in what engines report: requests of other balancers, and queues.
-    fn listen(&self, candidates: &Candidates<'_>, views: &mut Views) {
+    /// Takes in what engines report: requests of other balancers, and queues. Returns how many balancers' requests are
+    /// counted now.
+    fn listen(&self, candidates: &Candidates<'_>, views: &mut Views) -> u32 {
         let reports: Vec<Option<(EngineReport, Others)>> = candidates
             .list
             .iter()
@@ -319,9 +332,13 @@ impl Weighing<'_> {
                 candidates.standing(one).replica.reported.with_others(self.now, self.settings.stale_after)
             })
             .collect();
+        let mut balancers = 1;
         if self.settings.balancers > 1 {
             match reports.iter().map(|heard| Some(heard.as_ref()?.1)).collect::<Option<Vec<Others>>>() {
-                Some(others) => views.join(&others),
+                Some(others) => {
+                    views.join(&others);
+                    balancers = self.settings.balancers;
+                }
                 None => views.approach(|mean| self.trust(mean)),
             }
         }
@@ -332,6 +349,7 @@ impl Weighing<'_> {
         for (place, _) in queues().filter(|(_, report)| report.has_queue()) {
             views.raise_wait(place, factor);
         }
+        balancers
     }
 
     /// From how many followers on a prefix counts as held by all.

@@ -394,7 +394,14 @@ fn other_policies_keep_what_was_learned() {
 
 /// A conversation of two turns: the first is answered with `produced` tokens, of which `found` are in the cache when
 /// the second goes on with `answer` blocks. Returns what was expected to be cached then.
-fn second_turn(pool: &Router, id: u64, produced: u32, answer: u64, found: u32, random: &mut ChaCha8Rng) -> u32 {
+fn second_turn(
+    pool: &Router,
+    id: u64,
+    produced: u32,
+    answer: u64,
+    found: u32,
+    random: &mut ChaCha8Rng,
+) -> u32 {
     let mut first = pick(pool, &prompt(id, 0, 10), random).lease;
     first.produced(1, NOW);
     first.produced(produced - 1, NOW + seconds(1));
@@ -435,7 +442,8 @@ fn long_answers_that_are_not_sent_back_say_nothing_about_the_prompts_before_them
         let mut first = pick(&pool, &prompt(id, 0, 2), &mut random).lease;
         first.produced(4000, NOW);
         first.settle(Outcome::Answered, NOW + seconds(1));
-        let mut second = pool.pick(&query(&prompt(id, 0, 300)), NOW + seconds(60), &mut random).unwrap().lease;
+        let mut second =
+            pool.pick(&query(&prompt(id, 0, 300)), NOW + seconds(60), &mut random).unwrap().lease;
         second.observed_cached(32);
     }
     assert_eq!(replicas[0].history_blocks(), 30 + 20 * 300, "the engine is not taken for restarted");
