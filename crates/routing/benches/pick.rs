@@ -14,7 +14,7 @@ use std::{collections::VecDeque, hint::black_box, time::Duration};
 use mimalloc::MiMalloc;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use routing::{Lease, PolicyName, Query, ReplicaSpec, Router, prefix_key};
+use routing::{Lease, Outcome, PolicyName, Query, ReplicaSpec, Router, prefix_key};
 use rustix::time::{ClockId, clock_gettime};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -79,8 +79,13 @@ fn measure(policy: PolicyName, replicas: usize, kib: usize, picks: usize) -> [f6
         let picked = cpu_time();
         leases.iter_mut().for_each(|lease| lease.produced(1, now((batch + 1) * replicas)));
         held.push_back(leases);
-        if held.len() > HELD {
-            black_box(held.pop_front());
+        if held.len() > HELD
+            && let Some(ended) = held.pop_front()
+        {
+            for mut lease in ended {
+                lease.produced(99, now((batch + 1) * replicas));
+                lease.settle(Outcome::Answered, now((batch + 1) * replicas));
+            }
         }
         in_picks += picked - start;
         in_leases += cpu_time() - picked;
