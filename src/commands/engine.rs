@@ -67,7 +67,8 @@ pub(crate) struct Arguments {
     /// publishers]
     #[arg(long, value_name = "PORT", requires = "kv_events_port")]
     kv_events_replay_port: Option<u16>,
-    /// Whose messages they are like.
+    /// Whose messages they are like: vllm, vllm-digests (with VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES=0), vllm-arrays (before
+    /// the summer of 2026) or sglang.
     #[arg(long, value_name = "FORMAT", requires = "kv_events_port", default_value = "vllm", value_parser = format)]
     kv_events_format: EventFormat,
     #[command(flatten)]
