@@ -1,4 +1,4 @@
-//! Requests for text and for embeddings: what they ask for, what is wrong with them, and their way in.
+//! Requests to generate: what is asked of the engine for them, what is wrong with them, and what is answered.
 
 use std::rc::Rc;
 
