@@ -77,13 +77,13 @@ def engine_to_libzmq(context: zmq.Context, wire: str) -> None:
         time.sleep(0.5)
         get(base + "/v1/completions", {"prompt": "0123456789abcdef" * 16, "max_tokens": 20})
         _, number, payload = subscriber.recv_multipart()
-        stored, _, _, batch_type = structs(maps=wire == "vllm")
+        stored, _, _, batch_type = structs(maps=wire in ("vllm", "vllm-digests"))
         batch = msgspec.msgpack.decode(payload, type=batch_type)
         event = batch.events[0]
         assert int.from_bytes(number, "big") == 0 and isinstance(event, stored), batch
         assert len(event.block_hashes) == 4 and event.parent_block_hash is None and event.block_size == 16, event
         assert event.token_ids[:4] == [int.from_bytes(word, "little") for word in (b"0123", b"4567", b"89ab", b"cdef")]
-        kind = int if wire == "sglang" else bytes
+        kind = bytes if wire == "vllm-digests" else int
         assert all(isinstance(block, kind) for block in event.block_hashes), event
         dealer = context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.RCVTIMEO, 5000)
@@ -214,7 +214,7 @@ def libzmq_to_balancer(context: zmq.Context, name: str, maps: bool, batch_maps: 
 def main() -> None:
     print(f"pyzmq {zmq.__version__}, libzmq {zmq.zmq_version()}, msgspec {msgspec.__version__}")
     context = zmq.Context()
-    for wire in ("vllm", "vllm-arrays", "sglang"):
+    for wire in ("vllm", "vllm-digests", "vllm-arrays", "sglang"):
         engine_to_libzmq(context, wire)
     libzmq_to_balancer(context, "maps, digests", True, False, True)
     libzmq_to_balancer(context, "arrays, digests", False, False, True)

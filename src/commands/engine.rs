@@ -67,7 +67,8 @@ pub(crate) struct Arguments {
     /// publishers]
     #[arg(long, value_name = "PORT", requires = "kv_events_port")]
     kv_events_replay_port: Option<u16>,
-    /// Whose messages they are like.
+    /// Whose messages they are like: vllm, vllm-digests (with VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES=0), vllm-arrays (before
+    /// the summer of 2026) or sglang.
     #[arg(long, value_name = "FORMAT", requires = "kv_events_port", default_value = "vllm", value_parser = format)]
     kv_events_format: EventFormat,
     #[command(flatten)]
@@ -110,7 +111,7 @@ impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
         let config = self.config()?;
-        let names = config.model_names.join(", ");
+        let (names, startup_delay) = (config.model_names.join(", "), config.startup_delay);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let fleet = engine::serve(config)?;
         let mut listening = String::new();
@@ -121,7 +122,11 @@ impl Arguments {
         for (address, [publisher, replay]) in fleet.addresses().iter().zip(fleet.kv_events()) {
             eprintln!("cache events of http://{address}: tcp://{publisher}, replay tcp://{replay}");
         }
-        eprintln!("{} engine(s) ready, model {names}; Ctrl-C stops", fleet.addresses().len());
+        let state = match startup_delay {
+            Duration::ZERO => "ready".to_owned(),
+            delay => format!("listening, ready in {delay:?}"),
+        };
+        eprintln!("{} engine(s) {state}, model {names}; Ctrl-C stops", fleet.addresses().len());
         runtime.block_on(told_to_stop()).context("cannot wait for signals")?;
         fleet.shutdown();
         Ok(ExitCode::SUCCESS)

@@ -179,7 +179,8 @@ impl Scheduler {
                 if sequence.generated >= sequence.output_tokens {
                     ended = true;
                     self.counters.finished += 1;
-                    events.push(Event::Finished { id: sequence.id });
+                    let waited = sequence.waited.unwrap_or_default();
+                    events.push(Event::Finished { id: sequence.id, waited });
                 }
             }
             if ended {

@@ -50,6 +50,22 @@ fn a_completion_streams_one_event_a_token_then_usage_then_done() {
 }
 
 #[test]
+fn usage_in_every_chunk_counts_the_tokens_up_to_it() {
+    let (_fleet, address) = start(quick());
+    let body = json!({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "stream": "yes",
+        "stream_options": {"include_usage": true, "continuous_usage_stats": true}});
+    let counted: Vec<_> = events(&post(address, "/v1/chat/completions", &body))
+        .iter()
+        .filter_map(|event| serde_json::from_str::<Value>(event).ok())
+        .map(|event| event["usage"]["completion_tokens"].clone())
+        .collect();
+    assert_eq!(counted, [0, 1, 2, 3, 3], "role, tokens, end");
+    let mut at_the_end = body;
+    at_the_end["stream_options"]["continuous_usage_stats"] = Value::Null;
+    assert_eq!(events(&post(address, "/v1/chat/completions", &at_the_end)).len(), 1 + 3 + 1 + 1);
+}
+
+#[test]
 fn tokens_arrive_one_by_one_and_not_at_the_end() {
     let (_fleet, address) = start(slow());
     let body = json!({"prompt": "x", "max_tokens": 3, "stream": true}).to_string();
@@ -125,6 +141,23 @@ fn token_ids_are_a_prompt_like_the_text_they_stand_for() {
         (&usage["prompt_tokens"], &usage["prompt_tokens_details"]["cached_tokens"]),
         (&json!(21), &json!(16))
     );
+    assert_eq!(tokens["token_strs"], Value::Null);
+    let texts =
+        post(address, "/tokenize", &json!({"prompt": "Grüße, all", "return_token_strs": true})).json();
+    assert_eq!(texts["token_strs"], json!(["Grü", "ße,", " all"]));
+    for (path, member, value) in [
+        ("/tokenize", "prompt", json!("x")),
+        ("/tokenize", "messages", json!([])),
+        ("/detokenize", "tokens", json!([1])),
+        ("/v1/messages/count_tokens", "messages", json!([])),
+    ] {
+        assert_eq!(post(address, path, &json!({member: value})).status, 200, "{path} {member}");
+        assert_eq!(
+            post(address, path, &json!({"model": "other", member: value})).status,
+            404,
+            "{path} {member}"
+        );
+    }
     let chat = post(address, "/tokenize", &json!({"messages": [{"role": "user", "content": "hi"}]})).json();
     assert_eq!(chat["count"], "<|user|>\nhi<|end|>\n<|assistant|>\n".len().div_ceil(4));
 }
@@ -145,6 +178,8 @@ fn stop_texts_and_least_lengths_are_kept() {
     assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
     assert_eq!(stopped["choices"][0]["stop_reason"], stop);
     assert_eq!(stopped["usage"]["completion_tokens"], (end + 4).div_ceil(4));
+    let kept = ask(json!({"stop": stop, "include_stop_str_in_output": true}));
+    assert_eq!(kept["choices"][0]["text"], text[..end + 4]);
     let later = ask(json!({"stop": ["never", stop], "min_tokens": 12}));
     assert!(later["usage"]["completion_tokens"].as_u64() > Some(12), "{later}");
 }
@@ -161,18 +196,6 @@ fn answers_end_about_where_the_model_does_unless_told_to_ignore_it() {
     assert!((Some(5)..=Some(15)).contains(&count), "{count:?}");
     assert_eq!(reason, "stop");
     assert_eq!(tokens(true), (Some(40), json!("length")));
-}
-
-#[test]
-fn embeddings_come_one_for_each_input() {
-    let (_fleet, address) = start(quick());
-    let body = json!({"input": ["one", "two", "three"]});
-    let answer = post(address, "/v1/embeddings", &body).json();
-    assert_eq!(answer["data"].as_array().map(Vec::len), Some(3));
-    assert_eq!(answer["data"][2]["embedding"].as_array().map(Vec::len), Some(64));
-    assert_eq!(answer["usage"]["completion_tokens"], 0);
-    let body = json!({"input": "one", "encoding_format": "base64"});
-    assert!(post(address, "/v1/embeddings", &body).json()["data"][0]["embedding"].is_string());
 }
 
 #[test]
@@ -201,6 +224,21 @@ fn bad_requests_get_vllms_status_and_openais_shape() {
         ("logprobs", "2"),
         ("logprobs", "true"),
         ("top_logprobs", "1"),
+        ("top_p", "5"),
+        ("top_p", "0"),
+        ("prompt_logprobs", "0"),
+        ("response_format", r#"{"type": "json_object"}"#),
+        ("response_format", r#"{"type": "json_schema", "json_schema": {}}"#),
+        ("structured_outputs", r#"{"choice": ["a", "b"]}"#),
+        ("stream", "5"),
+        ("stop", "5"),
+        ("ignore_eos", "\"x\""),
+        ("min_tokens", "-1"),
+        ("max_tokens", "2.5"),
+        ("max_tokens", "\"two\""),
+        ("include_stop_str_in_output", "[]"),
+        ("stream_options", r#"{"include_usage": true}"#),
+        ("stream_options", "5"),
     ] {
         for path in ["/v1/completions", "/v1/chat/completions"] {
             let body = format!(
@@ -210,8 +248,20 @@ fn bad_requests_get_vllms_status_and_openais_shape() {
             assert_eq!((status, param), (400, json!(member)), "{path} {member} {value}");
         }
     }
-    let allowed = json!({"prompt": "hi", "n": 1, "temperature": 0, "echo": false, "logprobs": null});
-    assert_eq!(post(address, "/v1/completions", &allowed).status, 200);
+    for choice in
+        [r#""required""#, r#"{"type": "function", "function": {"name": "f"}}"#, r#"{"type": "any"}"#]
+    {
+        let body = format!(r#"{{"messages": [], "max_tokens": 2, "tool_choice": {choice}}}"#);
+        assert_eq!(error("/v1/chat/completions", &body).2, json!("tool_choice"), "{choice}");
+    }
+    for prompt in [r#""""#, "[]", "[[]]"] {
+        let (status, message, param) = error("/v1/completions", &format!(r#"{{"prompt": {prompt}}}"#));
+        assert_eq!((status, param), (400, json!("prompt")), "{prompt}");
+        assert!(message.ends_with("must be provided and non-empty."), "{message}");
+    }
+    let allowed = json!({"prompt": "hi", "n": 1, "temperature": "0.5", "top_p": 1, "echo": false, "logprobs": null,
+        "response_format": {"type": "text"}, "tool_choice": "required", "stream_options": {}, "max_tokens": "2"});
+    assert_eq!(post(address, "/v1/completions", &allowed).json()["usage"]["completion_tokens"], 2);
     let (status, message, _) = error("/v1/completions", r#"{"prompt": "hi", "max_tokens": 5000000000}"#);
     assert!(status == 400 && message.contains("you requested 5000000001 tokens"), "{message}");
     let (status, message, _) = error("/v1/completions", r#"{"prompt": "hi", "max_tokens": 16384}"#);
@@ -473,6 +523,18 @@ fn settings_that_cannot_work_are_refused() {
     assert!(check(Config { replicas: 0, ..quick() }).starts_with("replicas"));
     assert!(check(Config { model_names: vec![], ..quick() }).contains("name"));
     assert!(check(Config { port: 65_535, replicas: 2, ..quick() }).contains("65535"));
+    let named = |names: &[&str], adapters: &[&str]| Config {
+        model_names: names.iter().map(|name| (*name).to_owned()).collect(),
+        adapters: adapters
+            .iter()
+            .map(|name| Adapter { name: (*name).to_owned(), path: "/x".into() })
+            .collect(),
+        ..quick()
+    };
+    for config in [named(&["a", "a"], &[]), named(&["b"], &["a", "a"]), named(&["b", "a"], &["a"])] {
+        assert!(check(config).contains("\"a\""));
+    }
+    assert_eq!(named(&["a", "b"], &["c"]).check(), Ok(()));
     let profile = Profile { kv_blocks: 10, ..Profile::l4() };
     assert!(check(Config { profile, ..quick() }).contains("max_model_len"));
 }

@@ -6,7 +6,7 @@
 //! [`EventBatch::encode`] writes the [`EventFormat`] that is asked for.
 //!
 //! Hashes are the engine's own and opaque. Those that are digests of 32 bytes are known by their last eight,
-//! which is what vLLM sends where it is told to send integers.
+//! which is what vLLM sends unless it is told to send digests.
 
 mod read;
 mod write;
@@ -72,10 +72,12 @@ pub struct BlocksRemoved {
 /// How events are written.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum EventFormat {
-    /// vLLM since the summer of 2026: events are maps with a `type`; hashes are digests.
+    /// vLLM since the summer of 2026: events are maps with a `type`; hashes are integers.
     #[default]
     Vllm,
-    /// vLLM before: events are arrays that begin with their type.
+    /// The same with `VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES=0`: hashes are digests.
+    VllmDigests,
+    /// vLLM before: events are arrays that begin with their type; hashes are integers.
     VllmArrays,
     /// SGLang: arrays; hashes are signed integers.
     Sglang,
@@ -88,12 +90,13 @@ pub struct InvalidBatch(String);
 
 impl EventFormat {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Vllm, Self::VllmArrays, Self::Sglang];
+    pub const ALL: [Self; 4] = [Self::Vllm, Self::VllmDigests, Self::VllmArrays, Self::Sglang];
 
     /// Name in flags.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Vllm => "vllm",
+            Self::VllmDigests => "vllm-digests",
             Self::VllmArrays => "vllm-arrays",
             Self::Sglang => "sglang",
         }

@@ -199,6 +199,24 @@ impl<'a> RequestView<'a> {
         }
     }
 
+    /// The prompts of a batch, each as its canonical text; a conversation is one.
+    pub fn prompts(&self) -> Vec<Cow<'_, [u8]>> {
+        match &self.input {
+            Input::Absent => Vec::new(),
+            Input::Text(text) => vec![Cow::Borrowed(text.as_bytes())],
+            Input::Texts(texts) => texts.iter().map(|text| Cow::Borrowed(text.as_bytes())).collect(),
+            Input::Tokens(tokens) => {
+                let prompts = tokens.split(|token| *token == NEXT_PROMPT);
+                prompts.map(|tokens| tokens.iter().flat_map(|token| token.to_le_bytes()).collect()).collect()
+            }
+            Input::Messages(_) => {
+                let mut text = Vec::new();
+                self.render_prompt(&mut text);
+                vec![Cow::Owned(text)]
+            }
+        }
+    }
+
     /// KubeAI's routing text: the text of the first user message of a conversation, or the first prompt of a
     /// completion. `None` without one, for token ids, and for embeddings.
     pub fn first_user_text(&self) -> Option<Cow<'_, str>> {
@@ -518,6 +536,23 @@ mod tests {
         let present =
             ["null", "[]", "\"\""].map(|prompt| view(Endpoint::Completions, &of(prompt)).has_prompt());
         assert_eq!(present, [false, true, true]);
+    }
+
+    #[test]
+    fn the_prompts_of_a_batch_are_told_apart() {
+        let prompts = |input: &str| -> Vec<Vec<u8>> {
+            let body = format!(r#"{{"input":{input}}}"#);
+            let view = view(Endpoint::Embeddings, &body);
+            view.prompts().into_iter().map(Cow::into_owned).collect()
+        };
+        let none: &[u8] = b"";
+        assert_eq!(prompts("null"), [none; 0]);
+        assert_eq!(prompts("[]"), [none; 0]);
+        assert_eq!(prompts("[[]]"), [none]);
+        assert_eq!(prompts(r#""a\u0000b""#), [b"a\0b"]);
+        assert_eq!(prompts(r#"["a","","bc"]"#), [&b"a"[..], none, b"bc"]);
+        assert_eq!(prompts("[1,2]"), [[1, 0, 0, 0, 2, 0, 0, 0]]);
+        assert_eq!(prompts("[[1],[],[2]]"), [&[1, 0, 0, 0][..], none, &[2, 0, 0, 0]]);
     }
 
     #[test]

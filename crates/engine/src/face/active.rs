@@ -6,8 +6,9 @@ use protocol::Usage;
 
 use super::{
     adapters::Served,
+    connection::Link,
     fault::{Fault, Midway},
-    feed::{Feed, FeedState},
+    feed::{Feed, FeedState, Generated},
     metrics::Finished,
     reply::Script,
 };
@@ -23,8 +24,9 @@ pub(crate) struct Job {
     pub(crate) token_ids: Vec<u32>,
     pub(crate) prompt_tokens: u32,
     pub(crate) max_tokens: u32,
-    pub(crate) script: Script,
+    pub(crate) script: Rc<Script>,
     pub(crate) fault: Option<Fault>,
+    pub(crate) link: Rc<Link>,
 }
 
 /// A request in the engine, from its submission to its last token or to its abort.
@@ -77,15 +79,21 @@ impl Active {
         }
     }
 
-    /// Lets the answer go wrong if it is to do so after `tokens` tokens.
+    /// Lets the answer go wrong if it is to do so after `tokens` tokens. An answer in one piece is written then, and
+    /// spoilt by its writer.
     fn fail(&self, tokens: u32) {
         let Some(Fault::After(when, midway)) = self.job.fault else { return };
         if when != tokens {
             return;
         }
         match midway {
-            Midway::Reset | Midway::Truncate => self.feed.end(FeedState::Broken),
+            Midway::Reset => {
+                self.job.link.reset_on_close();
+                self.feed.end(FeedState::Broken);
+            }
             Midway::Stall => self.feed.end(FeedState::Stalled),
+            _ if !self.job.script.streams() => self.feed.end(self.generated(Some(midway))),
+            Midway::Truncate => self.feed.end(FeedState::Broken),
             Midway::End => self.feed.end(FeedState::Complete),
             Midway::Error => {
                 self.feed.append(|out| out.extend_from_slice(self.job.script.error_event()));
@@ -95,13 +103,17 @@ impl Active {
         }
     }
 
-    /// Sends what is left, after the last token.
+    fn generated(&self, fault: Option<Midway>) -> FeedState {
+        FeedState::Generated(Generated { usage: self.usage(), fault })
+    }
+
+    /// Ends the answer, after the last token.
     pub(crate) fn finish(&self) {
-        if !self.job.script.streams() {
-            let usage = self.usage();
-            self.feed.append(|out| self.job.script.write_whole(usage, out));
+        if self.tokens == 0 {
+            self.fail(0);
         }
-        self.feed.end(FeedState::Complete);
+        let streams = self.job.script.streams();
+        self.feed.end(if streams { FeedState::Complete } else { self.generated(None) });
         self.feed.release();
     }
 

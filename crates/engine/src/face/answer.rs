@@ -23,8 +23,10 @@ pub(crate) struct Wish<'a> {
     pub(crate) natural_end: NaturalEnd,
     /// Nothing ends the answer before.
     pub(crate) min_tokens: u32,
-    /// Texts that end the answer and are left out of it.
+    /// Texts that end the answer.
     pub(crate) stop: &'a [Cow<'a, str>],
+    /// They are part of it.
+    pub(crate) include_stop: bool,
 }
 
 /// Where the model ends an answer by itself, within the limit.
@@ -84,6 +86,11 @@ impl Answer {
         answer
     }
 
+    /// That of a request which only reads its prompt.
+    pub(crate) fn none() -> Self {
+        Self { seed: 0, padding: 0, visible: 0, tokens: 0, stopped: true, stop_text: None }
+    }
+
     /// The text of one token, in two pieces.
     pub(crate) fn pieces(&self, index: u32) -> [&'static [u8]; 2] {
         let padding = if index == 0 { self.padding as usize } else { 0 };
@@ -113,7 +120,7 @@ impl Answer {
             places.find(|start| start + stop.len() > least).map(|start| (start + stop.len(), start, stop))
         });
         if let Some((end, start, stop)) = found.min() {
-            self.visible = start as u32;
+            self.visible = if wish.include_stop { end } else { start } as u32;
             self.tokens = (end as u32).saturating_sub(self.padding).div_ceil(BYTES_PER_TOKEN as u32).max(1);
             (self.stopped, self.stop_text) = (true, Some(stop.clone().into_owned()));
         }
@@ -141,7 +148,7 @@ mod tests {
     use super::*;
 
     fn wish(max_tokens: u32) -> Wish<'static> {
-        Wish { max_tokens, natural_end: NaturalEnd::Never, min_tokens: 0, stop: &[] }
+        Wish { max_tokens, natural_end: NaturalEnd::Never, min_tokens: 0, stop: &[], include_stop: false }
     }
 
     fn answer(prompt: &str, wish: &Wish<'_>) -> (Answer, String) {
@@ -179,6 +186,8 @@ mod tests {
         assert_eq!(answer.stop_text.as_deref(), Some(stop[0].as_ref()));
         assert_eq!(answer.text(), whole[..first]);
         assert_eq!(answer.tokens as usize, (first + 6 - 3).div_ceil(4));
+        let kept = Answer::to(&mut b"abcde".to_vec(), &Wish { stop: &stop, include_stop: true, ..wish(50) });
+        assert_eq!((kept.text().as_str(), kept.tokens), (&whole[..first + 6], answer.tokens));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What to serve, and how.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
@@ -66,6 +67,9 @@ pub enum InvalidConfig {
     /// Nothing to serve.
     #[error("{0} must be at least 1")]
     Zero(&'static str),
+    /// One name for two.
+    #[error("{0:?} is the name of two models or adapters: name each one once")]
+    Duplicate(String),
     /// No name to call the model by.
     #[error("the model needs a name that is not empty")]
     NoName,
@@ -121,6 +125,11 @@ impl Config {
         }
         if self.model_names.is_empty() || self.model_names.iter().any(String::is_empty) {
             return Err(InvalidConfig::NoName);
+        }
+        let mut names = BTreeSet::new();
+        let adapters = self.adapters.iter().map(|adapter| &adapter.name);
+        if let Some(name) = self.model_names.iter().chain(adapters).find(|name| !names.insert(*name)) {
+            return Err(InvalidConfig::Duplicate(name.clone()));
         }
         let events = self.kv_events.map_or([0; 2], |events| [events.port, events.replay_port]);
         for port in [self.port, events[0], events[1]] {

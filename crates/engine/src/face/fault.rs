@@ -1,9 +1,9 @@
 //! Faults on demand, for the tests of those who must live with them.
 //!
 //! A fault is named in the request header `x-sim-fault`, or set beforehand for a replica by `POST /sim/fault`.
-//! It is written `kind` or `kind=value`.
+//! It is written `kind` or `kind=value`; `docs/engine.md` has the table.
 
-use std::{cell::RefCell, fmt, ops::RangeInclusive, str::FromStr, time::Duration};
+use std::{cell::RefCell, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 
@@ -27,26 +27,44 @@ pub(crate) enum Fault {
     After(u32, Midway),
 }
 
-/// What goes wrong with an answer under way.
+/// What goes wrong with an answer under way: with a stream, or with an answer in one piece.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Midway {
     /// `reset_after_tokens`: the connection is reset.
     Reset,
-    /// `truncate`: the connection is closed in the middle of the body.
+    /// `truncate`: the connection is closed in the middle of the body, of whose announced length half came.
     Truncate,
-    /// `end`: the body ends in good order, but without a last chunk of its own, usage or `[DONE]`.
+    /// `end`: the body ends in good order, but without a last chunk of its own, usage or `[DONE]`; or half of it.
     End,
     /// `stall`: nothing more comes, and the connection stays open.
     Stall,
-    /// `error`: an error event, then the end.
+    /// `error`: an error event, then the end; or an error answer.
     Error,
-    /// `malformed`: an event that is not JSON; the stream goes on.
+    /// `malformed`: an event that is not JSON, and the stream goes on; or a body that is not.
     Malformed,
 }
 
 /// A fault's name or value that is none.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "unknown fault {0:?}: use status=CODE (400 to 599), hang, delay=MILLISECONDS, reset_before_headers, \
+     reset_after_tokens=N, truncate=N, end=N, stall=N, error=N or malformed=N; for a replica also \
+     health_down, slow=FACTOR (0.01 to 1000), refuse=MILLISECONDS or none"
+)]
 pub(crate) struct UnknownFault(String);
+
+/// Why an order cannot be carried out.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub(crate) enum InvalidOrder {
+    #[error(transparent)]
+    Unknown(#[from] UnknownFault),
+    #[error("count is 0: leave it away for all requests, or use the fault none for no request")]
+    NoRequest,
+    #[error("probability must be between 0 and 1, not {0}")]
+    Probability(f64),
+    #[error("{fault} befalls the replica and no single request: leave {member} away")]
+    NotForReplicas { fault: String, member: &'static str },
+}
 
 /// Faults set for a replica.
 #[derive(Debug, Default)]
@@ -140,29 +158,26 @@ impl FromStr for Lasting {
 
 impl Order {
     /// What is ordered: something that lasts, or else a plan for requests.
-    pub(crate) fn read(&self) -> Result<Result<Lasting, Plan>, UnknownFault> {
+    pub(crate) fn read(&self) -> Result<Result<Lasting, Plan>, InvalidOrder> {
         if let Ok(lasting) = self.fault.parse() {
+            let given = [
+                ("count", self.count.is_some()),
+                ("probability", self.probability.is_some()),
+                ("every_path", self.every_path),
+            ];
+            if let Some((member, _)) = given.into_iter().find(|(_, given)| *given) {
+                return Err(InvalidOrder::NotForReplicas { fault: self.fault.clone(), member });
+            }
             return Ok(Ok(lasting));
         }
-        Ok(Err(Plan {
-            fault: self.fault.parse()?,
-            count: self.count,
-            probability: self.probability.unwrap_or(1.0),
-            every_path: self.every_path,
-            draws: 0,
-        }))
-    }
-}
-
-impl fmt::Display for UnknownFault {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "unknown fault {:?}: use status=CODE (400 to 599), hang, delay=MILLISECONDS, reset_before_headers, \
-             reset_after_tokens=N, truncate=N, end=N, stall=N, error=N or malformed=N; for a replica also \
-             health_down, slow=FACTOR (0.01 to 1000), refuse=MILLISECONDS or none",
-            self.0
-        )
+        let (fault, probability) = (self.fault.parse()?, self.probability.unwrap_or(1.0));
+        if self.count == Some(0) {
+            return Err(InvalidOrder::NoRequest);
+        }
+        if !(0.0..=1.0).contains(&probability) {
+            return Err(InvalidOrder::Probability(probability));
+        }
+        Ok(Err(Plan { fault, count: self.count, probability, every_path: self.every_path, draws: 0 }))
     }
 }
 
@@ -225,6 +240,23 @@ mod tests {
         }
         for text in ["slow=0", "slow=NaN", "slow=inf", "refuse", "hang"] {
             assert_eq!(text.parse::<Lasting>(), Err(UnknownFault(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn orders_that_cannot_be_carried_out_are_refused() {
+        for (json, named) in [
+            (r#"{"fault": "hang", "count": 0}"#, "count is 0"),
+            (r#"{"fault": "hang", "probability": 5}"#, "not 5"),
+            (r#"{"fault": "hang", "probability": -1}"#, "not -1"),
+            (r#"{"fault": "slow=3", "count": 2}"#, "leave count away"),
+            (r#"{"fault": "health_down", "probability": 0.5}"#, "leave probability away"),
+            (r#"{"fault": "none", "every_path": true}"#, "leave every_path away"),
+            (r#"{"fault": "explode"}"#, "unknown fault"),
+        ] {
+            let order: Order = serde_json::from_str(json).expect("an order");
+            let error = order.read().expect_err("not to be carried out").to_string();
+            assert!(error.contains(named), "{json}: {error}");
         }
     }
 

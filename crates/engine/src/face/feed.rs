@@ -14,8 +14,9 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
+use protocol::Usage;
 
-use super::replica::Replica;
+use super::{fault::Midway, replica::Replica};
 
 /// Bytes to begin with: a few chunks.
 const BUFFER_BYTES: usize = 1024;
@@ -36,10 +37,20 @@ pub(crate) enum FeedState {
     Open,
     /// Everything is in the buffer.
     Complete,
+    /// The answer is sent in one piece, which can be written now.
+    Generated(Generated),
     /// The connection is to be broken.
     Broken,
     /// Nothing more will come, but nobody is told.
     Stalled,
+}
+
+/// What only the run brings to an answer in one piece.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Generated {
+    pub(crate) usage: Usage,
+    /// How it is to go wrong.
+    pub(crate) fault: Option<Midway>,
 }
 
 /// A request in an engine. Dropping it aborts what is left of it.
@@ -61,6 +72,15 @@ pub(crate) struct Broken;
 pub(crate) enum Payload {
     Whole(Full<Bytes>),
     Stream(Ticket),
+    Half(Half),
+}
+
+/// The first half of a body that was announced in full. Then the connection breaks.
+#[derive(Debug)]
+pub(crate) struct Half {
+    body: Bytes,
+    taken: bool,
+    flushed: bool,
 }
 
 // === impl Feed ===
@@ -120,12 +140,12 @@ impl Ticket {
         Self { replica, id, feed, flushed: false }
     }
 
-    /// Waits for the end and takes all that was rendered.
-    pub(crate) async fn whole(&self) -> Result<Bytes, Broken> {
+    /// Waits until an answer in one piece can be written.
+    pub(crate) async fn generated(&self) -> Result<Generated, Broken> {
         poll_fn(|context| match self.feed.state.get() {
-            FeedState::Complete => Poll::Ready(Ok(self.feed.buffer.take().freeze())),
+            FeedState::Generated(generated) => Poll::Ready(Ok(generated)),
             FeedState::Broken => Poll::Ready(Err(Broken)),
-            FeedState::Open | FeedState::Stalled => {
+            FeedState::Open | FeedState::Stalled | FeedState::Complete => {
                 self.feed.wait(context);
                 Poll::Pending
             }
@@ -139,7 +159,7 @@ impl Ticket {
             return Poll::Ready(Some(Ok(Frame::data(buffer.split().freeze()))));
         }
         match self.feed.state.get() {
-            FeedState::Complete => Poll::Ready(None),
+            FeedState::Complete | FeedState::Generated(_) => Poll::Ready(None),
             FeedState::Broken if self.flushed => Poll::Ready(Some(Err(Broken))),
             FeedState::Broken => {
                 // The connection writes what it has before it asks again.
@@ -163,6 +183,28 @@ impl Drop for Ticket {
     }
 }
 
+// === impl Half ===
+
+impl Half {
+    pub(crate) fn of(body: Bytes) -> Self {
+        Self { body, taken: false, flushed: false }
+    }
+
+    fn poll(&mut self, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if !self.taken {
+            self.taken = true;
+            return Poll::Ready(Some(Ok(Frame::data(self.body.slice(..self.body.len() / 2)))));
+        }
+        if self.flushed {
+            return Poll::Ready(Some(Err(Broken)));
+        }
+        // The connection writes what it has before it asks again.
+        self.flushed = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
 // === impl Payload ===
 
 impl Body for Payload {
@@ -178,6 +220,7 @@ impl Body for Payload {
                 Pin::new(body).poll_frame(context).map_err(|never: std::convert::Infallible| match never {})
             }
             Self::Stream(ticket) => ticket.poll_stream(context),
+            Self::Half(half) => half.poll(context),
         }
     }
 
@@ -187,6 +230,7 @@ impl Body for Payload {
             Self::Stream(Ticket { feed, .. }) => {
                 feed.state.get() == FeedState::Complete && feed.buffer.borrow().is_empty()
             }
+            Self::Half(_) => false,
         }
     }
 
@@ -194,6 +238,7 @@ impl Body for Payload {
         match self {
             Self::Whole(body) => body.size_hint(),
             Self::Stream(_) => SizeHint::default(),
+            Self::Half(half) => SizeHint::with_exact(half.body.len() as u64),
         }
     }
 }

@@ -128,7 +128,9 @@ impl Metrics {
         }
         self.request_prompt_tokens.observe(request.prompt_tokens.into(), 1);
         self.request_generation_tokens.observe(request.output_tokens.into(), 1);
-        self.request_max_tokens.observe(request.max_tokens.into(), 1);
+        if request.max_tokens > 0 {
+            self.request_max_tokens.observe(request.max_tokens.into(), 1);
+        }
     }
 
     /// The whole page, in the Prometheus text format.

@@ -1,6 +1,6 @@
 //! What there is at which path.
 
-use std::{borrow::Cow, rc::Rc};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -9,16 +9,17 @@ use hyper::{
     body::Incoming,
     header::{self, HeaderMap, HeaderValue},
 };
-use protocol::{Endpoint, ErrorBody, RequestView};
+use protocol::{Endpoint, RequestView};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     connection::Link,
-    fault::{Fault, Midway, Order, UnknownFault},
+    failure::Failure,
+    fault::{Fault, Order, UnknownFault},
     feed::{Broken, Payload},
-    generate::{generate, operation},
-    messages,
+    generate::{Arrival, generate, operation},
+    members::Members,
     replica::Replica,
     tokens,
 };
@@ -32,15 +33,6 @@ const LONGEST_REQUEST_ID: usize = 128;
 /// A body of more limits than this is not read to its end.
 const DROPPED_LIMITS: usize = 4;
 
-/// Why a request gets no answer of the kind it asked for.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// An error answer.
-    Status { status: StatusCode, kind: &'static str, message: String, param: Option<&'static str> },
-    /// No answer: the connection is broken.
-    Broken,
-}
-
 #[derive(Deserialize)]
 struct AdapterBody {
     #[serde(default)]
@@ -50,12 +42,8 @@ struct AdapterBody {
 }
 
 #[derive(Deserialize)]
-struct TokenizeBody<'a> {
-    prompt: Option<Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
 struct DetokenizeBody {
+    model: Option<String>,
     tokens: Vec<u32>,
 }
 
@@ -68,33 +56,20 @@ pub(crate) async fn answer(
     let anthropic = request.uri().path().starts_with(MESSAGES);
     match route(&replica, &link, request).await {
         Ok(response) => Ok(response),
-        Err(Failure::Status { status, kind, message, param }) => {
-            let body = if anthropic {
-                messages::error_body(status, &message)
-            } else {
-                let error = ErrorBody::new(kind, status.as_u16(), message);
-                match param {
-                    Some(param) => error.with_param(param).to_json(),
-                    None => error.to_json(),
-                }
-            };
-            let mut response = json_response(status, body);
-            if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            Ok(response)
-        }
-        Err(Failure::Broken) => Err(Broken),
+        Err(failure) => failure.into_response(anthropic),
     }
 }
 
 async fn route(
     replica: &Rc<Replica>,
-    link: &Link,
+    link: &Rc<Link>,
     request: Request<Incoming>,
 ) -> Result<Response<Payload>, Failure> {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
+    // Before anything is said or waited for: the connection of a body that is left unread cannot be used again, and its
+    // client is not seen to leave.
+    let body = read_body(body, replica.config.max_body_bytes).await?;
     let mut fault = None;
     if !path.starts_with("/sim/") {
         if !replica.is_ready() {
@@ -107,9 +82,9 @@ async fn route(
     }
     if let Some(endpoint) = operation(path) {
         require(&head.method, &Method::POST)?;
-        let body = read_body(body, replica.config.max_body_bytes).await?;
         let id = request_id(&head.headers).unwrap_or_else(|| replica.next_id());
-        return generate(replica.clone(), endpoint, &body, id, fault).await;
+        let arrival = Arrival { endpoint, body: &body, id, fault, link: link.clone() };
+        return generate(replica, arrival).await;
     }
     match path {
         "/health" | "/ping" | "/v1/models" | "/version" | "/metrics" | "/load" | "/server_info"
@@ -126,7 +101,6 @@ async fn route(
         | "/sim/reset_lag"
         | "/sim/fault" => {
             require(&head.method, &Method::POST)?;
-            let body = read_body(body, replica.config.max_body_bytes).await?;
             post(replica, path, &body)
         }
         _ => Err(Failure::not_found(format!("there is nothing at {path}"))),
@@ -167,11 +141,12 @@ fn post(replica: &Replica, path: &str, body: &[u8]) -> Result<Response<Payload>,
         }
         "/tokenize" => tokenize(replica, body),
         "/v1/messages/count_tokens" => {
-            let text = rendered(Endpoint::Messages, body)?;
+            let text = rendered(replica, Endpoint::Messages, body)?;
             Ok(json_value(&json!({"input_tokens": tokens::encode(&text).len()})))
         }
         "/detokenize" => {
-            let DetokenizeBody { tokens } = parse(body)?;
+            let DetokenizeBody { model, tokens } = parse(body)?;
+            require_model(replica, &model.unwrap_or_default())?;
             Ok(json_value(&json!({"prompt": tokens::decode(&tokens)})))
         }
         "/v1/load_lora_adapter" => {
@@ -203,7 +178,7 @@ fn post(replica: &Replica, path: &str, body: &[u8]) -> Result<Response<Payload>,
         }
         _ => {
             let order: Order = parse(body)?;
-            match order.read().map_err(|unknown| Failure::bad_request(unknown.to_string()))? {
+            match order.read().map_err(|invalid| Failure::bad_request(invalid.to_string()))? {
                 Ok(lasting) => replica.suffer(lasting),
                 Err(plan) => replica.faults.set(Some(plan)),
             }
@@ -214,29 +189,37 @@ fn post(replica: &Replica, path: &str, body: &[u8]) -> Result<Response<Payload>,
 
 /// Tokens of a prompt or of a conversation, by the four-byte rule.
 fn tokenize(replica: &Replica, body: &[u8]) -> Result<Response<Payload>, Failure> {
-    let TokenizeBody { prompt } = parse(body)?;
-    let text = match prompt {
+    let members = Members::read(body)?;
+    require_model(replica, &members.text("model")?.unwrap_or_default())?;
+    let text = match members.text("prompt")? {
         Some(prompt) => prompt.as_bytes().to_vec(),
-        None => rendered(Endpoint::ChatCompletions, body)?,
+        None => rendered(replica, Endpoint::ChatCompletions, body)?,
     };
     let tokens = tokens::encode(&text);
+    let texts = members.truth("return_token_strs")?;
+    let texts = texts.then(|| tokens.iter().map(|token| tokens::decode(&[*token])).collect::<Vec<_>>());
     Ok(json_value(&json!({
         "count": tokens.len(),
         "max_model_len": replica.config.profile.max_model_len,
         "tokens": tokens,
-        "token_strs": null,
+        "token_strs": texts,
     })))
 }
 
 /// The text that a conversation is for the engine.
-fn rendered(endpoint: Endpoint, body: &[u8]) -> Result<Vec<u8>, Failure> {
+fn rendered(replica: &Replica, endpoint: Endpoint, body: &[u8]) -> Result<Vec<u8>, Failure> {
     let view = RequestView::parse(endpoint, body).map_err(|error| Failure::bad_request(error.to_string()))?;
+    require_model(replica, &view.model)?;
     if !view.has_prompt() {
         return Err(Failure::bad_request("prompt or messages: Field required"));
     }
     let mut text = Vec::new();
     view.render_prompt(&mut text);
     Ok(text)
+}
+
+fn require_model(replica: &Replica, model: &str) -> Result<(), Failure> {
+    replica.catalogue.find(model).map(drop).ok_or_else(|| Failure::no_model(model))
 }
 
 /// The fault of this request: its header's, or the replica's.
@@ -253,12 +236,8 @@ async fn suffer(fault: Fault, link: &Link) -> Result<(), Failure> {
     match fault {
         Fault::Status(code) => {
             let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            Err(Failure::Status {
-                status,
-                kind: "SimulatedFault",
-                message: format!("a fault that was asked for: status {code}"),
-                param: None,
-            })
+            let message = format!("a fault that was asked for: status {code}");
+            Err(Failure::with(status, "SimulatedFault", message))
         }
         Fault::Hang => std::future::pending().await,
         Fault::Delay(delay) => {
@@ -269,12 +248,7 @@ async fn suffer(fault: Fault, link: &Link) -> Result<(), Failure> {
             link.reset_on_close();
             Err(Failure::Broken)
         }
-        Fault::After(_, midway) => {
-            if midway == Midway::Reset {
-                link.reset_on_close();
-            }
-            Ok(())
-        }
+        Fault::After(..) => Ok(()),
     }
 }
 
@@ -293,12 +267,8 @@ async fn read_body(mut body: Incoming, limit: usize) -> Result<Vec<u8>, Failure>
         }
     }
     if length > limit {
-        return Err(Failure::Status {
-            status: StatusCode::PAYLOAD_TOO_LARGE,
-            kind: "RequestEntityTooLarge",
-            message: format!("the request body is larger than {limit} bytes"),
-            param: None,
-        });
+        let message = format!("the request body is larger than {limit} bytes");
+        return Err(Failure::with(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message));
     }
     Ok(bytes)
 }
@@ -313,12 +283,7 @@ fn require(method: &Method, needed: &Method) -> Result<(), Failure> {
     if method == needed || (*needed == Method::GET && method == Method::HEAD) {
         return Ok(());
     }
-    Err(Failure::Status {
-        status: StatusCode::METHOD_NOT_ALLOWED,
-        kind: "MethodNotAllowed",
-        message: format!("use {needed} here"),
-        param: None,
-    })
+    Err(Failure::with(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", format!("use {needed} here")))
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
@@ -340,42 +305,4 @@ fn text_response(content_type: &'static str, text: String) -> Response<Payload> 
     let mut response = Response::new(Payload::Whole(Full::new(text.into())));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
-}
-
-// === impl Failure ===
-
-impl Failure {
-    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
-        Self::with(StatusCode::BAD_REQUEST, "BadRequestError", message.into())
-    }
-
-    pub(crate) fn no_model(model: &str) -> Self {
-        Self::not_found(format!("The model `{model}` does not exist.")).with_param("model")
-    }
-
-    fn not_found(message: String) -> Self {
-        Self::with(StatusCode::NOT_FOUND, "NotFoundError", message)
-    }
-
-    fn unavailable(message: &str) -> Self {
-        Self::with(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableError", message.to_owned())
-    }
-
-    fn with(status: StatusCode, kind: &'static str, message: String) -> Self {
-        Self::Status { status, kind, message, param: None }
-    }
-
-    /// Names the request member at fault.
-    pub(crate) fn with_param(mut self, name: &'static str) -> Self {
-        if let Self::Status { param, .. } = &mut self {
-            *param = Some(name);
-        }
-        self
-    }
-}
-
-impl From<Broken> for Failure {
-    fn from(_: Broken) -> Self {
-        Self::Broken
-    }
 }

@@ -132,7 +132,10 @@ impl Replica {
             adapter: job.served.number(),
         };
         let is_next = match self.config.fixed_times {
-            Some(times) => state.appointments.add(Instant::now() + times.first_token, id),
+            Some(times) => {
+                let after = times.first_token.mul_f64(state.slowdown);
+                state.appointments.add(Instant::now() + after, id)
+            }
             None => {
                 if let Err(rejected) = state.scheduler.submit(submission, now) {
                     state.vacant.push(id);

@@ -9,8 +9,8 @@ use super::{answer::Answer, messages};
 /// What vLLM sends when its engine dies in the middle of a stream.
 const ERROR_EVENT: &[u8] = b"data: {\"error\":{\"message\":\"EngineCore encountered an issue.\",\
     \"type\":\"InternalServerError\",\"param\":null,\"code\":500}}\n\ndata: [DONE]\n\n";
-/// Numbers in a made-up embedding.
-const EMBEDDING_DIMENSIONS: u64 = 64;
+/// Numbers in a made-up embedding, unless a request wants another number of them.
+pub(crate) const EMBEDDING_DIMENSIONS: usize = 64;
 
 /// Everything that is sent to one request, but for what only the run brings: usage and faults.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub(crate) enum Shape {
     Embeddings {
         /// Number of inputs.
         inputs: usize,
+        /// Numbers of each embedding.
+        dimensions: usize,
         /// Numbers as base64 of little-endian floats.
         base64: bool,
     },
@@ -104,7 +106,7 @@ impl Script {
             out.extend_from_slice(
                 br#""choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]"#,
             );
-            self.close_chunk(usage, out);
+            self.close_chunk(Usage { completion_tokens: 0, ..usage }, out);
         }
         out.extend_from_slice(&self.opening);
         self.answer.pieces(index).iter().for_each(|piece| out.extend_from_slice(piece));
@@ -168,8 +170,9 @@ impl Script {
                 out.extend_from_slice(text.as_bytes());
                 self.write_reason(out);
             }
-            Shape::Embeddings { inputs, base64 } => {
-                let embedding = if base64 { json!(base64_of(&embedding())) } else { json!(embedding()) };
+            Shape::Embeddings { inputs, dimensions, base64 } => {
+                let numbers = embedding(dimensions);
+                let embedding = if base64 { json!(base64_of(&numbers)) } else { json!(numbers) };
                 let item = |index| {
                     json!({"object": "embedding", "index": index, "embedding": embedding}).to_string()
                 };
@@ -202,9 +205,9 @@ fn to_json(usage: Usage) -> String {
 }
 
 /// The same for every input: a unit vector.
-fn embedding() -> Vec<f32> {
-    let length = (EMBEDDING_DIMENSIONS as f32).sqrt();
-    (0..EMBEDDING_DIMENSIONS).map(|place| if place % 2 == 0 { 1.0 } else { -1.0 } / length).collect()
+fn embedding(dimensions: usize) -> Vec<f32> {
+    let length = (dimensions as f32).sqrt();
+    (0..dimensions).map(|place| if place % 2 == 0 { 1.0 } else { -1.0 } / length).collect()
 }
 
 /// Base64, as OpenAI's client libraries ask for, of the numbers' bytes.
@@ -232,7 +235,13 @@ mod tests {
         Usage { prompt_tokens: 3, completion_tokens: 2, cached_tokens: Some(0), reasoning_tokens: None };
 
     fn script(shape: Shape, delivery: Delivery) -> Script {
-        let wish = Wish { max_tokens: 2, natural_end: NaturalEnd::Never, min_tokens: 0, stop: &[] };
+        let wish = Wish {
+            max_tokens: 2,
+            natural_end: NaturalEnd::Never,
+            min_tokens: 0,
+            stop: &[],
+            include_stop: false,
+        };
         let answer = Answer::to(&mut b"hello".to_vec(), &wish);
         Script::new(shape, delivery, "7", 99, "a \"model\"", answer)
     }
@@ -308,7 +317,7 @@ mod tests {
     #[test]
     fn embeddings_come_one_for_each_input_as_numbers_or_as_base64() {
         for base64 in [false, true] {
-            let script = script(Shape::Embeddings { inputs: 2, base64 }, Delivery::Whole);
+            let script = script(Shape::Embeddings { inputs: 2, dimensions: 8, base64 }, Delivery::Whole);
             let mut out = BytesMut::new();
             script.write_whole(USAGE, &mut out);
             let value: serde_json::Value = serde_json::from_slice(&out).expect("JSON");

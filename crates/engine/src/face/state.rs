@@ -130,9 +130,10 @@ impl State {
             self.take(if given == 0 { first } else { Event::Token { id } }, now);
         }
         if ends {
-            self.take(Event::Finished { id }, now);
+            self.take(Event::Finished { id, waited: Duration::ZERO }, now);
         } else {
-            self.appointments.add(due + times.between_tokens, id as u32);
+            let after = times.between_tokens.mul_f64(self.slowdown);
+            self.appointments.add(due + after, id as u32);
         }
         self.metrics.flush_gaps();
     }
@@ -168,7 +169,7 @@ impl State {
     }
 
     fn take(&mut self, event: Event, now: Duration) {
-        let (Event::FirstToken { id, .. } | Event::Token { id } | Event::Finished { id }) = event;
+        let (Event::FirstToken { id, .. } | Event::Token { id } | Event::Finished { id, .. }) = event;
         let Some(slot) = self.active.get_mut(id as usize) else { return };
         let Some(active) = slot else { return };
         match event {
@@ -182,11 +183,14 @@ impl State {
                 self.metrics.next_token(now.saturating_sub(active.last_token));
                 active.token(now);
             }
-            Event::Finished { .. } => {
+            Event::Finished { waited, .. } => {
                 active.finish();
-                if active.tokens > 0 {
-                    self.metrics.finished(&active.finished());
+                if active.tokens == 0 {
+                    // What only reads its prompt has read it now, which is when vLLM counts it.
+                    (active.admitted, active.first_token, active.last_token) = (waited, now, now);
+                    self.metrics.first_token(active.job.prompt_tokens, now.saturating_sub(active.arrived));
                 }
+                self.metrics.finished(&active.finished());
                 *slot = None;
                 self.vacant.push(id as u32);
             }

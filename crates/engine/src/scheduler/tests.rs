@@ -87,7 +87,7 @@ fn a_request_gets_one_token_a_step_and_then_ends() {
             Event::FirstToken { id: 4, cached_tokens: 0, waited: Duration::ZERO },
             Event::Token { id: 4 },
             Event::Token { id: 4 },
-            Event::Finished { id: 4 },
+            Event::Finished { id: 4, waited: Duration::ZERO },
         ]
     );
     assert_eq!(bench.used(), 0);
@@ -325,7 +325,7 @@ fn a_request_without_output_ends_with_its_prompt() {
     let mut bench = Bench::new(profile(100));
     bench.submit(request(1, 1, 0, 0));
     bench.drain();
-    assert_eq!(bench.events, [Event::Finished { id: 1 }]);
+    assert_eq!(bench.events, [Event::Finished { id: 1, waited: Duration::ZERO }]);
 }
 
 #[test]
@@ -464,7 +464,7 @@ proptest! {
             for event in &bench.events {
                 match *event {
                     Event::FirstToken { id: its, .. } | Event::Token { id: its } if its == id => tokens += 1,
-                    Event::Finished { id: its } if its == id => finished += 1,
+                    Event::Finished { id: its, .. } if its == id => finished += 1,
                     _ => {}
                 }
             }

@@ -39,6 +39,8 @@ pub enum Event {
     Finished {
         /// The request.
         id: u64,
+        /// From submission until it was first admitted.
+        waited: Duration,
     },
 }
 

@@ -1,5 +1,7 @@
 //! A client that knows just enough HTTP/1.1, and engines that are quick.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},

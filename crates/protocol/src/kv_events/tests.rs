@@ -44,6 +44,21 @@ fn every_format_is_read_as_it_was_written() {
     }
 }
 
+#[test]
+fn hashes_are_as_each_engine_sends_them() {
+    let batch = EventBatch { events: vec![removed(&[u64::MAX - 1])], ..EventBatch::default() };
+    // A list of one: an unsigned integer of 64 bits, a binary of 32 bytes, or a small negative integer.
+    for (format, list) in [
+        (EventFormat::Vllm, &b"\x91\xcf\xff"[..]),
+        (EventFormat::VllmDigests, b"\x91\xc4\x20\0"),
+        (EventFormat::VllmArrays, b"\x91\xcf\xff"),
+        (EventFormat::Sglang, b"\x91\xfe"),
+    ] {
+        let payload = batch.encode(format);
+        assert!(payload.windows(list.len()).any(|bytes| bytes == list), "{format:?}: {payload:x?}");
+    }
+}
+
 /// What `msgspec` makes of vLLM's and SGLang's structs of several versions; `scripts/kv-events-interop.py` checks
 /// the same against the running program.
 #[test]

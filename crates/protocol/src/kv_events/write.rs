@@ -80,7 +80,7 @@ impl Serialize for Written<'_, CacheEvent> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self(event, format) = *self;
         let (kind, members) = members(event, format);
-        if format == EventFormat::Vllm {
+        if matches!(format, EventFormat::Vllm | EventFormat::VllmDigests) {
             let mut map = serializer.serialize_map(Some(members.len() + 1))?;
             map.serialize_entry("type", kind)?;
             for (name, value) in &members {
@@ -116,11 +116,14 @@ impl Serialize for Value<'_> {
 impl Serialize for Hash {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self(hash, format) = *self;
-        if format == EventFormat::Sglang {
-            return serializer.serialize_i64(hash.cast_signed());
+        match format {
+            EventFormat::Vllm | EventFormat::VllmArrays => serializer.serialize_u64(hash),
+            EventFormat::Sglang => serializer.serialize_i64(hash.cast_signed()),
+            EventFormat::VllmDigests => {
+                let mut digest = [0; DIGEST_BYTES];
+                digest[DIGEST_BYTES - size_of::<u64>()..].copy_from_slice(&hash.to_be_bytes());
+                serializer.serialize_bytes(&digest)
+            }
         }
-        let mut digest = [0; DIGEST_BYTES];
-        digest[DIGEST_BYTES - size_of::<u64>()..].copy_from_slice(&hash.to_be_bytes());
-        serializer.serialize_bytes(&digest)
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn replay(profile: &Profile, requests: &[Arriving], together: usize) 
             return times;
         }
         for event in events.drain(..) {
-            let (Event::FirstToken { id, .. } | Event::Token { id } | Event::Finished { id }) = event;
+            let (Event::FirstToken { id, .. } | Event::Token { id } | Event::Finished { id, .. }) = event;
             let Some(times) = times.get_mut(id as usize).and_then(Option::as_mut) else { continue };
             match event {
                 Event::FirstToken { .. } => {

@@ -109,7 +109,7 @@ impl Simulation {
         match event {
             engine::Event::FirstToken { id, cached_tokens, .. } => self.chunk(id, Some(cached_tokens)),
             engine::Event::Token { id } => self.chunk(id, None),
-            engine::Event::Finished { id } => {
+            engine::Event::Finished { id, .. } => {
                 let Some(request) = live(&mut self.requests, id) else { return };
                 let done = request.stamps.last().map(|stamp| Duration::from_nanos(*stamp));
                 self.end(place(id), done.unwrap_or(self.now), Outcome::Success);
