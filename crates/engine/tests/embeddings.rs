@@ -60,6 +60,7 @@ fn what_cannot_be_embedded_is_refused_by_name() {
     for (body, member) in [
         (json!({}), "input"),
         (json!({"input": []}), "input"),
+        (json!({"input": vec!["a"; 2049]}), "input"),
         (json!({"input": "x", "encoding_format": "bytes"}), "encoding_format"),
         (json!({"input": "x", "encoding_format": 5}), "encoding_format"),
         (json!({"input": "x", "dimensions": 0}), "dimensions"),

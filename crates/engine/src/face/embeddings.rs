@@ -16,6 +16,8 @@ use super::{
     reply::{Delivery, EMBEDDING_DIMENSIONS, Script, Shape},
 };
 
+/// The most inputs of a request, as OpenAI has it: a body has room for millions.
+const MOST_INPUTS: usize = 2048;
 /// The most numbers of an embedding.
 const MOST_DIMENSIONS: usize = 16_384;
 
@@ -30,6 +32,10 @@ pub(crate) fn read(
     let inputs = view.prompts();
     if inputs.is_empty() {
         return Err(Failure::bad_request("input must have at least one text").with_param("input"));
+    }
+    if inputs.len() > MOST_INPUTS {
+        let message = format!("input must have at most {MOST_INPUTS} texts, got {}.", inputs.len());
+        return Err(Failure::bad_request(message).with_param("input"));
     }
     let base64 = match members.text("encoding_format")?.as_deref() {
         None | Some("float") => false,
