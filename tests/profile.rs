@@ -949,6 +949,10 @@ fn what_cannot_be_done_is_said_in_one_line() {
         (&["--arrival-pattern=concurrency-burst"], "needs --concurrency"),
         (&["--fixed-schedule"], "needs a trace"),
         (&["--warmup-concurrency=2"], "--warmup-concurrency needs --warmup-request-count"),
+        (
+            &["--warmup-request-count=2", "--warmup-grace-period=1"],
+            "--warmup-grace-period counts from the end of --warmup-duration",
+        ),
         (&["--per-chunk-usage"], "--per-chunk-usage needs --streaming"),
         (&["--endpoint-type=raw"], "give --input-file"),
         (&["--synthesis-max-isl=5"], "--synthesis-max-isl is for --input-file"),

@@ -86,8 +86,6 @@ pub(crate) struct Worker<'a> {
     pub(crate) blocked_at_end: bool,
     /// The answers under way are not waited for any more.
     pub(crate) is_cut_off: bool,
-    /// Since when this thread has only been waiting for answers.
-    quiet_since: Option<Duration>,
     /// When the head of the queue is due; `None` while that depends on something else.
     pub(crate) next_due: Option<Duration>,
     /// When a session was last admitted.
@@ -128,7 +126,6 @@ impl<'a> Worker<'a> {
             head_slot: HeadSlot::None,
             blocked_at_end: false,
             is_cut_off: false,
-            quiet_since: None,
             next_due: None,
             last_admission: Duration::ZERO,
             live_sessions: 0,
@@ -264,11 +261,8 @@ impl<'a> Worker<'a> {
         if let Some(over) = phase.over(now) {
             self.wind_down(over)?;
         }
-        let only_waits = self.feed_ended && self.live_sessions == self.in_flight;
-        self.quiet_since = only_waits.then(|| self.quiet_since.unwrap_or(now));
-        let grace_began = phase.over(now).or(self.quiet_since);
         let grace_ended =
-            matches!((grace_began, phase.limits.grace), (Some(began), Some(grace)) if now >= began + grace);
+            matches!((phase.over(now), phase.limits.grace), (Some(over), Some(grace)) if now >= over + grace);
         if grace_ended || self.shared.must_cut_off() {
             self.is_cut_off = true;
             self.cut_off(now)?;
@@ -284,7 +278,6 @@ impl<'a> Worker<'a> {
         self.head_slot = HeadSlot::None;
         self.blocked_at_end = false;
         self.is_cut_off = false;
-        self.quiet_since = None;
         self.next_due = None;
         self.grants.clear();
         match self.shared.phases.get(self.phase_index) {

@@ -59,7 +59,8 @@ pub struct Limits {
     pub prefill_ramp: Option<Duration>,
     /// Nothing is started after this time.
     pub duration: Option<Duration>,
-    /// After `duration`, or after the last arrival, answers are waited for this long; `None` waits for all.
+    /// Answers are waited for this long after `duration`, or after the phase was told to stop, whichever comes first;
+    /// `None` waits for all. An arrival that is the last one starts no such wait.
     pub grace: Option<Duration>,
     /// At most this many requests.
     pub requests: Option<u64>,
