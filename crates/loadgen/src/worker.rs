@@ -36,7 +36,7 @@ const READ_BUFFER: usize = 128 << 10;
 /// Records are handed on in batches of this many, and at every heartbeat.
 const RECORD_BATCH: usize = 64;
 /// The appointment at which a thread looks at the state of the run, and measures how late it is.
-const HEARTBEAT: Duration = Duration::from_millis(10);
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(10);
 /// Time before a due time in which a precise thread does not sleep.
 const SPIN: Duration = Duration::from_micros(100);
 
@@ -243,7 +243,9 @@ impl<'a> Worker<'a> {
     }
 
     fn heartbeat(&mut self, now: Duration) -> Result<(), Error> {
-        self.measures.loop_stall.record_time(now - self.heartbeat_at);
+        if self.phase().is_measured && self.phase().start().is_some() {
+            self.measures.loop_stall.record_time(now - self.heartbeat_at);
+        }
         self.heartbeat_at = (self.heartbeat_at + HEARTBEAT).max(now);
         self.core.mark();
         self.shared.control.produced(std::mem::take(&mut self.fresh_tokens));
