@@ -119,8 +119,9 @@ pub fn judge(report: &Report, health: &ClientHealth, flags: &Flags) -> Assessmen
     warnings.extend(omissions(total, flags));
     warnings.extend(resolution(total, health, flags));
     warnings.extend(counting(total, flags));
-    if let Some(unique) = health.reused_prompts.filter(|&unique| unique < total.sent) {
-        warnings.push(Warning::ReusedPrompts { unique, sent: total.sent, prompts: flags.prompts });
+    let reused = health.reused_prompts.filter(|&unique| unique < total.sent);
+    if let Some((unique, prompts)) = reused.zip(flags.prompts) {
+        warnings.push(Warning::ReusedPrompts { unique, sent: total.sent, prompts });
     }
     if health.interrupted {
         warnings.push(Warning::Interrupted { by: health.ended_by.clone() });

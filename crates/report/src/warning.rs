@@ -32,8 +32,8 @@ pub struct Flags {
     pub requests: &'static str,
     /// Names a tokenizer, or asks for the server's counts.
     pub tokenizer: &'static str,
-    /// Sets the number of different prompts.
-    pub prompts: &'static str,
+    /// Sets the number of different prompts; `None` where none are used again.
+    pub prompts: Option<&'static str>,
 }
 
 /// Why this side was slow, and what mends it.
@@ -192,7 +192,7 @@ impl Flags {
         rate: "--request-rate",
         requests: "--num-prompts",
         tokenizer: "--tokenizer",
-        prompts: "--conversations",
+        prompts: Some("--conversations"),
     };
     /// The flags of AIPerf.
     pub const PROFILE: Self = Self {
@@ -200,7 +200,7 @@ impl Flags {
         rate: "--request-rate",
         requests: "--request-count",
         tokenizer: "--use-server-token-count or --tokenizer",
-        prompts: "--num-dataset-entries",
+        prompts: Some("--num-dataset-entries"),
     };
     /// The keys of inference-perf's file.
     pub const RUN: Self = Self {
@@ -208,7 +208,7 @@ impl Flags {
         rate: "load.stages[].rate",
         requests: "load.stages[].duration",
         tokenizer: "a local file in tokenizer.pretrained_model_name_or_path",
-        prompts: "data.input_distribution.total_count",
+        prompts: None,
     };
 }
 

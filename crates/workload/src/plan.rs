@@ -9,6 +9,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use protocol::Endpoint;
 use serde_json::{Map, Value};
 
+/// Longest time that is taken for one, in seconds: clocks can still add it.
+pub const MAX_SECONDS: f64 = 1e10;
+
 /// What to send in a run, and when.
 #[derive(Debug)]
 pub struct Plan {

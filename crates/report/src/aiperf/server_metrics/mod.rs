@@ -103,7 +103,7 @@ impl ServerMetrics<'_> {
         for (url, page) in self.urls.iter().zip(self.pages) {
             for (at, latency, families) in page.readings() {
                 let mut line = Object::default();
-                line.set("endpoint_url", &url);
+                line.set("endpoint_url", url);
                 line.set("timestamp_ns", self.wall_ns(at));
                 line.set("endpoint_latency_ns", nanoseconds(latency));
                 let mut metrics = Map::new();
@@ -185,7 +185,7 @@ impl ServerMetrics<'_> {
                 let entry = merged.entry(family.name.clone()).or_insert_with(|| (family.clone(), Vec::new()));
                 // A name that means something else on another page has no place of its own.
                 if entry.0.kind == family.kind {
-                    entry.1.extend(own.iter().map(|(labels, figures)| series_json(&url, labels, figures)));
+                    entry.1.extend(own.iter().map(|(labels, figures)| series_json(url, labels, figures)));
                 }
             }
         }
