@@ -559,6 +559,23 @@ fn prompts_without_a_dataset() {
 }
 
 #[test]
+fn numbers_without_end_are_refused() {
+    let stage = Stage::new();
+    for (flag, said) in [
+        ("--temperature=nan", "give a finite number"),
+        ("--temperature=inf", "give a finite number"),
+        ("--top-p=NaN", "give a finite number"),
+        ("--presence-penalty=inf", "give a finite number"),
+        ("--burstiness=inf", "give a finite number"),
+        ("--request-rate=1e300", "at most 1e9, or inf"),
+        ("--ready-check-timeout-sec=18446744073709551615", "is not in 0..=10000000000"),
+    ] {
+        let message = failure(&stage.command(&[flag]).output().unwrap(), 2);
+        assert!(message.contains(said) && message.contains(flag.split('=').next().unwrap()), "{message}");
+    }
+}
+
+#[test]
 fn an_interrupt_leaves_a_partial_report() {
     let stage = Stage::new();
     let flags = ["--num-prompts=100000", "--request-rate=50", "--save-result", "--result-filename=part.json"];
@@ -575,7 +592,7 @@ fn an_interrupt_leaves_a_partial_report() {
     let asked = Instant::now();
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();
-    assert!(child.wait().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(asked.elapsed() < Duration::from_secs(60), "it went on for {:?}", asked.elapsed());
     assert!(rest.starts_with("PARTIAL RESULTS: stopped by hand after "), "{rest}");
     let answered: u64 = row(&rest, "Successful requests:").parse().unwrap();

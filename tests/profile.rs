@@ -642,6 +642,48 @@ fn what_is_cut_off_at_the_end_has_not_failed() {
     assert!(warnings.iter().any(|warning| warning["kind"] == "cut_off"), "{warnings:?}");
 }
 
+/// The figures of a run of four seconds in which the client stood still for one.
+fn stopped_for_a_second(flags: &[&str]) -> Value {
+    let stage = Stage::new(1);
+    let mut command = stage.command(&stage.urls(), flags);
+    command.args(["--streaming", "--benchmark-duration=4", "--stats-interval=0.2", "--no-server-metrics"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let answered = |line: String| line.contains("Profiling: ") && !line.contains("Profiling: 0 ");
+    assert!(lines.by_ref().any(answered), "it ended before it began");
+    let signal = |name: &str| Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(signal("-STOP").success());
+    thread::sleep(Duration::from_secs(1));
+    assert!(signal("-CONT").success());
+    lines.for_each(drop);
+    assert!(child.wait().unwrap().success());
+    stage.json()["evenload"].clone()
+}
+
+fn warning(ours: &Value, kind: &str) -> Option<String> {
+    let warnings = ours["assessment"]["warnings"].as_array().unwrap();
+    let found = warnings.iter().find(|warning| warning["kind"] == kind)?;
+    Some(found["message"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_pause_of_the_client_is_not_the_servers() {
+    let ours = stopped_for_a_second(&["--concurrency=2"]);
+    assert!(warning(&ours, "stood_still").is_some(), "{ours}");
+    assert_ne!(ours["assessment"]["verdict"], "VALID", "{ours}");
+    // An appointment every 10 ms may be missed by so much less.
+    assert!(ours["client"]["stalls"]["longest_ms"].as_f64().unwrap() >= 980.0, "{ours}");
+}
+
+#[test]
+fn advice_names_the_flags_of_the_run() {
+    let ours = stopped_for_a_second(&["--user-centric-rate=50", "--num-users=5"]);
+    let late = warning(&ours, "late").unwrap_or_else(|| panic!("{ours}"));
+    assert!(late.contains("--user-centric-rate") && !late.contains("--request-rate"), "{late}");
+    let few = warning(&ours, "too_few_samples").unwrap_or_else(|| panic!("{ours}"));
+    assert!(few.contains("Raise --benchmark-duration"), "{few}");
+}
+
 #[test]
 fn an_interrupted_warm_up_begins_nothing() {
     let stage = Stage::new(1);
@@ -949,6 +991,10 @@ fn what_cannot_be_done_is_said_in_one_line() {
         (&["--arrival-pattern=concurrency-burst"], "needs --concurrency"),
         (&["--fixed-schedule"], "needs a trace"),
         (&["--warmup-concurrency=2"], "--warmup-concurrency needs --warmup-request-count"),
+        (
+            &["--warmup-request-count=2", "--warmup-grace-period=1"],
+            "--warmup-grace-period counts from the end of --warmup-duration",
+        ),
         (&["--per-chunk-usage"], "--per-chunk-usage needs --streaming"),
         (&["--endpoint-type=raw"], "give --input-file"),
         (&["--synthesis-max-isl=5"], "--synthesis-max-isl is for --input-file"),
@@ -962,6 +1008,10 @@ fn what_cannot_be_done_is_said_in_one_line() {
     for (flags, said) in [
         (&["--isl=0"][..], "--prompt-input-tokens-mean"),
         (&["--url="], "--url: a URL is empty"),
+        (&["--wait-for-model-timeout=1.8446744e19"], "give a number of seconds from 0 to 1e10"),
+        (&["--num-profile-runs=2", "--profile-run-cooldown-seconds=1e19"], "seconds from 0 to 1e10"),
+        (&["--reset-kv-cache", "--reset-kv-cache-timeout-seconds=1e19"], "seconds from 0 to 1e10"),
+        (&["--request-rate=1e300"], "give a number above 0, at most 1e9"),
         (&["--url=ftp://x"], "ftp://x: only http and https URLs are supported"),
         (&["--url=h:99999"], "the port is not a number from 1 to 65535"),
         (

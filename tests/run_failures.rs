@@ -4,7 +4,13 @@
 
 mod run_support;
 
-use std::fs;
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    process::{Output, Stdio},
+    thread,
+    time::Duration,
+};
 
 use run_support::{MODEL, Stage, Stub, reply, said};
 use serde_json::{Value, json};
@@ -116,4 +122,67 @@ fn pauses_that_were_asked_for_are_no_fault() {
     assert!(!warnings.to_string().contains("in flight on average"), "{warnings}");
     assert!(warnings.to_string().contains("Raise load.stages[].num_sessions"), "{warnings}");
     assert_eq!(stage.report("stage_0_lifecycle_metrics.json")["load_summary"]["concurrency"], 3);
+}
+
+/// Ends a run by so many signals, the first when it says `word`; with all that it said on standard error.
+fn ended_by_hand(config: &str, flags: &[&str], word: &str, times: usize) -> (Stage, Output, String) {
+    let stage = Stage::new();
+    let mut command = stage.command(config, flags);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let (mut said, mut line) = (String::new(), String::new());
+    let mut wait_for = |word: &str| loop {
+        line.clear();
+        assert!(lines.read_line(&mut line).unwrap() > 0, "no {word:?}: {said}");
+        said += &line;
+        if line.contains(word) {
+            return;
+        }
+    };
+    wait_for(word);
+    for _ in 0..times {
+        let id = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+        wait_for("the answers under way");
+    }
+    let drain = thread::spawn(move || {
+        lines.read_to_string(&mut said).unwrap();
+        said
+    });
+    let output = child.wait_with_output().unwrap();
+    (stage, output, drain.join().unwrap())
+}
+
+#[test]
+fn what_is_cut_off_by_hand_is_not_called_failed() {
+    let server = Stub::new(|request, socket| match request.starts_with("GET") {
+        true => reply(socket, "404 Not Found", "{}"),
+        false => thread::sleep(Duration::from_secs(600)),
+    });
+    let flags = [
+        "--server.base_url",
+        &server.url,
+        "--server.model_name",
+        MODEL,
+        "--load.stage_teardown_grace_seconds",
+        "600",
+    ];
+    let config = "load: {stages: [{rate: 50, duration: 600}]}\n";
+    let (stage, output, said) = ended_by_hand(config, &flags, "stage 0: ", 2);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(!said.contains("requests failed"), "{said}");
+    let report = stage.report("validation.json");
+    let warnings = report["evenload"]["assessment"]["warnings"].as_array().unwrap();
+    assert!(!warnings.iter().any(|warning| warning["kind"] == "failures"), "{report}");
+}
+
+#[test]
+fn a_run_that_is_ended_in_the_pause_has_no_files_of_the_stage_after_it() {
+    let config = "load: {stages: [{rate: 20, duration: 1}, {rate: 20, duration: 1}], interval: 600}\n";
+    let (stage, output, said) = ended_by_hand(config, &[], "stage 1: ", 1);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("1 stages were not run: stopped by hand"), "{said}");
+    assert!(stage.path("out/stage_0_lifecycle_metrics.json").exists(), "{said}");
+    assert!(!stage.path("out/stage_1_lifecycle_metrics.json").exists(), "{said}");
+    assert!(run_support::said(&output.stdout).contains("The run was ended by hand"), "{output:?}");
 }

@@ -9,7 +9,7 @@
 
 mod cores;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{fs::OpenOptions, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
@@ -23,7 +23,7 @@ use workload::{
 };
 
 use self::cores::Cores;
-use super::interrupt::Interrupts;
+use super::interrupt::{INTERRUPTED, Interrupts};
 
 /// Prompts of the calibration.
 const PROMPT_TOKENS: u32 = 64;
@@ -35,18 +35,21 @@ const FEWEST_REQUESTS: f64 = 100.0;
 
 /// Flags of `evenload calibrate`.
 #[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Exit status: 0; 1 if no rate was measured right; 2 for wrong flags; 130 after Ctrl-C or SIGTERM."
+)]
 pub(crate) struct Arguments {
     /// Request rates to try; the search for the ceiling goes on from the highest that is measured right.
-    #[arg(long, value_name = "RATES", value_delimiter = ',', default_values = ["10", "200", "2000"])]
+    #[arg(long, value_name = "RATES", value_delimiter = ',', default_values = ["10", "200", "2000"], value_parser = rate)]
     rates: Vec<f64>,
     /// Time at each rate, or until 100 requests were sent where that takes longer.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = length)]
     seconds: f64,
     /// The engines' time to first token.
-    #[arg(long, value_name = "MS", default_value_t = 50.0)]
+    #[arg(long, value_name = "MS", default_value_t = 50.0, value_parser = latency)]
     ttft_ms: f64,
     /// The engines' time between tokens.
-    #[arg(long, value_name = "MS", default_value_t = 10.0)]
+    #[arg(long, value_name = "MS", default_value_t = 10.0, value_parser = latency)]
     itl_ms: f64,
     /// Tokens of an answer.
     #[arg(long, value_name = "TOKENS", default_value = "16", value_parser = clap::value_parser!(u32).range(2..))]
@@ -57,7 +60,7 @@ pub(crate) struct Arguments {
     /// Threads of the engines.
     #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=64))]
     engine_threads: u16,
-    /// Spin before sends, as --precise-pacing does.
+    /// Spin for the last 100 microseconds before a send, as `evenload profile --precise-pacing` does.
     #[arg(long)]
     precise_pacing: bool,
     /// Write the figures as JSON lines to this file.
@@ -73,9 +76,10 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let rates_are_good = self.rates.iter().all(|rate| rate.is_finite() && *rate > 0.0);
-        anyhow::ensure!(rates_are_good, "--rates: give numbers above 0");
-        anyhow::ensure!(self.seconds.is_finite() && self.seconds > 0.0, "--seconds: give a number above 0");
+        if let Some(path) = &self.json {
+            let opened = OpenOptions::new().create(true).append(true).open(path);
+            opened.with_context(|| format!("cannot write {}", path.display()))?;
+        }
         let interrupts = Interrupts::listen().context("cannot wait for signals")?;
         let nominal = Nominal { ttft_ms: self.ttft_ms, itl_ms: self.itl_ms, tokens: self.tokens };
         println!(
@@ -84,14 +88,19 @@ impl Arguments {
             self.tokens, self.ttft_ms, self.itl_ms
         );
         let (mut points, mut ladder) = (Vec::new(), Ladder::new(self.rates.clone(), !self.no_ceiling));
+        let mut is_interrupted = false;
         while let Some(rate) = ladder.next_rate() {
             let control = interrupts.next_run();
             let Some(point) = self.quietest(rate, &nominal, &control)? else {
                 eprintln!("evenload: ended by hand; {rate:.0} requests/s is not in the table");
+                is_interrupted = true;
                 break;
             };
             ladder.note(rate, point.is_right());
             points.push(point);
+        }
+        if is_interrupted && points.is_empty() {
+            return Ok(ExitCode::from(INTERRUPTED));
         }
         println!("{}", calibration_text(&nominal, &points));
         if let Some(path) = &self.json {
@@ -99,8 +108,11 @@ impl Arguments {
                 points.iter().map(|point| Ok(serde_json::to_string(&point.json(&nominal))? + "\n")).collect();
             std::fs::write(path, lines?).with_context(|| format!("cannot write {}", path.display()))?;
         }
-        let any = points.iter().any(Point::is_right);
-        Ok(if any { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(match points.iter().any(Point::is_right) {
+            _ if is_interrupted => ExitCode::from(INTERRUPTED),
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        })
     }
 
     /// Measures until nothing disturbs it. `None` when ended by hand.
@@ -156,9 +168,8 @@ impl Arguments {
     }
 
     fn fleet(&self) -> anyhow::Result<Fleet> {
-        let time =
-            |ms: f64| Duration::try_from_secs_f64(ms / 1e3).with_context(|| format!("{ms} ms is no time"));
-        let times = FixedTimes { first_token: time(self.ttft_ms)?, between_tokens: time(self.itl_ms)? };
+        let time = |ms: f64| Duration::from_secs_f64(ms / 1e3);
+        let times = FixedTimes { first_token: time(self.ttft_ms), between_tokens: time(self.itl_ms) };
         let config = Config {
             fixed_times: Some(times),
             threads: self.engine_threads.into(),
@@ -182,6 +193,23 @@ impl Arguments {
         phase.limits.grace = Some(Duration::from_secs(30));
         Ok(Plan::new([phase]))
     }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    within(text, 1e-3, 1e6, "requests a second")
+}
+
+fn length(text: &str) -> Result<f64, String> {
+    within(text, 1e-3, 1e6, "seconds")
+}
+
+fn latency(text: &str) -> Result<f64, String> {
+    within(text, 0.0, 1e6, "milliseconds")
+}
+
+fn within(text: &str, least: f64, most: f64, unit: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("give a number of {unit} from {least} to {most}"))
 }
 
 /// Of a core, by the busiest I/O thread; of all, by the host.

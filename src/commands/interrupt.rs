@@ -12,6 +12,9 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
+/// Exit status of what was ended by hand, as shells give it to a command that Ctrl-C ended.
+pub(crate) const INTERRUPTED: u8 = 130;
+
 /// The user's signals, in the hands of the run that goes on.
 #[derive(Debug)]
 pub(crate) struct Interrupts(Arc<Mutex<Arc<Control>>>);

@@ -429,6 +429,28 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_reason_ends_no_stream() {
+        let token = r#"data: {"choices":[{"delta":{"content":"x"},"finish_reason":""}]}"#;
+        let (outcome, _) = stream(Endpoint::ChatCompletions, &[token, token]);
+        assert_eq!(outcome, Outcome::Broken("the stream ended without its end event".to_owned()));
+    }
+
+    #[test]
+    fn counts_that_are_none_do_not_cost_the_answer() {
+        let (outcome, measured) = stream(
+            Endpoint::ChatCompletions,
+            &[
+                r#"data: {"choices":[{"delta":{"content":"x"}}]}"#,
+                r#"data: {"choices":[],"usage":{"prompt_tokens":7.0,"completion_tokens":-1}}"#,
+                "data: [DONE]",
+            ],
+        );
+        assert_eq!(outcome, Outcome::Success);
+        assert_eq!(measured.output_tokens, Count { tokens: 1, source: CountSource::Chunks });
+        assert_eq!(measured.usage.unwrap().prompt_tokens, 7);
+    }
+
+    #[test]
     fn other_rules_count_other_events() {
         let usage = r#"data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4}}"#;
         let chat = [

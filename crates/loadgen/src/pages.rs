@@ -1,8 +1,8 @@
 //! The metrics pages of servers, read now and then beside a run.
 //!
 //! A thread a page reads it at an interval, and at both edges of what is watched, so that counters are known before
-//! the first request and after the last; [`Pages::read_edge`] does so between two phases. A page that does not exist
-//! is asked for once only; one that fails is asked for again. Times are those of a monotonic clock; the wall-clock
+//! the first request and after the last; [`Pages::read_edge`] does so between two phases. A page that is not found at
+//! the first time of asking is asked for once only; one that fails is asked for again. Times are those of a monotonic clock; the wall-clock
 //! time of its zero goes with them.
 
 use std::{
@@ -22,6 +22,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// Pages may be a step behind the last answer.
 const SETTLE: Duration = Duration::from_millis(100);
 const PATH: &str = "/metrics";
+/// Statuses of a server that has no such page.
+const NOT_THERE: [u16; 2] = [404, 405];
 /// More pages than this are not watched: a thread each would be too many.
 const MOST_PAGES: usize = 256;
 /// Numbers kept of all pages together, and of one at most: eight bytes each.
@@ -39,6 +41,10 @@ pub struct Pages<'a> {
 #[derive(Debug)]
 struct Page<'a> {
     name: String,
+    /// What is asked for.
+    url: String,
+    /// Its target's URL is that of the page.
+    own_url: bool,
     targets: &'a Targets,
     target: u16,
     /// It is no target of the run.
@@ -53,12 +59,11 @@ impl<'a> Pages<'a> {
             let named = targets.into_iter().flat_map(|targets| {
                 (0..).zip(targets.names()).map(move |(target, name)| (targets, target, name.to_string()))
             });
-            named.map(move |(targets, target, name)| Page {
-                name,
-                targets,
-                target,
-                other,
-                series: Mutex::default(),
+            named.map(move |(targets, target, name)| {
+                // A page's own URL may hold its path; scheme and host bring two slashes.
+                let own_url = other && name.matches('/').count() > 2;
+                let url = if own_url { name.clone() } else { format!("{name}{PATH}") };
+                Page { name, url, own_url, targets, target, other, series: Mutex::default() }
             })
         };
         let mut pages: Vec<Page<'a>> = of(targets, false).chain(of(others, true)).take(MOST_PAGES).collect();
@@ -116,9 +121,7 @@ impl<'a> Pages<'a> {
 
     /// Reads a page once. False if there is no sense in doing so again.
     fn read(&self, page: &Page<'_>, seen: impl Fn(u16, &EngineMetrics), edge: bool) -> bool {
-        // A page's own URL may hold its path; scheme and host bring two slashes.
-        let named = page.other && page.name.matches('/').count() > 2;
-        let path = if named { AskPath::Given } else { AskPath::Below(PATH) };
+        let path = if page.own_url { AskPath::Given } else { AskPath::Below(PATH) };
         let ask = Ask { path, ..Ask::get(PATH, TIMEOUT) };
         let asked = Instant::now();
         let reply = ask.send(page.targets, page.target);
@@ -130,15 +133,15 @@ impl<'a> Pages<'a> {
                     true => series.push_edge(at, latency, &reply.body),
                     false => series.push(at, latency, &reply.body),
                 };
-                let Some(metrics) = metrics else { return false };
-                if !page.other {
+                if let Some(metrics) = metrics.filter(|_| !page.other) {
                     seen(page.target, &metrics);
                 }
                 true
             }
             Ok(reply) => {
                 series.fail(format!("status {}", reply.status));
-                false
+                let is_missing = NOT_THERE.contains(&reply.status);
+                !is_missing || series.fetches.count > 0
             }
             Err(problem) => {
                 series.fail(problem);
@@ -149,9 +152,14 @@ impl<'a> Pages<'a> {
 
     /// What was read, when nothing reads any more.
     pub fn finish(self) -> EnginePages {
-        let (names, series) =
-            self.pages.into_iter().map(|page| (page.name, page.series.into_inner())).unzip();
-        EnginePages { names, series, begun: self.begun_at }
+        let mut read =
+            EnginePages { names: Vec::new(), urls: Vec::new(), series: Vec::new(), begun: self.begun_at };
+        for page in self.pages {
+            read.names.push(page.name);
+            read.urls.push(page.url);
+            read.series.push(page.series.into_inner());
+        }
+        read
     }
 }
 
@@ -165,7 +173,8 @@ mod tests {
 
     use super::*;
 
-    /// A server whose counter is one more with each reading; other paths than `/metrics` are not found.
+    /// A server whose counter is one more with each reading; other paths than `/metrics` are not found, and its second
+    /// reading and every fourth after it fail.
     fn server() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -180,9 +189,10 @@ mod tests {
                 }
                 let is_page = first.contains(" /metrics ");
                 count += u64::from(is_page);
-                let (status, body) = match is_page {
-                    true => ("200 OK", format!("# TYPE n counter\nn_total {count}\n")),
-                    false => ("404 Not Found", String::new()),
+                let (status, body) = match (is_page, count % 4) {
+                    (true, 2) => ("503 Service Unavailable", String::new()),
+                    (true, _) => ("200 OK", format!("# TYPE n counter\nn_total {count}\n")),
+                    (false, _) => ("404 Not Found", String::new()),
                 };
                 let length = body.len();
                 let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}");
@@ -195,7 +205,7 @@ mod tests {
     #[test]
     fn pages_are_read_before_and_during_until_they_are_stopped() {
         let targets = Targets::resolve([server()]).unwrap();
-        let others = Targets::resolve([server() + "/elsewhere"]).unwrap();
+        let others = Targets::resolve([server() + "/elsewhere", server() + "/metrics"]).unwrap();
         let pages = Pages::new(Some(&targets), Some(&others));
         let (readings, stop) = (AtomicU64::new(0), Stop::default());
         let seen = |target, _: &EngineMetrics| {
@@ -210,13 +220,19 @@ mod tests {
             stop.stop();
         });
         let read = pages.finish();
-        let [page, other] = read.series.as_slice() else { panic!("{:?}", read.names) };
+        let [page, missing, named] = read.series.as_slice() else { panic!("{:?}", read.names) };
         assert!(
             page.fetches.count >= 3 && page.fetches.count == readings.load(Relaxed),
             "{:?}",
             page.fetches
         );
         assert_eq!(page.fetches.updates, page.fetches.count, "each with another number");
-        assert!(other.fetches.count == 0 && other.failed >= 1);
+        assert!(page.failed >= 1, "one that failed was asked for again");
+        assert_eq!((missing.fetches.count, missing.failed), (0, 1), "one that is not there was not");
+        assert!(named.fetches.count >= 1);
+        let problems = read.problems();
+        assert!(problems[0].contains("/metrics: status 503 ("), "{problems:?}");
+        assert!(problems[1].contains("/elsewhere: status 404 (1 of 1 "), "{problems:?}");
+        assert!(read.urls[2].ends_with("/metrics") && !read.urls[2].contains("/metrics/"), "{:?}", read.urls);
     }
 }

@@ -31,6 +31,8 @@ pub(crate) struct PhaseName {
 #[derive(Debug)]
 pub(crate) struct PhaseRun {
     pub(crate) index: u16,
+    /// It is reported.
+    pub(crate) is_measured: bool,
     pub(crate) limits: Limits,
     /// Arrivals at zero mean "as soon as a slot is free", not "all at once".
     pub(crate) closed_loop: bool,
@@ -65,6 +67,7 @@ impl PhaseRun {
             limits.concurrency.map(|limit| Slots::new(limit, limits.concurrency_ramp, closed_loop));
         Self {
             index,
+            is_measured: phase.kind == PhaseKind::Measured,
             closed_loop,
             sessions,
             prefill: limits

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use report::{ClientHealth, Distribution};
+use report::{ClientHealth, Distribution, Stalls};
 use workload::PhaseKind;
 
-use crate::measure::ThreadMeasures;
+use crate::{measure::ThreadMeasures, worker::HEARTBEAT};
 
 /// A run, as the sender saw it. What the servers did is in the records.
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ pub struct ClientSummary {
     /// From due, or admitted by a concurrency limit, to the start of sending or connecting, in nanoseconds. This
     /// is the part that only this process can be blamed for.
     pub dispatch_lag: Distribution,
-    /// How late the sending threads came to an appointment every 10 ms, in nanoseconds.
+    /// How late the sending threads came to an appointment every 10 ms in the measured phases, in nanoseconds.
     pub loop_stall: Distribution,
     /// How long output events had been in the kernel when they were read, in nanoseconds, by the kernel's own time
     /// stamps: how much too late each event was seen. Empty where the kernel gives no stamps.
@@ -131,6 +131,7 @@ impl RunSummary {
             payload_reads: client.payload_reads,
             multi_event_reads: client.bunched_reads,
             read_lag: client.receive_lag.clone(),
+            stalls: Stalls::new(&client.loop_stall, HEARTBEAT),
             peak_in_flight: Some(client.peak_in_flight),
             stolen_share: client.stolen_share,
             reused_prompts: None,

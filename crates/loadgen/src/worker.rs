@@ -36,7 +36,7 @@ const READ_BUFFER: usize = 128 << 10;
 /// Records are handed on in batches of this many, and at every heartbeat.
 const RECORD_BATCH: usize = 64;
 /// The appointment at which a thread looks at the state of the run, and measures how late it is.
-const HEARTBEAT: Duration = Duration::from_millis(10);
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(10);
 /// Time before a due time in which a precise thread does not sleep.
 const SPIN: Duration = Duration::from_micros(100);
 
@@ -86,8 +86,6 @@ pub(crate) struct Worker<'a> {
     pub(crate) blocked_at_end: bool,
     /// The answers under way are not waited for any more.
     pub(crate) is_cut_off: bool,
-    /// Since when this thread has only been waiting for answers.
-    quiet_since: Option<Duration>,
     /// When the head of the queue is due; `None` while that depends on something else.
     pub(crate) next_due: Option<Duration>,
     /// When a session was last admitted.
@@ -128,7 +126,6 @@ impl<'a> Worker<'a> {
             head_slot: HeadSlot::None,
             blocked_at_end: false,
             is_cut_off: false,
-            quiet_since: None,
             next_due: None,
             last_admission: Duration::ZERO,
             live_sessions: 0,
@@ -246,7 +243,9 @@ impl<'a> Worker<'a> {
     }
 
     fn heartbeat(&mut self, now: Duration) -> Result<(), Error> {
-        self.measures.loop_stall.record_time(now - self.heartbeat_at);
+        if self.phase().is_measured && self.phase().start().is_some() {
+            self.measures.loop_stall.record_time(now - self.heartbeat_at);
+        }
         self.heartbeat_at = (self.heartbeat_at + HEARTBEAT).max(now);
         self.core.mark();
         self.shared.control.produced(std::mem::take(&mut self.fresh_tokens));
@@ -264,11 +263,8 @@ impl<'a> Worker<'a> {
         if let Some(over) = phase.over(now) {
             self.wind_down(over)?;
         }
-        let only_waits = self.feed_ended && self.live_sessions == self.in_flight;
-        self.quiet_since = only_waits.then(|| self.quiet_since.unwrap_or(now));
-        let grace_began = phase.over(now).or(self.quiet_since);
         let grace_ended =
-            matches!((grace_began, phase.limits.grace), (Some(began), Some(grace)) if now >= began + grace);
+            matches!((phase.over(now), phase.limits.grace), (Some(over), Some(grace)) if now >= over + grace);
         if grace_ended || self.shared.must_cut_off() {
             self.is_cut_off = true;
             self.cut_off(now)?;
@@ -284,7 +280,6 @@ impl<'a> Worker<'a> {
         self.head_slot = HeadSlot::None;
         self.blocked_at_end = false;
         self.is_cut_off = false;
-        self.quiet_since = None;
         self.next_due = None;
         self.grants.clear();
         match self.shared.phases.get(self.phase_index) {

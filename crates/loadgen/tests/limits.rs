@@ -249,14 +249,26 @@ fn after_the_grace_period_answers_are_cut_off() {
         thread::sleep(if request.body.contains("prompt 0") { PATIENCE } else { Duration::ZERO });
         socket.write_all((http_chunk("data: [DONE]\n\n") + "0\r\n\r\n").as_bytes()).is_ok()
     });
-    for duration in [None, Some(ms(40))] {
-        let limits = Limits { duration, grace: Some(ms(60)), ..Limits::default() };
-        let ran = run(plan(limits, singles(3, ms(1))), &[server.url()], options());
-        assert_eq!(kinds(&ran), ["incomplete", "success", "success"]);
-        let cut = &ran.records[0];
-        assert_eq!(cut.chunks.len(), 1, "what came is kept");
-        let start = ran.summary.phases[0].span.unwrap().0;
-        assert!(cut.done >= start + duration.unwrap_or(ms(2)) + ms(60));
+    let limits = Limits { duration: Some(ms(40)), grace: Some(ms(60)), ..Limits::default() };
+    let ran = run(plan(limits, singles(3, ms(1))), &[server.url()], options());
+    assert_eq!(kinds(&ran), ["incomplete", "success", "success"]);
+    let cut = &ran.records[0];
+    assert_eq!(cut.chunks.len(), 1, "what came is kept");
+    let start = ran.summary.phases[0].span.unwrap().0;
+    assert!(cut.done >= start + ms(40) + ms(60));
+}
+
+#[test]
+fn the_grace_period_begins_with_the_end_of_the_duration_and_not_with_the_last_arrival() {
+    // All that starts has started at once, and a session has a turn under way, or its next one, all the time.
+    let talks = || (0..2).map(|id| Arrival { at: ms(0), session: session(id, [chat("a"), chat("b")]) });
+    for duration in [None, Some(PATIENCE)] {
+        for concurrency in [None, Some(2)] {
+            let server = slow(ms(300));
+            let limits = Limits { concurrency, duration, grace: Some(ms(30)), ..Limits::default() };
+            let ran = run(plan(limits, talks().collect()), &[server.url()], options());
+            assert_eq!(kinds(&ran), ["success"; 4], "{duration:?} {concurrency:?}");
+        }
     }
 }
 

@@ -193,7 +193,7 @@ impl<'a> Chunk<'a> {
                 event.tool_call |=
                     delta.tool_calls.is_some_and(|calls| !calls.is_empty()) || delta.function_call.is_some();
             }
-            event.finish_reason = choice.finish_reason.map(|reason| reason.0).or(event.finish_reason);
+            event.finish_reason = ending(choice.finish_reason).or(event.finish_reason);
         }
         event
     }
@@ -262,10 +262,15 @@ impl<'a> MessagesEvent<'a> {
             event.tool_call |= kind.ends_with("tool_use") || kind == "input_json_delta";
             append(&mut event.text, block.text.unwrap_or_default().0);
             append(&mut event.reasoning, block.thinking.unwrap_or_default().0);
-            event.finish_reason = block.stop_reason.map(|reason| reason.0).or(event.finish_reason);
+            event.finish_reason = ending(block.stop_reason).or(event.finish_reason);
         }
         event
     }
+}
+
+/// Why generation ended. Some engines write an empty reason into every event before the last: it ends nothing.
+fn ending(reason: Option<Text<'_>>) -> Option<Cow<'_, str>> {
+    reason.map(|reason| reason.0).filter(|reason| !reason.is_empty())
 }
 
 /// The message of a failure; the whole text where it has an unknown shape.
@@ -311,6 +316,8 @@ mod tests {
         assert!(!chat(r#"{"choices":[{"delta":{"tool_calls":[]}}]}"#).is_payload());
         let last = chat(r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#);
         assert_eq!(last.finish_reason.as_deref(), Some("length"));
+        let more = chat(r#"{"choices":[{"delta":{"content":"a"},"finish_reason":""}]}"#);
+        assert_eq!(more.finish_reason, None, "an empty reason is none");
         assert_eq!((last.is_payload(), last.choice, last.empty_text), (false, true, false));
         let counts =
             chat(r#"{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}"#);

@@ -1,6 +1,7 @@
 //! Token counts, as engines report them.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 /// What a request cost, in tokens.
 ///
@@ -29,29 +30,36 @@ impl Usage {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Read {
-    prompt_tokens: Option<u32>,
-    completion_tokens: Option<u32>,
+    prompt_tokens: Count,
+    completion_tokens: Count,
     prompt_tokens_details: Option<PromptDetails>,
     completion_tokens_details: Option<CompletionDetails>,
-    input_tokens: Option<u32>,
-    output_tokens: Option<u32>,
+    input_tokens: Count,
+    output_tokens: Count,
     input_tokens_details: Option<PromptDetails>,
     output_tokens_details: Option<CompletionDetails>,
-    cache_read_input_tokens: Option<u32>,
-    cache_creation_input_tokens: Option<u32>,
+    cache_read_input_tokens: Count,
+    cache_creation_input_tokens: Count,
 }
 
 #[derive(Clone, Copy, Default, Deserialize, Serialize)]
+#[serde(default)]
 struct PromptDetails {
-    cached_tokens: Option<u32>,
+    cached_tokens: Count,
 }
 
 #[derive(Clone, Copy, Default, Deserialize, Serialize)]
+#[serde(default)]
 struct CompletionDetails {
-    reasoning_tokens: Option<u32>,
+    reasoning_tokens: Count,
 }
+
+/// A count as an engine wrote it. What is no whole number of tokens is as good as not said: it must not cost the answer.
+#[derive(Clone, Copy, Default, Serialize)]
+struct Count(Option<u32>);
 
 #[derive(Serialize)]
 struct Written {
@@ -64,19 +72,27 @@ struct Written {
     completion_tokens_details: Option<CompletionDetails>,
 }
 
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = Value::deserialize(deserializer)?.as_f64();
+        let is_count = |number: &f64| number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(number);
+        Ok(Self(number.filter(is_count).map(|number| number as u32)))
+    }
+}
+
 impl From<Read> for Usage {
     fn from(read: Read) -> Self {
-        let outside = read.cache_read_input_tokens.unwrap_or_default();
-        let created = read.cache_creation_input_tokens.unwrap_or_default();
-        let input = read.input_tokens.map(|tokens| tokens.saturating_add(outside).saturating_add(created));
+        let outside = read.cache_read_input_tokens.0.unwrap_or_default();
+        let created = read.cache_creation_input_tokens.0.unwrap_or_default();
+        let input = read.input_tokens.0.map(|tokens| tokens.saturating_add(outside).saturating_add(created));
         let prompt_details = read.prompt_tokens_details.or(read.input_tokens_details).unwrap_or_default();
         let completion_details =
             read.completion_tokens_details.or(read.output_tokens_details).unwrap_or_default();
         Self {
-            prompt_tokens: read.prompt_tokens.or(input).unwrap_or_default(),
-            completion_tokens: read.completion_tokens.or(read.output_tokens).unwrap_or_default(),
-            cached_tokens: prompt_details.cached_tokens.or(read.cache_read_input_tokens),
-            reasoning_tokens: completion_details.reasoning_tokens,
+            prompt_tokens: read.prompt_tokens.0.or(input).unwrap_or_default(),
+            completion_tokens: read.completion_tokens.0.or(read.output_tokens.0).unwrap_or_default(),
+            cached_tokens: prompt_details.cached_tokens.0.or(read.cache_read_input_tokens.0),
+            reasoning_tokens: completion_details.reasoning_tokens.0,
         }
     }
 }
@@ -89,10 +105,10 @@ impl From<Usage> for Written {
             completion_tokens: usage.completion_tokens,
             prompt_tokens_details: usage
                 .cached_tokens
-                .map(|tokens| PromptDetails { cached_tokens: Some(tokens) }),
+                .map(|tokens| PromptDetails { cached_tokens: Count(Some(tokens)) }),
             completion_tokens_details: usage
                 .reasoning_tokens
-                .map(|tokens| CompletionDetails { reasoning_tokens: Some(tokens) }),
+                .map(|tokens| CompletionDetails { reasoning_tokens: Count(Some(tokens)) }),
         }
     }
 }
@@ -138,5 +154,20 @@ mod tests {
         let vllm = r#"{"prompt_tokens":100,"completion_tokens":20,"prompt_tokens_details":
             {"cached_tokens":64,"created_cache_tokens":0},"completion_tokens_details":{"reasoning_tokens":5}}"#;
         assert_eq!(read(vllm), FULL);
+    }
+
+    #[test]
+    fn a_count_that_is_no_whole_number_is_absent_and_costs_nothing() {
+        let prompt = |count: &str| read(&format!(r#"{{"prompt_tokens":{count},"completion_tokens":2}}"#));
+        for (written, tokens) in [("7.0", 7), ("7e2", 700), ("4294967295", u32::MAX), ("0", 0)] {
+            assert_eq!(prompt(written).prompt_tokens, tokens, "{written}");
+        }
+        for written in ["-1", "7.5", "1e20", "4294967296", "\"7\"", "null", "true", "[7]", "{}"] {
+            let usage = Usage { completion_tokens: 2, ..Usage::default() };
+            assert_eq!(prompt(written), usage, "{written}");
+        }
+        let details =
+            r#"{"prompt_tokens":9,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":-1}}"#;
+        assert_eq!(read(details), Usage { prompt_tokens: 9, completion_tokens: 2, ..Usage::default() });
     }
 }

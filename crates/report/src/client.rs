@@ -18,6 +18,7 @@ pub(crate) fn client_rows(report: &Report, health: &ClientHealth) -> Vec<(&'stat
     let streamed = total.of(Metric::Gap).max();
     let busiest = health.io_thread_cpu.iter().copied().reduce(f64::max);
     let bunched = ratio(health.multi_event_reads as f64, health.payload_reads as f64);
+    let stalls = &health.stalls;
     let rows = [
         ("Request rate asked for (req/s):", asked),
         ("Request rate of the schedule (req/s):", asked.and(total.scheduled_rate())),
@@ -35,6 +36,7 @@ pub(crate) fn client_rows(report: &Report, health: &ClientHealth) -> Vec<(&'stat
         ("In flight, mean over time:", Some(total.mean_in_flight())),
         ("Prefix cache hits (% of prompt tokens):", total.prefix_hit_ratio().map(|share| share * 100.0)),
         ("Busiest I/O thread (% of a core):", busiest.map(|share| share * 100.0)),
+        ("Longest stall of the client (ms):", Some(stalls.longest_ms).filter(|_| stalls.watched_ms > 0.0)),
         ("CPU time taken by the host (%):", health.stolen_share.map(|share| share * 100.0)),
         ("Reads with several events (%):", bunched.map(|share| share * 100.0)),
         ("P99 read lag (ms):", health.read_lag.percentile(99.0).map(|time| time / MILLISECOND)),
@@ -63,6 +65,7 @@ pub fn client_json(report: &Report, health: &ClientHealth) -> serde_json::Value 
         "prefix_hit_ratio": total.prefix_hit_ratio(),
         "connections": total.connections,
         "io_thread_cpu": health.io_thread_cpu,
+        "stalls": health.stalls,
         "stolen_share": health.stolen_share,
         "payload_reads": health.payload_reads,
         "multi_event_reads": health.multi_event_reads,

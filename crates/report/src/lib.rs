@@ -65,6 +65,6 @@ pub use search::{
 pub use series::{Bucket, FIRST_WIDTH, TimeSeries};
 pub use summary::{ERROR_KINDS, ErrorKey, ErrorTable, Objective, Span, Summary, source_shares};
 pub use threshold::{Breach, Threshold, ThresholdError};
-pub use verdict::{Assessment, ClientHealth, Verdict, judge};
+pub use verdict::{Assessment, ClientHealth, Stalls, Verdict, judge};
 pub use vllm_bench::{BenchDetails, BenchFormat, BenchRun, bench_metric};
 pub use warning::{Blame, Flags, Severity, Warning};

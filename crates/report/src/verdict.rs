@@ -8,7 +8,9 @@
 //! - *Suspect*: a figure may be off, or means something other than its name says.
 //! - *Note*: the figures are right; here is how to read them. Notes do not change the verdict.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Blame, CountSource, Distribution, Flags, MILLISECOND, Metric, Outcome, PhaseShape, Report, Severity,
@@ -34,6 +36,8 @@ const BUNCHED_SHARE: f64 = 0.1;
 const READ_LAG_LIMIT_MS: f64 = 1.0;
 /// Tokens per event above this make a gap between events more than a gap between tokens.
 const TOKENS_PER_CHUNK: f64 = 1.1;
+/// Standing still touches requests above this share: P99 is no longer the server's.
+pub(crate) const STALLED_SHARE: f64 = 0.01;
 /// Stolen time above this share can be in every figure's P99.
 pub(crate) const STOLEN_SHARE: f64 = 0.01;
 /// Samples that a percentile needs for 99 % confidence in it (MLPerf's early-stopping bound).
@@ -62,6 +66,8 @@ pub struct ClientHealth {
     pub multi_event_reads: u64,
     /// From the kernel's receipt of bytes to the read that returned them, where the kernel says so; nanoseconds.
     pub read_lag: Distribution,
+    /// How the I/O threads kept appointments of their own while requests were measured.
+    pub stalls: Stalls,
     /// The most requests in flight at once, where the sender counted them.
     pub peak_in_flight: Option<u64>,
     /// Share of the processors' time that the host of this virtual machine gave to others; `None` on a machine that
@@ -73,6 +79,18 @@ pub struct ClientHealth {
     pub interrupted: bool,
     /// What else ended it.
     pub ended_by: Option<String>,
+}
+
+/// How late the I/O threads came to appointments with themselves: for so long they read and sent nothing, because the
+/// process was stopped, the machine slept or had no processor for it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Stalls {
+    /// The longest.
+    pub longest_ms: f64,
+    /// Of all threads together, beyond their usual lateness.
+    pub total_ms: f64,
+    /// Time of all threads in which they had appointments.
+    pub watched_ms: f64,
 }
 
 /// The verdict with its reasons, the gravest first.
@@ -97,11 +115,13 @@ pub fn judge(report: &Report, health: &ClientHealth, flags: &Flags) -> Assessmen
         warnings.extend(pace(shape, phase, stolen, flags));
     }
     warnings.extend(stolen.map(|share| Warning::Stolen { share }));
+    warnings.extend(standstill(total, health));
     warnings.extend(omissions(total, flags));
     warnings.extend(resolution(total, health, flags));
     warnings.extend(counting(total, flags));
-    if let Some(unique) = health.reused_prompts.filter(|&unique| unique < total.sent) {
-        warnings.push(Warning::ReusedPrompts { unique, sent: total.sent, prompts: flags.prompts });
+    let reused = health.reused_prompts.filter(|&unique| unique < total.sent);
+    if let Some((unique, prompts)) = reused.zip(flags.prompts) {
+        warnings.push(Warning::ReusedPrompts { unique, sent: total.sent, prompts });
     }
     if health.interrupted {
         warnings.push(Warning::Interrupted { by: health.ended_by.clone() });
@@ -123,6 +143,17 @@ fn lateness(total: &Summary, stolen: Option<f64>, flags: &Flags) -> Option<Warni
         median_ttft_ms,
         blame: Blame { stolen, rate: flags.rate },
     })
+}
+
+/// A closed loop sends nothing late while it stands still: it only sees answers late.
+fn standstill(total: &Summary, health: &ClientHealth) -> Option<Warning> {
+    let longest_ms = health.stalls.longest_ms;
+    let median_ttft_ms = total.of(Metric::Ttft).percentile(50.0)? / MILLISECOND;
+    // Those that came meanwhile, and those that were under way when it began.
+    let under_way = ratio(total.mean_in_flight(), total.answered() as f64).unwrap_or_default();
+    let touched = (health.stalls.share() + under_way).min(1.0);
+    (longest_ms > LAG_LIMIT_MS.max(median_ttft_ms * LAG_SHARE))
+        .then_some(Warning::StoodStill { longest_ms, touched })
 }
 
 fn pace(shape: &PhaseShape, phase: &Summary, stolen: Option<f64>, flags: &Flags) -> Option<Warning> {
@@ -222,10 +253,38 @@ impl ClientHealth {
         self.payload_reads += other.payload_reads;
         self.multi_event_reads += other.multi_event_reads;
         self.read_lag.merge(&other.read_lag);
+        self.stalls.add(other.stalls);
         let shares = [self.stolen_share, other.stolen_share].into_iter().flatten();
         self.stolen_share = shares.reduce(f64::max);
         self.interrupted |= other.interrupted;
         self.ended_by = self.ended_by.take().or_else(|| other.ended_by.clone());
+    }
+}
+
+// === impl Stalls ===
+
+impl Stalls {
+    /// From the lateness at appointments that were `apart`, of all threads together.
+    pub fn new(lateness: &Distribution, apart: Duration) -> Self {
+        let count = lateness.count() as f64;
+        let sum = lateness.sum() as f64 / MILLISECOND;
+        let usual = lateness.percentile(50.0).unwrap_or_default() / MILLISECOND;
+        Self {
+            longest_ms: lateness.max().unwrap_or_default() as f64 / MILLISECOND,
+            total_ms: (sum - usual * count).max(0.0),
+            watched_ms: count * apart.as_secs_f64() * 1e3 + sum,
+        }
+    }
+
+    /// Share of the time.
+    pub fn share(&self) -> f64 {
+        ratio(self.total_ms, self.watched_ms).unwrap_or_default()
+    }
+
+    fn add(&mut self, other: Self) {
+        self.longest_ms = self.longest_ms.max(other.longest_ms);
+        self.total_ms += other.total_ms;
+        self.watched_ms += other.watched_ms;
     }
 }
 
@@ -269,8 +328,6 @@ impl fmt::Display for Verdict {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{
         Outcome, Record, Recorder, RunShape,
@@ -461,6 +518,35 @@ mod tests {
         assert_eq!(run.judged(), (Verdict::Invalid, expected));
         run.health.reused_prompts = Some(1000);
         assert!(!run.judged().1.contains(&"reused_prompts"), "each prompt was sent once");
+    }
+
+    #[test]
+    fn a_client_that_stood_still_has_no_valid_percentiles() {
+        let stood_still = |pauses: &[u64]| {
+            let mut lateness = Distribution::default();
+            lateness.extend((0..9_000).map(|_| 100_000).chain(pauses.iter().map(|pause| pause * 1_000_000)));
+            let mut run = good();
+            run.shape.target_rate = None;
+            run.health.stalls = Stalls::new(&lateness, ms(10));
+            run
+        };
+        assert_eq!(stood_still(&[10]).judged(), (Verdict::Valid, vec![]), "a tenth of the TTFT");
+        assert_eq!(
+            stood_still(&[500]).judged(),
+            (Verdict::Valid, vec!["stood_still"]),
+            "0.7 % of the requests"
+        );
+        assert_eq!(stood_still(&[2000]).judged(), (Verdict::Suspect, vec!["stood_still"]));
+        let said = stood_still(&[2000]).assessment().lines();
+        assert!(
+            said.contains("stood still for up to 2000 ms") && said.contains("about 2.3 % of the"),
+            "{said}"
+        );
+        assert_eq!(stood_still(&[60_000, 60_000]).judged().0, Verdict::Invalid);
+        let mut both = stood_still(&[500]).health;
+        both.add(&stood_still(&[2000]).health);
+        assert_eq!(both.stalls.longest_ms, 2000.0);
+        assert!((both.stalls.total_ms - 2499.8).abs() < 1e-6, "{:?}", both.stalls);
     }
 
     #[test]

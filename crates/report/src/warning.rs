@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::CountSource;
+use crate::{CountSource, verdict::STALLED_SHARE};
 
 /// Lateness up to a tick of the kernel's scheduler is the noise of its wake-ups; beyond it, this side had no core.
 const TICK_MS: f64 = 1.0;
@@ -32,8 +32,8 @@ pub struct Flags {
     pub requests: &'static str,
     /// Names a tokenizer, or asks for the server's counts.
     pub tokenizer: &'static str,
-    /// Sets the number of different prompts.
-    pub prompts: &'static str,
+    /// Sets the number of different prompts; `None` where none are used again.
+    pub prompts: Option<&'static str>,
 }
 
 /// Why this side was slow, and what mends it.
@@ -99,6 +99,13 @@ pub enum Warning {
     Stolen {
         /// Share of their time.
         share: f64,
+    },
+    /// This side did nothing for a while.
+    StoodStill {
+        /// The longest.
+        longest_ms: f64,
+        /// Share of the requests that have it in their latencies.
+        touched: f64,
     },
     /// An I/O thread had no time left.
     ThreadBusy {
@@ -185,7 +192,7 @@ impl Flags {
         rate: "--request-rate",
         requests: "--num-prompts",
         tokenizer: "--tokenizer",
-        prompts: "--conversations",
+        prompts: Some("--conversations"),
     };
     /// The flags of AIPerf.
     pub const PROFILE: Self = Self {
@@ -193,7 +200,7 @@ impl Flags {
         rate: "--request-rate",
         requests: "--request-count",
         tokenizer: "--use-server-token-count or --tokenizer",
-        prompts: "--num-dataset-entries",
+        prompts: Some("--num-dataset-entries"),
     };
     /// The keys of inference-perf's file.
     pub const RUN: Self = Self {
@@ -201,7 +208,7 @@ impl Flags {
         rate: "load.stages[].rate",
         requests: "load.stages[].duration",
         tokenizer: "a local file in tokenizer.pretrained_model_name_or_path",
-        prompts: "data.input_distribution.total_count",
+        prompts: None,
     };
 }
 
@@ -215,6 +222,11 @@ impl Warning {
             Self::NothingAnswered | Self::Late { .. } | Self::RateMissed { .. } | Self::ThreadBusy { .. } => {
                 Severity::Invalid
             }
+            Self::StoodStill { touched, .. } => match *touched {
+                share if share > 0.5 => Severity::Invalid,
+                share if share > STALLED_SHARE => Severity::Suspect,
+                _ => Severity::Note,
+            },
             Self::Failures { failed, requests, .. } => match *failed as f64 / *requests as f64 {
                 share if share > 0.5 => Severity::Invalid,
                 share if share > FAILED_SHARE => Severity::Suspect,
@@ -249,6 +261,7 @@ impl Warning {
             Self::ConcurrencyMissed { .. } => "concurrency_missed",
             Self::NotSent { .. } => "not_sent",
             Self::Stolen { .. } => "stolen",
+            Self::StoodStill { .. } => "stood_still",
             Self::ThreadBusy { .. } => "thread_busy",
             Self::ReadLate { .. } => "read_late",
             Self::Bunched { .. } => "bunched",
@@ -309,6 +322,13 @@ impl fmt::Display for Warning {
                  every figure, above all in the highest percentiles. Run it again when the host is quiet, or on \
                  processors of its own.",
                 share * 100.0
+            ),
+            Self::StoodStill { longest_ms, touched } => write!(
+                formatter,
+                "This client stood still for up to {longest_ms:.0} ms: answers that came meanwhile were read late, and \
+                 about {:.1} % of the requests have that in their latencies. Run it on an idle machine, and do not stop \
+                 it.",
+                touched * 100.0
             ),
             Self::ThreadBusy { share, rate } => write!(
                 formatter,

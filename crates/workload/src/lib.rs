@@ -40,7 +40,9 @@ pub use kubeai_seed::{kubeai_seed, kubeai_seed_requests};
 pub use lengths::{Length, SequenceLengths};
 pub use mix::{CacheBust, ModelChoice, assign_models, batch_texts, bust_cache, cancel_some};
 pub use phases::single_turns;
-pub use plan::{Arrival, Limits, Message, Phase, PhaseKind, Plan, Prompt, Request, Seen, Session, Turn};
+pub use plan::{
+    Arrival, Limits, MAX_SECONDS, Message, Phase, PhaseKind, Plan, Prompt, Request, Seen, Session, Turn,
+};
 pub use python_random::PythonRandom;
 pub use rate::Rate;
 pub use sampling::{Sampling, sample};

@@ -9,6 +9,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use protocol::Endpoint;
 use serde_json::{Map, Value};
 
+/// Longest time that is taken for one, in seconds: clocks can still add it.
+pub const MAX_SECONDS: f64 = 1e10;
+
 /// What to send in a run, and when.
 #[derive(Debug)]
 pub struct Plan {
@@ -59,7 +62,8 @@ pub struct Limits {
     pub prefill_ramp: Option<Duration>,
     /// Nothing is started after this time.
     pub duration: Option<Duration>,
-    /// After `duration`, or after the last arrival, answers are waited for this long; `None` waits for all.
+    /// Answers are waited for this long after `duration`, or after the phase was told to stop, whichever comes first;
+    /// `None` waits for all. An arrival that is the last one starts no such wait.
     pub grace: Option<Duration>,
     /// At most this many requests.
     pub requests: Option<u64>,

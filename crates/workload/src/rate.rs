@@ -33,7 +33,7 @@ impl Rate {
         for (at, rate) in points {
             if !(0.0..=1e9).contains(&rate) {
                 return Err(Error::Setting(format!(
-                    "a rate of {rate} a second: give a number from 0 to 1e9"
+                    "a rate of {rate:?} a second: give a number from 0 to 1e9"
                 )));
             }
             let at_s = at.as_secs_f64();

@@ -17,7 +17,7 @@ pub fn user_arrivals(
 ) -> Result<impl Iterator<Item = Arrival> + Send + 'static, Error> {
     if users == 0 || !(rate > 0.0 && rate <= 1e9) {
         return Err(Error::Setting(format!(
-            "{users} users at {rate} requests a second: both must be above 0"
+            "{users} users at {rate:?} requests a second: both must be above 0, and the rate at most 1e9"
         )));
     }
     // The next step of each user, in units of 1/rate; user u takes steps u, u + users, u + 2 users, ...

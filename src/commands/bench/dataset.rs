@@ -8,7 +8,7 @@ use workload::{
     poem_prompts, random_prompts, read_sharegpt,
 };
 
-use super::flags::{Arguments, Script};
+use super::flags::{Arguments, Script, finite};
 
 /// Dataset flags of the scripts.
 #[derive(Debug, Args)]
@@ -44,7 +44,7 @@ pub(super) struct DatasetFlags {
     random_output_len: u32,
     /// Spread of both lengths with random: from this share of the length to the length; with --script vllm, from so
     /// much below it to so much above it [default: 1, no spread; with --script vllm 0, no spread].
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = finite)]
     random_range_ratio: Option<f64>,
     /// Tokens at the beginning that all prompts share, with random.
     #[arg(long, value_name = "TOKENS", default_value = "0", value_parser = clap::value_parser!(u32).range(..=MOST_TOKENS))]

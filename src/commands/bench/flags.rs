@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::SystemTime};
 use clap::{Args, ValueEnum};
 use loadgen::{ChunkRule, ClientSettings, TargetError, Targets};
 use protocol::Endpoint;
-use report::{BenchFormat, BenchRun, MILLISECOND, Metric, Objective, bench_metric};
+use report::{BenchFormat, BenchRun, Flags, MILLISECOND, Metric, Objective, bench_metric};
 use workload::BodyOptions;
 
 use super::{dataset::DatasetFlags, modern::ModernFlags, unsupported::NoneUnsupported};
@@ -16,6 +16,10 @@ const MAX_PROMPTS: usize = 1000;
 
 /// Flags of `evenload bench`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status: 0; 1 if nothing was answered or something could not be read or written; 2 for \
+                        wrong flags; 130 after Ctrl-C or SIGTERM, with partial results."
+)]
 pub(crate) struct Arguments {
     /// The server's API: completions, or chat for openai-chat [default: vllm; with --script vllm openai].
     #[arg(long, value_enum)]
@@ -44,7 +48,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     pub(super) model: Option<String>,
     /// Counts the lengths: a tokenizer.json, a tokenizer.model in tiktoken's form, or a folder with one of them.
-    /// Without it, and with a name that is no file, lengths are estimated.
+    /// Without it, and with the name of a model on a hub (org/model), lengths are estimated.
     #[arg(long, value_name = "PATH")]
     pub(super) tokenizer: Option<String>,
     /// Candidates of each answer.
@@ -64,7 +68,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "RATE", default_value = "inf", value_parser = request_rate)]
     request_rate: f64,
     /// Shape of the gamma distribution of the gaps: 1 is Poisson, below comes in bursts, above is smoother.
-    #[arg(long, value_name = "SHAPE", default_value_t = 1.0)]
+    #[arg(long, value_name = "SHAPE", default_value_t = 1.0, value_parser = finite)]
     pub(super) burstiness: f64,
     /// The order of the prompts, the adapters and all send times flow from it.
     #[arg(long, default_value_t = 0)]
@@ -180,7 +184,7 @@ impl Arguments {
         if !chat && path.ends_with("chat/completions") {
             return Err(format!("--endpoint {path} is for --backend openai-chat"));
         }
-        if self.burstiness.is_nan() || self.burstiness <= 0.0 {
+        if self.burstiness <= 0.0 {
             return Err(format!("--burstiness {}: give a number above 0 (1 is Poisson)", self.burstiness));
         }
         Ok(())
@@ -244,6 +248,16 @@ impl Arguments {
         self.request_rate.is_finite().then_some(self.request_rate)
     }
 
+    /// The flags that this run has, for what its verdict advises.
+    pub(super) fn advice(&self) -> Flags {
+        let rate = match self.rate() {
+            _ if self.modern.ramp_up().is_some() => "--ramp-up-end-rps",
+            None if self.max_concurrency.is_some() => Flags::BENCH.concurrency,
+            _ => Flags::BENCH.rate,
+        };
+        Flags { rate, ..Flags::BENCH }
+    }
+
     pub(super) fn model(&self) -> &str {
         self.served_model_name.as_deref().or(self.model.as_deref()).unwrap_or_default()
     }
@@ -305,9 +319,17 @@ impl Arguments {
 
 fn request_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(rate) if rate > 0.0 => Ok(rate),
-        _ => Err("give a number of requests a second above 0, or inf".to_owned()),
+        Ok(rate) if (rate > 0.0 && rate <= 1e9) || rate == f64::INFINITY => Ok(rate),
+        _ => Err("give a number of requests a second above 0, at most 1e9, or inf".to_owned()),
     }
+}
+
+/// JSON has no other numbers.
+pub(super) fn finite(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|number: &f64| number.is_finite())
+        .ok_or_else(|| "give a finite number".to_owned())
 }
 
 pub(super) fn key_value(text: &str) -> Result<(String, String), String> {

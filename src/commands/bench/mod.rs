@@ -5,6 +5,9 @@
 //!
 //! The block and the JSON hold those scripts' figures by their definitions. What they do not say (how late requests
 //! left, how many were in flight, whether the numbers may be quoted) follows after the block.
+//!
+//! Exit status: 0; 1 if nothing was answered or something could not be read or written; 2 for wrong flags; 130 after
+//! Ctrl-C or SIGTERM, with partial results.
 
 mod dataset;
 mod flags;

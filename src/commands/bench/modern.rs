@@ -5,6 +5,11 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 
+use super::flags::finite;
+
+/// As in data files.
+const MOST_SECONDS: u64 = workload::MAX_SECONDS as u64;
+
 /// Flags of `vllm bench serve` that KubeAI's script lacks.
 #[derive(Debug, Args)]
 pub(super) struct ModernFlags {
@@ -22,7 +27,7 @@ pub(super) struct ModernFlags {
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub(super) num_warmups: u32,
     /// Send the first prompt every 5 seconds until it is answered, for so long; 0 does not wait.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MOST_SECONDS))]
     pub(super) ready_check_timeout_sec: u64,
     /// How the rate goes from one --ramp-up-...-rps to the other, over the number of requests; instead of --request-rate.
     #[arg(long, value_enum, value_name = "HOW", requires_all = ["ramp_up_start_rps", "ramp_up_end_rps"])]
@@ -40,25 +45,25 @@ pub(super) struct ModernFlags {
     #[arg(long, value_name = "JSON", value_parser = object)]
     extra_body: Option<Map<String, Value>>,
     /// Sampling temperature [default: 0; with --script vllm it is left to the server].
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = finite)]
     temperature: Option<f64>,
     /// Sampling parameter top_p.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = finite)]
     top_p: Option<f64>,
     /// Sampling parameter top_k.
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     top_k: Option<i64>,
     /// Sampling parameter min_p.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = finite)]
     min_p: Option<f64>,
     /// Sampling parameter frequency_penalty.
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = finite)]
     frequency_penalty: Option<f64>,
     /// Sampling parameter presence_penalty.
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = finite)]
     presence_penalty: Option<f64>,
     /// Sampling parameter repetition_penalty.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = finite)]
     repetition_penalty: Option<f64>,
     /// Begins the requests' names (X-Request-ID), which go on with phase and number [default: run].
     #[arg(long, value_name = "TEXT")]

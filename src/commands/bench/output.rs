@@ -10,10 +10,11 @@ use std::{
 };
 
 use anyhow::Context;
-use report::{Assessment, BenchRun, ClientHealth, Flags, client_json, client_lines, judge};
+use report::{Assessment, BenchRun, ClientHealth, client_json, client_lines, judge};
 use serde_json::json;
 
 use super::{flags::Arguments, load::Load, send::Measured};
+use crate::commands::interrupt::INTERRUPTED;
 
 /// Counts of server and tokenizer that differ by more than this share come from different tokenizers.
 const COUNT_SHARE: f64 = 0.01;
@@ -49,7 +50,7 @@ fn place(arguments: &Arguments, name: PathBuf) -> PathBuf {
     arguments.result_dir.as_deref().unwrap_or(Path::new("")).join(name)
 }
 
-/// Prints, then writes the result file. The run has failed if nothing was answered.
+/// Prints, then writes the result file. The run has failed if nothing was answered; one that was ended by hand says so.
 pub(super) fn conclude(
     arguments: &Arguments,
     mut run: BenchRun,
@@ -58,7 +59,7 @@ pub(super) fn conclude(
 ) -> anyhow::Result<ExitCode> {
     let report = &measured.report;
     let health = measured.health(load);
-    let assessment = judge(report, &health, &Flags::BENCH);
+    let assessment = judge(report, &health, &arguments.advice());
     run.date = SystemTime::now();
     run.peak_in_flight = Some(measured.summary.client.peak_in_flight);
 
@@ -80,7 +81,11 @@ pub(super) fn conclude(
         let path = save(arguments, &run, load, measured, &health, &assessment)?;
         print(&format!("written: {path}\n"))?;
     }
-    Ok(if report.total.answered() > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match report.total.answered() {
+        _ if measured.interrupted() => ExitCode::from(INTERRUPTED),
+        0 => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 fn save(

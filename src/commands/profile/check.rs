@@ -65,6 +65,13 @@ impl Arguments {
                 "{flag} needs --warmup-request-count, --warmup-duration or --num-warmup-sessions"
             ));
         }
+        if load.warm_up.warmup_grace_period.0.is_some() && load.warm_up.warmup_duration.is_none() {
+            return Err(
+                "--warmup-grace-period counts from the end of --warmup-duration: give that too, or leave \
+                        it out to wait for all answers"
+                    .to_owned(),
+            );
+        }
         if let Some(limit) = self.own.fail_if.iter().find(|limit| limit.needs_stream() && !endpoint.streams())
         {
             return Err(format!(

@@ -34,7 +34,10 @@ use self::{
     flags::{EndpointFlags, InputFlags, LoadFlags, OutputFlags, OwnFlags, RunsFlags, SearchFlags},
     unsupported::Unsupported,
 };
-use super::{interrupt::Interrupts, refused::NoneOf};
+use super::{
+    interrupt::{INTERRUPTED, Interrupts},
+    refused::NoneOf,
+};
 
 /// Exit status for flags that cannot be used together, as for wrong ones.
 const USAGE: u8 = 2;
@@ -116,7 +119,7 @@ impl From<Status> for ExitCode {
             Status::LimitBroken => 3,
             Status::Suspect => 4,
             Status::Invalid => 5,
-            Status::Interrupted => 130,
+            Status::Interrupted => INTERRUPTED,
         })
     }
 }

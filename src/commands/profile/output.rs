@@ -252,6 +252,7 @@ fn server_metrics(finished: &Finished, format: MetricsFormat) -> anyhow::Result<
     let metrics = ServerMetrics {
         run,
         names: &pages.names,
+        urls: &pages.urls,
         pages: &pages.series,
         begun: pages.begun,
         measured: window(PhaseKind::Measured),

@@ -105,7 +105,7 @@ pub(super) fn carry_out(
     let mut recording = Recording::begin(arguments, files, &run, &made)?;
     let engines = Engines::new(arguments, &servers);
     let mut live = Live::new(arguments, &made);
-    let (plan, shapes) = (made.plan, made.shapes);
+    let (plan, shapes, replays) = (made.plan, made.shapes, made.replays);
     let measured = |phase: usize| shapes.get(phase).is_some_and(|shape| shape.measured);
     run.started_at = SystemTime::now();
     let summary = thread::scope(|scope| {
@@ -148,9 +148,35 @@ pub(super) fn carry_out(
     };
     let report = recording.recorder.report();
     let health = ClientHealth { reused_prompts: data.different_prompts(arguments), ..summary.health() };
-    let assessment = judge(&report, &health, &Flags::PROFILE);
+    let assessment = judge(&report, &health, &advice(arguments, replays));
     let figures = pages.figures(pages.window(summary.started_at, window(&summary, PhaseKind::Measured)));
     Ok(Finished { run, recording, report, summary, health, assessment, pages, figures, notes, data, seed })
+}
+
+/// The flags that this run has, for what its verdict advises.
+fn advice(arguments: &Arguments, replays: bool) -> Flags {
+    let load = &arguments.load;
+    let rate = if load.user_centric_rate.is_some() {
+        "--user-centric-rate"
+    } else if load.request_rate_series.is_some() {
+        "the rates of --request-rate-series"
+    } else if replays {
+        "--synthesis-speedup-ratio"
+    } else if load.request_rate.is_empty() {
+        Flags::PROFILE.concurrency
+    } else {
+        Flags::PROFILE.rate
+    };
+    let requests = if !load.request_count.is_empty() {
+        Flags::PROFILE.requests
+    } else if !load.conversation_num.is_empty() {
+        "--conversation-num"
+    } else if !load.benchmark_duration.is_empty() {
+        "--benchmark-duration"
+    } else {
+        Flags::PROFILE.requests
+    };
+    Flags { rate, requests, ..Flags::PROFILE }
 }
 
 /// Says that a phase begins.

@@ -29,6 +29,8 @@ use super::{
     sweep,
 };
 
+/// What the load generator has to get ready for a start that is to be exact.
+const HEAD_START: Duration = Duration::from_millis(100);
 /// A start that is later than this is said.
 const LATE: Duration = Duration::from_millis(5);
 
@@ -109,9 +111,13 @@ impl<'a> Driver<'a> {
             self.announce(plan, slot);
             let running = Running { plan, load, not_before: slot.or(next) };
             let run = || self.stage(running, &mut progress, &control);
-            match &scraper {
+            let was_run = match &scraper {
                 Some(scraper) => scraper.during(run)?,
                 None => run()?,
+            };
+            if !was_run {
+                left_out = plans.len() - place;
+                break;
             }
             next = Some(Instant::now() + Duration::from_secs_f64(config.load.interval));
         }
@@ -125,6 +131,7 @@ impl<'a> Driver<'a> {
         if let Some(sessions) = &mut books.sessions {
             sessions.name_files(|session| workload.file(session));
         }
+        health.interrupted |= left_out > 0;
         health.ended_by.clone_from(&opened);
         let share = (shard.index, shard.count);
         let run = Run { books, stages, health, started_at_ns, share, left_out };
@@ -182,13 +189,18 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// Runs a stage when its time has come. False where the user ended the run before.
     fn stage(
         &self,
         running: Running<'_>,
         progress: &mut Progress,
         control: &Arc<Control>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         let Running { plan, load, not_before } = running;
+        let ahead = not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+        if control.wait(ahead.saturating_sub(HEAD_START)) {
+            return Ok(false);
+        }
         let Progress { keeping, stages, health, origin } = progress;
         let placed = Placed { stage: plan.number, offset: origin.elapsed(), has_sessions: load.has_sessions };
         let take = |record, text: Option<AnswerText>| keeping.take(record, text.as_ref(), placed, control);
@@ -225,7 +237,7 @@ impl<'a> Driver<'a> {
         if let (Some(why), StageStatus::Failed) = (&keeping.opened, status) {
             self.sending.lines.error(&format!("stage {} has failed: {why}", plan.number));
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -28,7 +28,7 @@ use workload::inference_perf::{Config, ConfigError, Shard, Surroundings, Workloa
 
 pub(crate) use merge::merge;
 
-use super::report::Analysis;
+use super::{interrupt::INTERRUPTED, report::Analysis};
 
 /// Exit status for a configuration that cannot be used, as for wrong flags.
 const USAGE: u8 = 2;
@@ -72,6 +72,10 @@ impl Arguments {
             Err(error) if error.is::<ConfigError>() || error.is::<workload::Error>() => {
                 eprintln!("evenload: {error:#}");
                 Ok(ExitCode::from(USAGE))
+            }
+            Err(error) if error.is::<sweep::Stopped>() => {
+                eprintln!("evenload: {error}");
+                Ok(ExitCode::from(INTERRUPTED))
             }
             done => done,
         }

@@ -12,6 +12,7 @@ use serde_json::json;
 use workload::inference_perf::{Config, LoadType};
 
 use super::{driver::Outcome, files::Folder, keeping::ENTRIES, lines::Lines};
+use crate::commands::interrupt::INTERRUPTED;
 
 /// Exit status of a run whose figures are not valid, with `evenload.strict`.
 const NOT_VALID: u8 = 3;
@@ -39,12 +40,15 @@ pub(super) fn write_reports(config: &Config, folder: &Folder, outcome: &Outcome)
 /// The verdict over a run, and what else is to be said about its load.
 fn judge_run(config: &Config, run: &Run) -> Judged {
     let report = run.books.recorder.report();
-    let (concurrency, requests) = match config.load.r#type {
-        LoadType::Concurrent => (Flags::RUN.concurrency, "load.stages[].num_requests"),
-        LoadType::TraceSessionReplay => ("load.stages[].concurrent_sessions", "load.stages[].num_sessions"),
-        _ => ("load.worker_max_concurrency", Flags::RUN.requests),
+    let sessions = "load.stages[].concurrent_sessions";
+    let (concurrency, rate, requests) = match config.load.r#type {
+        LoadType::Concurrent => {
+            (Flags::RUN.concurrency, Flags::RUN.concurrency, "load.stages[].num_requests")
+        }
+        LoadType::TraceSessionReplay => (sessions, sessions, "load.stages[].num_sessions"),
+        _ => ("load.worker_max_concurrency", Flags::RUN.rate, Flags::RUN.requests),
     };
-    let assessment = judge(&report, &run.health, &Flags { concurrency, requests, ..Flags::RUN });
+    let assessment = judge(&report, &run.health, &Flags { concurrency, rate, requests, ..Flags::RUN });
     let bound = (config.load.num_workers.unwrap_or(1), config.load.worker_max_concurrency);
     let findings = run.load_findings(&report, bound);
     Judged { report, assessment, findings }
@@ -140,12 +144,16 @@ pub(super) fn conclude(
     if let Some(problem) = &outcome.problem {
         lines.error(&format!("not everything could be written: {problem:#}"));
     }
-    let total = &run.books.total;
-    if total.failed() > 0 {
-        lines.warn(&format!("{} of {} requests failed", total.failed(), total.count()));
+    let total = &report.total;
+    for (count, what) in [(total.failed(), "failed"), (total.count("incomplete"), "were cut off")] {
+        if count > 0 {
+            lines.warn(&format!("{count} of {} requests {what}", total.requests()));
+        }
     }
     let invalid = assessment.verdict == Verdict::Invalid || findings.iter().any(|finding| finding.is_error);
+    let by_hand = run.health.interrupted && run.health.ended_by.is_none();
     Ok(match total.answered() {
+        _ if by_hand => ExitCode::from(INTERRUPTED),
         0 => ExitCode::FAILURE,
         _ if outcome.opened.is_some() => ExitCode::FAILURE,
         _ if invalid && config.evenload.strict => ExitCode::from(NOT_VALID),

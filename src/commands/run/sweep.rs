@@ -1,6 +1,7 @@
 //! Carries out the probes of a sweep.
 
 use std::{
+    fmt,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -20,6 +21,18 @@ use super::sending::Sending;
 
 /// Length of inference-perf's probe, in seconds.
 const DRAINED_PROBE_S: u64 = 5;
+
+/// The user ended the sweep; there is nothing to report yet.
+#[derive(Debug)]
+pub(super) struct Stopped;
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("stopped by hand during the sweep")
+    }
+}
+
+impl std::error::Error for Stopped {}
 
 /// Finds the capacity.
 pub(super) fn find(sending: &Sending<'_>, sweep: &Sweep, workload: &mut Workload) -> anyhow::Result<Found> {
@@ -81,6 +94,6 @@ fn probe(
     let (summary, _) = sending.send(&stage, load, None, &control, |record, _| {
         records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
     })?;
-    ensure!(control.stops() == 0, "stopped by hand during the sweep");
+    ensure!(control.stops() == 0, Stopped);
     Ok((records.into_inner().unwrap_or_else(PoisonError::into_inner), summary))
 }

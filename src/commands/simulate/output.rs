@@ -22,7 +22,7 @@ const FLAGS: Flags = Flags {
     rate: "--rate",
     requests: "--sessions",
     tokenizer: "--workload",
-    prompts: "--workload",
+    prompts: Some("--workload"),
 };
 /// Points of a line over time.
 const POINTS: f64 = 120.0;

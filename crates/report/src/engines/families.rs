@@ -112,7 +112,7 @@ impl EngineSeries {
     ) -> Option<Figures> {
         let column = |column: usize| self.known(move |row| row.value(column));
         let grown = |column: usize| self.growth(|row| row.value(column), start, end);
-        let seconds = end.saturating_sub(start).as_secs_f64();
+        let seconds = self.covered(start, end);
         match kind {
             FamilyKind::Gauge | FamilyKind::Unknown => {
                 let inside = |(at, _): &(Duration, f64)| (start..=end).contains(at);

@@ -69,7 +69,7 @@ impl EngineSeries {
             Some((name, Gauge::of(samples.filter_map(|row| field(&row.engine)).collect())?))
         });
         let grown = |field: Field| self.growth(|row| field(&row.engine), start, end);
-        let seconds = end.saturating_sub(start).as_secs_f64();
+        let seconds = self.covered(start, end);
         let counters = COUNTERS.iter().filter_map(|&(name, field)| {
             let growth = grown(field)?;
             Some((name, growth, ratio(growth, seconds)?))
@@ -205,7 +205,9 @@ mod tests {
         let short = series().figures(seconds(2.5), seconds(3.0));
         assert_eq!(short.counters[0], ("generation_tokens", 100.0, 200.0), "all that came in between");
         let whole = series().figures(seconds(0.0), seconds(20.0));
-        assert_eq!(whole.counters[0], ("generation_tokens", 600.0, 30.0));
+        assert_eq!(whole.counters[0], ("generation_tokens", 600.0, 60.0), "nothing is known after second 10");
+        let after = series().figures(seconds(11.0), seconds(20.0));
+        assert_eq!(after.counters, [], "nothing at all is known");
     }
 
     #[test]
@@ -268,5 +270,11 @@ mod tests {
         assert!(series.readings().count() <= READINGS + 2);
         let (before, after) = series.edges(seconds(5.0), seconds(9000.0)).unwrap();
         assert_eq!((before.at, after.at), (seconds(3.0), seconds(9001.0)));
+        let (_, after) = series.edges(seconds(5.0), seconds(9999.5)).unwrap();
+        assert!(
+            after.at > seconds(9001.0),
+            "the last of all, where the one at the edge failed: {:?}",
+            after.at
+        );
     }
 }

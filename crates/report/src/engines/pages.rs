@@ -9,6 +9,8 @@ use super::{EngineFigures, EngineSeries};
 pub struct EnginePages {
     /// Base URLs of the targets, then the URLs of further pages.
     pub names: Vec<String>,
+    /// What was asked for, in the same order: base URLs with the path of the page.
+    pub urls: Vec<String>,
     /// In the same order.
     pub series: Vec<EngineSeries>,
     /// Wall-clock time from which their times count.
@@ -29,14 +31,14 @@ impl EnginePages {
 
     /// What went wrong with each page, where something did.
     pub fn problems(&self) -> Vec<String> {
-        let problem = |(name, series): (&String, &EngineSeries)| {
+        let problem = |(url, series): (&String, &EngineSeries)| {
             let problem = series.problem.as_ref()?;
             Some(format!(
-                "{name}/metrics: {problem} ({} of {} readings failed)",
+                "{url}: {problem} ({} of {} readings failed)",
                 series.failed,
                 series.failed + series.fetches.count
             ))
         };
-        self.names.iter().zip(&self.series).filter_map(problem).collect()
+        self.urls.iter().zip(&self.series).filter_map(problem).collect()
     }
 }

@@ -4,7 +4,7 @@
 //! a number. When [`READINGS`] are kept, or their numbers fill the room, every second one is dropped and every second
 //! further one is taken; those at the edges of what was watched stay. Counters are differences from the window's
 //! start to its end, divided by its length, so that a rate is that of the window and not of the time between two
-//! readings. A reading at an edge was taken while nothing was under way: where one was the last before the window, or
+//! readings; where the readings begin or end inside the window, by the part of it that they cover. A reading at an edge was taken while nothing was under way: where one was the last before the window, or
 //! comes within [`AT_ONCE`] after it, it is what the counter was then. Elsewhere the end is the first reading after
 //! it; the start lies on the line between two readings, or, in a window of only a few readings, is the last one
 //! before it.
@@ -260,12 +260,13 @@ impl EngineSeries {
         families
     }
 
-    /// The readings at the edges of what was watched around a window: the last before it and the first after it.
+    /// The readings at the edges of what was watched around a window: the last before it and the first after it. Where
+    /// the reading after it failed, the last that was taken; nothing where that is no later one.
     pub(crate) fn edges(&self, start: Duration, end: Duration) -> Option<(&Row, &Row)> {
         let mut edges = self.rows.iter().filter(|row| row.edge);
         let before = edges.clone().rfind(|row| row.at <= start).or_else(|| edges.clone().next())?;
-        let after = edges.clone().find(|row| row.at >= end).or_else(|| edges.next_back())?;
-        Some((before, after))
+        let after = edges.find(|row| row.at >= end).or(self.rows.last())?;
+        (before.at < after.at).then_some((before, after))
     }
 
     /// By how much a counter grew in a window. One that fell, because its server started again, did not grow.
@@ -280,6 +281,13 @@ impl EngineSeries {
         let edge = known[after..].iter().find(|(row, _)| row.edge && row.at <= end + AT_ONCE);
         let (_, last) = edge.or(known.get(after)).or(known.last())?;
         Some((last - at_start(&known, start, end)?).max(0.0))
+    }
+
+    /// The part of a window, in seconds, that lies between the first reading and the last.
+    pub(super) fn covered(&self, start: Duration, end: Duration) -> f64 {
+        let first = self.rows.first().map_or(end, |row| row.at.max(start));
+        let last = self.rows.last().map_or(end, |row| row.at.min(end));
+        last.saturating_sub(first).as_secs_f64()
     }
 
     /// The times and values at which something is known.

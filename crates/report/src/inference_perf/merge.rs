@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Run, StageResult};
-use crate::ClientHealth;
+use crate::{ClientHealth, Stalls};
 
 /// The version in `run.json`.
 const VERSION: u32 = 1;
@@ -31,6 +31,8 @@ pub struct Manifest<C> {
     peak_in_flight: Option<u64>,
     #[serde(default)]
     stolen_share: Option<f64>,
+    #[serde(default)]
+    stalls: Stalls,
     interrupted: bool,
     #[serde(default)]
     ended_by: Option<String>,
@@ -90,6 +92,7 @@ impl<C: Clone> Manifest<C> {
             multi_event_reads: health.multi_event_reads,
             peak_in_flight: health.peak_in_flight,
             stolen_share: health.stolen_share,
+            stalls: health.stalls,
             interrupted: health.interrupted,
             ended_by: health.ended_by.clone(),
         }
@@ -109,6 +112,7 @@ impl<C> Manifest<C> {
             multi_event_reads: self.multi_event_reads,
             peak_in_flight: self.peak_in_flight,
             stolen_share: self.stolen_share,
+            stalls: self.stalls,
             interrupted: self.interrupted,
             ended_by: self.ended_by.clone(),
             ..ClientHealth::default()
@@ -218,6 +222,7 @@ mod tests {
             multi_event_reads: 1,
             peak_in_flight: Some(4),
             stolen_share: None,
+            stalls: Stalls::default(),
             interrupted: index == 1,
             ended_by: None,
         }

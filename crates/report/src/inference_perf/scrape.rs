@@ -192,7 +192,8 @@ mod tests {
     }
 
     fn report(series: Vec<EngineSeries>, start: u32, end: u32) -> Value {
-        let pages = EnginePages { names: Vec::new(), series, begun: SystemTime::UNIX_EPOCH };
+        let pages =
+            EnginePages { names: Vec::new(), urls: Vec::new(), series, begun: SystemTime::UNIX_EPOCH };
         let window = (SECOND * start, SECOND * end);
         let report = scraped_report(&pages, MetricFamily::Vllm, &["m"], window).unwrap();
         serde_json::to_value(report).unwrap()["successes"].clone()
@@ -251,6 +252,7 @@ mod tests {
     fn what_no_page_says_is_no_report() {
         let pages = EnginePages {
             names: Vec::new(),
+            urls: Vec::new(),
             series: vec![EngineSeries::default()],
             begun: SystemTime::UNIX_EPOCH,
         };

@@ -5,13 +5,10 @@ use std::{sync::Arc, time::Duration};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{MAX_PROMPT_TOKENS, Prompt, Request, RequestTemplate};
+use crate::{MAX_PROMPT_TOKENS, MAX_SECONDS, Prompt, Request, RequestTemplate};
 
 /// Tails of rows without block ids to the end.
 const ROW_TAIL: u64 = 0b10 << 62;
-/// Latest time that is taken for one, in seconds.
-const MAX_SECONDS: f64 = 1e10;
-
 /// A name that is written as text or as a number.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq)]
 #[serde(untagged)]

@@ -119,7 +119,7 @@ pub(crate) struct WarmUpFlags {
     /// [default: --arrival-pattern]
     #[arg(long, value_enum, value_name = "LAW", hide_possible_values = true)]
     pub(crate) warmup_arrival_pattern: Option<ArrivalPattern>,
-    /// After the warm-up, its answers are waited for so long; inf: for ever.
+    /// After --warmup-duration, its answers are waited for so long; inf: for ever.
     #[arg(long, value_name = "SECONDS", default_value = "inf", value_parser = grace)]
     pub(crate) warmup_grace_period: Grace,
     /// 0: none [default: --concurrency-ramp-duration]

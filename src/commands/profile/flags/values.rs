@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::ValueEnum as _;
 use report::aiperf::Slo;
 use serde_json::{Map, Value};
-use workload::{DatasetKind, SequenceLengths};
+use workload::{DatasetKind, MAX_SECONDS, SequenceLengths};
 
 use super::{Grace, RangeRatio, Recipe, SloList};
 
@@ -16,10 +16,14 @@ fn number(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A time, if it is not so long that no clock can add it.
+fn time(seconds: f64) -> Option<Duration> {
+    (0.0..=MAX_SECONDS).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
+}
+
 /// Zero or more seconds.
 pub(crate) fn fraction_seconds(text: &str) -> Result<Duration, String> {
-    let wrong = || "give a number of seconds, 0 or more".to_owned();
-    Duration::try_from_secs_f64(number(text)?).map_err(|_| wrong())
+    time(number(text)?).ok_or_else(|| format!("give a number of seconds from 0 to {MAX_SECONDS:e}"))
 }
 
 /// More than zero seconds.
@@ -32,8 +36,8 @@ pub(crate) fn positive_seconds(text: &str) -> Result<Duration, String> {
 
 /// Zero or more milliseconds.
 pub(crate) fn milliseconds(text: &str) -> Result<Duration, String> {
-    let wrong = || "give a number of milliseconds, 0 or more".to_owned();
-    Duration::try_from_secs_f64(number(text)? / 1e3).map_err(|_| wrong())
+    let most = MAX_SECONDS * 1e3;
+    time(number(text)? / 1e3).ok_or_else(|| format!("give a number of milliseconds from 0 to {most:e}"))
 }
 
 /// Seconds, or `inf`.
@@ -47,7 +51,10 @@ pub(crate) fn grace(text: &str) -> Result<Grace, String> {
 
 /// A rate or another factor above zero.
 pub(crate) fn positive_rate(text: &str) -> Result<f64, String> {
-    number(text).ok().filter(|rate| *rate > 0.0).ok_or_else(|| "give a number above 0".to_owned())
+    number(text)
+        .ok()
+        .filter(|rate| *rate > 0.0 && *rate <= 1e9)
+        .ok_or_else(|| "give a number above 0, at most 1e9".to_owned())
 }
 
 /// A number of requests or sessions.
@@ -146,7 +153,7 @@ pub(crate) fn extra_inputs(text: &str) -> Result<Map<String, Value>, String> {
 fn decimal(text: &str) -> Option<f64> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && digits.contains('.');
-    plain.then(|| text.parse().ok()).flatten()
+    plain.then(|| number(text).ok()).flatten()
 }
 
 /// Names and values, set apart by colons, the pairs by commas.
@@ -247,6 +254,19 @@ mod tests {
     fn times_and_shares_have_their_ranges() {
         assert_eq!(grace("inf"), Ok(Grace(None)));
         assert_eq!(grace("1.5"), Ok(Grace(Some(Duration::from_millis(1500)))));
+        for seconds in ["1.8446744e19", "1e11", "1e300"] {
+            assert_eq!(fraction_seconds(seconds), Err("give a number of seconds from 0 to 1e10".to_owned()));
+            assert!(
+                positive_seconds(seconds).is_err()
+                    && grace(seconds).is_err()
+                    && milliseconds("1e14").is_err()
+            );
+        }
+        assert!(
+            fraction_seconds("1e10").is_ok()
+                && milliseconds("1e13").is_ok()
+                && positive_rate("1e300").is_err()
+        );
         assert!(grace("-1").is_err() && positive_seconds("0").is_err() && fraction_seconds("nan").is_err());
         assert_eq!((share("0.5"), percent("50")), (Ok(0.5), Ok(0.5)));
         assert!(share("1.1").is_err() && percent("101").is_err() && positive_rate("0").is_err());

@@ -57,6 +57,8 @@ pub struct ServerMetrics<'a> {
     pub run: &'a Run,
     /// Base URLs, or URLs of pages.
     pub names: &'a [String],
+    /// What was asked for.
+    pub urls: &'a [String],
     /// Their readings.
     pub pages: &'a [EngineSeries],
     /// The wall-clock time from which those count.
@@ -85,7 +87,7 @@ impl ServerMetrics<'_> {
             object.nest("warmup_metrics", self.metrics(window));
         }
         object.set("input_config", &self.run.input_config);
-        let own = self.endpoints().zip(self.pages).map(|(url, page)| {
+        let own = self.urls.iter().zip(self.pages).map(|(url, page)| {
             json!({ "endpoint_url": url, "metrics": page.figures(self.measured.0, self.measured.1).json() })
         });
         object.set("evenload", json!({ "engines": own.collect::<Vec<_>>() }));
@@ -98,10 +100,10 @@ impl ServerMetrics<'_> {
     /// What `out` says.
     pub fn write_lines(&self, out: &mut impl Write) -> io::Result<()> {
         let within = |at: Duration, (start, end): (Duration, Duration)| (start..=end).contains(&at);
-        for (url, page) in self.endpoints().zip(self.pages) {
+        for (url, page) in self.urls.iter().zip(self.pages) {
             for (at, latency, families) in page.readings() {
                 let mut line = Object::default();
-                line.set("endpoint_url", &url);
+                line.set("endpoint_url", url);
                 line.set("timestamp_ns", self.wall_ns(at));
                 line.set("endpoint_latency_ns", nanoseconds(latency));
                 let mut metrics = Map::new();
@@ -126,16 +128,16 @@ impl ServerMetrics<'_> {
     }
 
     fn summary(&self) -> Object {
-        let read = |(_, page): &(String, &EngineSeries)| page.fetches.count > 0;
+        let read = |(_, page): &(&String, &EngineSeries)| page.fetches.count > 0;
         let mut summary = Object::default();
-        summary.set("endpoints_configured", self.endpoints().collect::<Vec<_>>());
-        let successful = self.endpoints().zip(self.pages).filter(read).map(|(url, _)| url);
+        summary.set("endpoints_configured", self.urls);
+        let successful = self.urls.iter().zip(self.pages).filter(read).map(|(url, _)| url);
         summary.set("endpoints_successful", successful.collect::<Vec<_>>());
         let at = |time: Duration| Civil::utc(self.begun + time).iso();
         summary.set("start_time", at(self.measured.0));
         summary.set("end_time", at(self.measured.1));
         let mut information = Object::default();
-        for (url, page) in self.endpoints().zip(self.pages).filter(read) {
+        for (url, page) in self.urls.iter().zip(self.pages).filter(read) {
             information.nest(url, self.information(page));
         }
         summary.nest("endpoint_info", information);
@@ -177,13 +179,13 @@ impl ServerMetrics<'_> {
     /// The families of all pages together, by name.
     fn metrics(&self, (start, end): (Duration, Duration)) -> Object {
         let mut merged: BTreeMap<String, (FamilyFigures, Vec<Object>)> = BTreeMap::new();
-        for (url, page) in self.endpoints().zip(self.pages) {
+        for (url, page) in self.urls.iter().zip(self.pages) {
             for mut family in page.families(start, end) {
                 let own = std::mem::take(&mut family.series);
                 let entry = merged.entry(family.name.clone()).or_insert_with(|| (family.clone(), Vec::new()));
                 // A name that means something else on another page has no place of its own.
                 if entry.0.kind == family.kind {
-                    entry.1.extend(own.iter().map(|(labels, figures)| series_json(&url, labels, figures)));
+                    entry.1.extend(own.iter().map(|(labels, figures)| series_json(url, labels, figures)));
                 }
             }
         }
@@ -199,16 +201,6 @@ impl ServerMetrics<'_> {
             metrics.nest(name, metric);
         }
         metrics
-    }
-
-    fn endpoints(&self) -> impl Iterator<Item = String> {
-        self.names.iter().map(|name| self.page_url(name))
-    }
-
-    /// A base URL's metrics page; a URL with a path that is none of a target is a page already.
-    fn page_url(&self, url: &String) -> String {
-        let is_page = url.matches('/').count() > 2 && !self.run.urls.contains(url);
-        if is_page { url.clone() } else { format!("{url}/metrics") }
     }
 
     fn wall_ns(&self, at: Duration) -> u64 {

@@ -36,6 +36,7 @@ fn with_pages<T>(look: impl FnOnce(ServerMetrics<'_>) -> T) -> T {
     look(ServerMetrics {
         run: &run,
         names: &["http://a:1".to_owned(), "http://b:2/own".to_owned()],
+        urls: &["http://a:1/metrics".to_owned(), "http://b:2/own".to_owned()],
         pages: &[first, second],
         begun: run.started_at,
         measured: (Duration::from_secs(2), Duration::from_secs(8)),
@@ -120,15 +121,6 @@ fn a_name_of_two_kinds_is_two_families() {
         blocks[0].contains("\na:1,gauge,foo,") && blocks[1].contains("\nb:2/own,histogram,foo,"),
         "{csv}"
     );
-}
-
-#[test]
-fn the_page_of_a_target_is_below_its_base() {
-    with_pages(|metrics| {
-        let run = Run { urls: vec!["http://b:2/own".to_owned()], ..metrics.run.clone() };
-        let urls: Vec<String> = ServerMetrics { run: &run, ..metrics }.endpoints().collect();
-        assert_eq!(urls, ["http://a:1/metrics", "http://b:2/own/metrics"]);
-    });
 }
 
 #[test]

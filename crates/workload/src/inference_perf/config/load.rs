@@ -71,7 +71,7 @@ section! {
         request_retries: u16 = 0;
         /// Wait before the first repetition, in seconds; it doubles.
         request_retry_backoff_sec: f64 = 0.5;
-        /// After a stage was stopped, answers are waited for this long, in seconds.
+        /// After a stage's time is over, or after it was stopped, answers are waited for this long, in seconds.
         stage_teardown_grace_seconds: f64 = 120.0;
         /// Adapters and their shares of the requests.
         lora_traffic_split: Option<Vec<AdapterShare>> = None;
