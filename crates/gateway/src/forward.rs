@@ -107,7 +107,8 @@ pub(crate) async fn ask(
         attempts += 1;
         let outgoing = outgoing::write(head, &client, &backend, request_id, body.len());
         let mut request = Outgoing::new(outgoing, &body);
-        flight.attempt(Attempt { lease, backend: Arc::clone(&backend), _retry: retry.take(), outcome: None });
+        let (backend_too, _retry) = (Arc::clone(&backend), retry.take());
+        flight.attempt(Attempt { lease, backend: backend_too, _retry, outcome: None, begun: false });
         let failure = match exchange(&client, &backend, &mut request, head).await {
             Ok(asked) if asked.head.status == StatusCode::SWITCHING_PROTOCOLS && !upgrade => {
                 Failure { outcome: Outcome::Broken, reason: Reason::UpstreamInvalid, sent: true }
