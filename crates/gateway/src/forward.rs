@@ -26,6 +26,7 @@ use crate::{
         request::RequestHead,
         response::{InvalidHead, MAX_HEAD_BYTES, ResponseHead},
     },
+    security,
     server::{Client, Phase, write_interim},
     upstream::connection::{Connection, ExchangeError, Outgoing},
     wire::Wire,
@@ -269,7 +270,7 @@ async fn connect(client: &Client, backend: &Backend) -> Result<Connection, Failu
                 return Err(failure(Outcome::Abandoned, Reason::NoDescriptor));
             }
             Some(Err(error)) => {
-                tracing::debug!(%address, error = tls::explain(&error), "cannot connect");
+                tracing::debug!(%address, error = security::explain(&error), "cannot connect");
                 last = Reason::ConnectFailed;
             }
             None => {

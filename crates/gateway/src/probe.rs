@@ -9,7 +9,7 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     fleet::Backend,
     http1::body::Remaining,
-    security::Security,
+    security::{self, Security},
     upstream::connection::{Connection, Outgoing},
     wire::Wire,
 };
@@ -24,7 +24,7 @@ pub(crate) enum ProbeError {
     TimedOut,
     #[error("the name {0} cannot be resolved")]
     Unresolved(Box<str>),
-    #[error("cannot connect: {}", tls::explain(.0))]
+    #[error("cannot connect: {}", security::explain(.0))]
     Connect(io::Error),
     #[error("{0}")]
     Answer(String),
