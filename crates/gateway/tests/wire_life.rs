@@ -389,6 +389,13 @@ fn w47_the_policy_changes_under_load_without_a_failure() {
     let answer = gateway.admin("PUT /api/policy HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n\"xyz\"");
     assert_eq!(answer.status, 400);
     assert!(answer.text().contains("prefix_hash"), "{}", answer.text());
+    for (name, status) in [("bad header", 400), ("", 400), ("x:y", 400), ("x-Good", 200)] {
+        let body = format!("{{\"session\":{{\"headers\":[\"{name}\"]}}}}");
+        let length = body.len();
+        let put = format!("PUT /api/policy HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}");
+        let answer = gateway.admin(put);
+        assert_eq!(answer.status, status, "{name}: {}", answer.text());
+    }
     gateway.settle();
 }
 
