@@ -8,7 +8,7 @@
 mod outgoing;
 pub(crate) mod query;
 
-use std::{future::poll_fn, io, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
@@ -29,7 +29,7 @@ use crate::{
     security,
     server::{Client, Phase, write_interim},
     upstream::connection::{Connection, ExchangeError, Outgoing},
-    wire::Wire,
+    wire::{Wire, is_own_want},
     worker::Worker,
 };
 use query::Understood;
@@ -280,14 +280,6 @@ async fn connect(client: &Client, backend: &Backend) -> Result<Connection, Failu
         }
     }
     Err(failure(Outcome::ConnectFailed, last))
-}
-
-/// Whether it is this process or this machine that has no room for another socket.
-fn is_own_want(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// The error answer when an attempt failed and is not repeated.

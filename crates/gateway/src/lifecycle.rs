@@ -192,6 +192,7 @@ impl Handle {
             waiting.push("kv_events of a replica that stays".to_owned());
         }
         shared.in_force.store(Arc::new(settings));
+        shared.applied.send_replace(());
         if !waiting.is_empty() {
             tracing::warn!(keys = waiting.join(", "), "these changes wait for the next start");
         }

@@ -337,6 +337,31 @@ fn w46_what_can_change_while_it_runs_does() {
 }
 
 #[test]
+fn w46_a_shorter_interval_does_not_wait_for_the_longer_one() {
+    let replica = switched();
+    let asked = |path: &str| {
+        let head = format!("GET {path} ");
+        replica.upstream.requests().iter().filter(|request| request.head.starts_with(&head)).count()
+    };
+    let mut kept = None;
+    let gateway = Gateway::with(&[replica.upstream.address], |settings| {
+        settings.checks.interval = Duration::from_secs(3600);
+        settings.scrape_interval = Duration::from_secs(3600);
+        kept = Some(settings.clone());
+    });
+    let each = |count| asked("/health") >= count && asked("/metrics") >= count;
+    eventually("each was asked once", || each(1));
+    // Now they rest.
+    thread::sleep(Duration::from_millis(100));
+    let mut settings = kept.unwrap();
+    settings.checks.interval = Duration::from_millis(50);
+    settings.scrape_interval = Duration::from_millis(50);
+    gateway.0.apply(&settings).unwrap();
+    eventually("each was asked again and again", || each(4));
+    gateway.settle();
+}
+
+#[test]
 fn w46_retries_can_be_switched_off() {
     let (nobody, fine) = (Upstream::nobody(), Upstream::fine());
     let gateway = Gateway::over(&[nobody, fine.address]);
