@@ -3,14 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use engine::{Fleet, KvEvents, Profile};
-use gateway::{Config, Handle};
+use gateway::{Config, Handle, Settings};
 use protocol::{
     BLOCK_TOKENS,
     kv_events::{BlocksStored, CacheEvent, EventBatch, EventFormat},
@@ -48,6 +49,10 @@ fn engines(replicas: u16, ports: Option<[u16; 3]>, format: EventFormat) -> Fleet
 
 /// A balancer for replicas that publish at these addresses.
 fn balance(replicas: &[(SocketAddr, SocketAddr, Option<SocketAddr>)]) -> Handle {
+    gateway::start(settings(replicas)).unwrap()
+}
+
+fn settings(replicas: &[(SocketAddr, SocketAddr, Option<SocketAddr>)]) -> Settings {
     let replicas: Vec<_> = replicas
         .iter()
         .map(|(http, events, replay)| {
@@ -64,7 +69,7 @@ fn balance(replicas: &[(SocketAddr, SocketAddr, Option<SocketAddr>)]) -> Handle 
         "checks": {"interval_s": 0}, "replicas": replicas,
     });
     let config = Config::from_yaml(&file.to_string(), "test".as_ref()).unwrap();
-    gateway::start(config.resolve().unwrap()).unwrap()
+    config.resolve().unwrap()
 }
 
 fn balance_fleet(fleet: &Fleet) -> Handle {
@@ -292,4 +297,44 @@ fn a_gap_is_filled_from_the_replay_or_clears_the_index() {
     check("a gap that is filled", true, &[3, 7], &[3, 4, 5, 6], [1, 4, 0, 5]);
     check("a gap that is not kept whole", true, &[3, 7], &[3, 6], [1, 1, 1, 1]);
     check("a gap without a replay", false, &[3, 7], &[3, 4, 5, 6], [1, 0, 1, 1]);
+}
+
+#[test]
+fn a_replica_that_is_taken_out_is_not_listened_to_any_more_though_it_publishes() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let events = listener.local_addr().unwrap();
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let mut link = Link::new(SocketKind::Pub, 1 << 20);
+        let batch = EventBatch::default().encode(EventFormat::Vllm);
+        let (mut bytes, mut next) = ([0; 4096], None);
+        loop {
+            if let Some(number) = &mut next {
+                link.send(&[b"topic", &u64::to_be_bytes(*number), &batch]);
+                *number += 1;
+            }
+            let output = std::mem::take(link.output());
+            let read = stream.write_all(&output).and_then(|()| stream.read(&mut bytes));
+            match read {
+                Ok(length @ 1..) => link.receive(&bytes[..length]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Ok(0) | Err(_) => break,
+            }
+            while let Some(incoming) = link.poll().unwrap() {
+                if matches!(incoming, Incoming::Subscribe(_)) {
+                    next = Some(0);
+                }
+            }
+        }
+        let _ = tell.send(());
+    });
+    let [leaving, staying] =
+        [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    let handle = balance(&[(leaving, events, None)]);
+    until("batches", || metric(&handle, "kv_event_batches") >= 3.0);
+    // Its own events come from nowhere.
+    handle.apply(&settings(&[(staying, staying, None)])).unwrap();
+    told.recv_timeout(PATIENCE).expect("the connection stays");
 }

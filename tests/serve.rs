@@ -260,6 +260,28 @@ fn requests_that_have_come_are_answered_before_the_end() {
 }
 
 #[test]
+fn without_file_descriptors_a_replica_is_not_taken_to_be_ill() {
+    let fleet = engines(1000.0);
+    let more = "checks: {interval_s: 0.1, fast_interval_s: 0.1}\nhealth: {fall: 1}\nscrape_interval_s: 0\n";
+    let mut serve = Serve::new(&config(&fleet, more), "ulimit -n 40; exec \"$@\"");
+    let mut operator = connect(serve.admin);
+    operator.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    assert!(operator.read(&mut [0; 1024]).unwrap() > 0, "it is accepted while there is room");
+    let crowd: Vec<TcpStream> = (0..60).map(|_| connect(serve.address)).collect();
+    serve.wait_for("a replica is not checked");
+    operator.write_all(b"GET /api/fleet HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+    let mut fleet = String::new();
+    let _ = operator.read_to_string(&mut fleet);
+    assert!(fleet.contains("\"state\":\"healthy\""), "{fleet}");
+    drop(crowd);
+    serve.signal("-TERM");
+    assert_eq!(serve.status(), Some(0));
+    let said = serve.log.try_iter().chain(serve.seen.drain(..));
+    let changes: Vec<_> = said.filter(|line| line.contains("state=\"unhealthy\"")).collect();
+    assert!(changes.is_empty(), "{changes:?}");
+}
+
+#[test]
 fn without_file_descriptors_it_waits_and_goes_on() {
     let fleet = engines(1000.0);
     let mut serve = Serve::new(&config(&fleet, ""), "ulimit -n 40; exec \"$@\"");

@@ -2,10 +2,11 @@
 //!
 //! A [`Config`] is what was written; every part of it may be absent. Flags go over the file, the file over the
 //! defaults, and the result is [`Settings`]. In a file the keys are those of the structs; the flag of a key is
-//! named beside it. Unknown keys are errors, and every error of a file names its line and column.
+//! named beside it. Unknown keys are errors, and every error of a file names its line, its column and its key.
 
 mod certificates;
 mod error;
+mod place;
 mod reload;
 mod sections;
 mod units;
@@ -43,6 +44,7 @@ pub struct Config {
     #[arg(long, value_name = "NUMBER")]
     pub threads: Option<NonZero<usize>>,
     /// Base URL of a replica; repeat it for each one.
+    #[serde(deserialize_with = "or_default")]
     #[arg(long = "replica", value_name = "URL")]
     pub replicas: Vec<ReplicaConfig>,
     /// Policy that picks a replica [default: prefix_aware].
@@ -85,18 +87,23 @@ pub struct Config {
     #[arg(long, value_name = "FORM")]
     pub log_format: Option<LogFormat>,
     /// Sizes and times that clients and replicas must keep.
+    #[serde(deserialize_with = "or_default")]
     #[command(flatten, next_help_heading = "Limits")]
     pub limits: LimitConfig,
     /// Active checks.
+    #[serde(deserialize_with = "or_default")]
     #[command(flatten, next_help_heading = "Health")]
     pub checks: CheckConfig,
     /// What checks and failures lead to.
+    #[serde(deserialize_with = "or_default")]
     #[command(flatten, next_help_heading = "Health")]
     pub health: HealthConfig,
     /// Repeating failed attempts.
+    #[serde(deserialize_with = "or_default")]
     #[command(flatten, next_help_heading = "Retries")]
     pub retry: RetryConfig,
     /// Certificates: ours, and whose we trust.
+    #[serde(deserialize_with = "or_default")]
     #[command(flatten, next_help_heading = "TLS")]
     pub tls: TlsConfig,
 }
@@ -192,6 +199,13 @@ pub struct Settings {
     pub tls: TlsSettings,
 }
 
+/// A key without a value, as when all that stands under it is commented out, says nothing.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 // === impl Config ===
 
 impl Config {
@@ -203,13 +217,17 @@ impl Config {
         let options = serde_saphyr::options! { with_snippet: false };
         serde_saphyr::from_str_with_options(text, options).map_err(|error| {
             let location = error.location();
+            let (line, column) = location.map_or((1, 1), |location| (location.line(), location.column()));
             let formatter = serde_saphyr::UserMessageFormatter;
-            ConfigError::Parse {
-                path: path.into(),
-                line: location.map_or(1, |location| location.line()),
-                column: location.map_or(1, |location| location.column()),
-                message: serde_saphyr::MessageFormatter::format_message(&formatter, &error).into_owned(),
-            }
+            let message = serde_saphyr::MessageFormatter::format_message(&formatter, &error);
+            let message = match place::key_of(text, line, column) {
+                // Of an unknown key that is said already.
+                Some(key) if !message.contains(key.rsplit('.').next().unwrap_or(&key)) => {
+                    format!("`{key}`: {message}")
+                }
+                _ => message.into_owned(),
+            };
+            ConfigError::Parse { path: path.into(), line, column, message }
         })
     }
 
@@ -324,6 +342,7 @@ impl Settings {
             ("limits.max_buffered_bytes", limits.max_buffered == 0),
             ("limits.header_timeout_s", limits.header_timeout.is_zero()),
             ("limits.body_timeout_s", limits.body_timeout.is_zero()),
+            ("limits.idle_timeout_s", limits.idle_timeout.is_zero()),
             ("limits.connect_timeout_s", limits.connect_timeout.is_zero()),
             ("limits.response_timeout_s", limits.response_timeout.is_zero()),
             ("limits.stream_timeout_s", limits.stream_timeout.is_zero()),

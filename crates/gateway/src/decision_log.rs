@@ -82,7 +82,7 @@ pub(crate) const COUNTERS: &[Row] = &[
 ];
 
 impl DecisionLog {
-    /// Opens the log; what the file holds already stays.
+    /// Opens the log; what its files hold already stays within the limit.
     pub(crate) fn open(settings: &DecisionLogSettings) -> std::io::Result<Self> {
         let counts = Arc::<Counts>::default();
         let mut writer = Writer::open(settings, Arc::clone(&counts))?;

@@ -58,6 +58,8 @@ pub(crate) struct Attempt {
     pub(crate) _retry: Option<Retry>,
     /// What its health shall learn, where that is known.
     pub(crate) outcome: Option<Outcome>,
+    /// An answer that is no error has begun.
+    pub(crate) begun: bool,
 }
 
 // === impl Flight ===
@@ -113,6 +115,7 @@ impl Flight {
         if let Some(attempt) = &mut self.attempt
             && attempt.outcome == Some(Outcome::Answered)
         {
+            attempt.begun = true;
             attempt.lease.answering(now);
         }
     }
@@ -171,7 +174,7 @@ impl Flight {
         }
     }
 
-    /// The whole answer is on its way.
+    /// The client has the whole answer, or all of it that means something.
     pub(crate) fn complete(&mut self) {
         self.complete = true;
     }
@@ -280,8 +283,9 @@ impl Drop for Flight {
         if let Some(attempt) = self.attempt.as_mut().filter(|_| !self.complete)
             && attempt.outcome == Some(Outcome::Answered)
         {
-            // The client did not hear it out: where the answer was cut off says nothing about answers.
-            attempt.outcome = None;
+            // The client did not hear it out: where it was cut off says nothing about how long answers get, and the
+            // head of a stream alone, which engines send before they begin, nothing at all.
+            attempt.outcome = attempt.begun.then_some(Outcome::CutOff);
         }
         self.end_attempt();
         self.log(elapsed);

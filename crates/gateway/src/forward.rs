@@ -8,7 +8,7 @@
 mod outgoing;
 pub(crate) mod query;
 
-use std::{future::poll_fn, io, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
@@ -26,9 +26,10 @@ use crate::{
         request::RequestHead,
         response::{InvalidHead, MAX_HEAD_BYTES, ResponseHead},
     },
+    security,
     server::{Client, Phase, write_interim},
     upstream::connection::{Connection, ExchangeError, Outgoing},
-    wire::Wire,
+    wire::{Wire, is_own_want},
     worker::Worker,
 };
 use query::Understood;
@@ -107,7 +108,8 @@ pub(crate) async fn ask(
         attempts += 1;
         let outgoing = outgoing::write(head, &client, &backend, request_id, body.len());
         let mut request = Outgoing::new(outgoing, &body);
-        flight.attempt(Attempt { lease, backend: Arc::clone(&backend), _retry: retry.take(), outcome: None });
+        let (backend_too, _retry) = (Arc::clone(&backend), retry.take());
+        flight.attempt(Attempt { lease, backend: backend_too, _retry, outcome: None, begun: false });
         let failure = match exchange(&client, &backend, &mut request, head).await {
             Ok(asked) if asked.head.status == StatusCode::SWITCHING_PROTOCOLS && !upgrade => {
                 Failure { outcome: Outcome::Broken, reason: Reason::UpstreamInvalid, sent: true }
@@ -268,7 +270,7 @@ async fn connect(client: &Client, backend: &Backend) -> Result<Connection, Failu
                 return Err(failure(Outcome::Abandoned, Reason::NoDescriptor));
             }
             Some(Err(error)) => {
-                tracing::debug!(%address, error = tls::explain(&error), "cannot connect");
+                tracing::debug!(%address, error = security::explain(&error), "cannot connect");
                 last = Reason::ConnectFailed;
             }
             None => {
@@ -278,14 +280,6 @@ async fn connect(client: &Client, backend: &Backend) -> Result<Connection, Failu
         }
     }
     Err(failure(Outcome::ConnectFailed, last))
-}
-
-/// Whether it is this process or this machine that has no room for another socket.
-fn is_own_want(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// The error answer when an attempt failed and is not repeated.

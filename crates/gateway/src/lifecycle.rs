@@ -134,11 +134,15 @@ impl Handle {
     fn spawn(
         &mut self,
         name: String,
-        run: impl FnOnce(LocalRuntime) + Send + 'static,
+        run: impl FnOnce(&LocalRuntime) + Send + 'static,
     ) -> Result<(), StartError> {
         let spawned = thread::Builder::new().name(name).spawn(move || {
             match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-                Ok(runtime) => run(runtime),
+                Ok(runtime) => {
+                    run(&runtime);
+                    // Names that are being looked up cannot be told to stop, and nobody waits for them.
+                    runtime.shutdown_background();
+                }
                 Err(error) => tracing::error!(%error, "cannot make a runtime"),
             }
         });
@@ -188,6 +192,7 @@ impl Handle {
             waiting.push("kv_events of a replica that stays".to_owned());
         }
         shared.in_force.store(Arc::new(settings));
+        shared.applied.send_replace(());
         if !waiting.is_empty() {
             tracing::warn!(keys = waiting.join(", "), "these changes wait for the next start");
         }
@@ -238,5 +243,40 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.end();
         self.join_threads();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, sync::mpsc, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn what_blocks_a_thread_aside_does_not_hold_up_the_end() {
+        let settings = Settings::new(vec!["http://127.0.0.1:1".parse().unwrap()]).unwrap();
+        let address = (Ipv4Addr::LOCALHOST, 0).into();
+        let shared = Arc::new(Shared::new(settings).unwrap());
+        let mut handle = Handle { address, admin_address: address, shared, threads: Vec::new() };
+        let (release, held) = mpsc::channel::<()>();
+        let (begin, begun) = mpsc::channel();
+        // As a look-up of a name whose server does not answer does.
+        let look_up = move || {
+            begin.send(()).unwrap();
+            let _ = held.recv();
+        };
+        let run = move |runtime: &LocalRuntime| {
+            runtime.block_on(async { drop(tokio::task::spawn_blocking(look_up)) });
+            begun.recv().unwrap();
+        };
+        handle.spawn("test".into(), run).unwrap();
+        for _ in 0..1000 {
+            if handle.is_over() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert!(handle.is_over());
+        drop(release);
     }
 }

@@ -9,9 +9,9 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     fleet::Backend,
     http1::body::Remaining,
-    security::Security,
+    security::{self, Security},
     upstream::connection::{Connection, Outgoing},
-    wire::Wire,
+    wire::{Wire, is_own_want},
 };
 
 /// Room for one read.
@@ -24,8 +24,11 @@ pub(crate) enum ProbeError {
     TimedOut,
     #[error("the name {0} cannot be resolved")]
     Unresolved(Box<str>),
-    #[error("cannot connect: {}", tls::explain(.0))]
+    #[error("cannot connect: {}", security::explain(.0))]
     Connect(io::Error),
+    /// It says nothing about the replica.
+    #[error("evenload has no room for another socket ({0}); raise the limit of open files")]
+    OwnWant(io::Error),
     #[error("{0}")]
     Answer(String),
     #[error("the answer exceeds {0} bytes")]
@@ -86,7 +89,10 @@ async fn ask(
     let part = limit / addresses.len() as u32;
     let wiring =
         async { Wire::connect(connect(others, *last, part).await?, backend.secret(security)?).await };
-    let mut connection = Connection::new(wiring.await.map_err(ProbeError::Connect)?);
+    let mut connection = Connection::new(wiring.await.map_err(|error| match is_own_want(&error) {
+        true => ProbeError::OwnWant(error),
+        false => ProbeError::Connect(error),
+    })?);
     let content = match body.len() {
         0 => String::new(),
         length => format!("content-type: application/json\r\ncontent-length: {length}\r\n"),

@@ -5,6 +5,7 @@
 //! the end of the connection is that mark (HTTP/1.0), it is reset instead. Dropping the relay closes the replica's
 //! connection, which cancels the request there.
 
+mod event;
 mod tap;
 
 use std::{
@@ -106,10 +107,10 @@ impl Relay {
             if ready!(client.poll_write(context, &mut self.out)).is_err() {
                 return Poll::Ready(Err(Interrupted));
             }
+            if self.tap.is_whole() || matches!(self.end, Some(Ok(()))) {
+                self.flight.complete();
+            }
             if let Some(end) = self.end {
-                if end.is_ok() {
-                    self.flight.complete();
-                }
                 return Poll::Ready(end);
             }
             if self.out.capacity() > MOST_KEPT {

@@ -37,6 +37,11 @@ struct Shown {
     held: Mutex<Option<[Vec<u8>; 2]>>,
 }
 
+/// What went wrong on a connection to a replica.
+pub(crate) fn explain(error: &io::Error) -> String {
+    tls::explain_with(error, "with --tls-replica-authorities (tls.replica_authorities)")
+}
+
 // === impl Security ===
 
 impl Security {

@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     /// What was taken over last, for what can change at run time.
     pub(crate) in_force: ArcSwap<Settings>,
+    /// Told when those in force have changed.
+    pub(crate) applied: watch::Sender<()>,
     pub(crate) fleet: Fleet,
     pub(crate) security: Security,
     pub(crate) metrics: Metrics,
@@ -66,6 +68,7 @@ impl Shared {
             stage: watch::Sender::new(Stage::Running),
             unchecked: watch::Sender::new(unchecked),
             in_force: ArcSwap::from_pointee(settings.clone()),
+            applied: watch::Sender::new(()),
             settings,
         })
     }

@@ -1,7 +1,8 @@
 //! Looking after each replica from the side: health checks, and readings of its metrics page.
 //!
 //! One task a replica and kind, on the control thread; it ends when the replica leaves. Intervals are jittered
-//! by a fifth, so that several balancers do not ask in step. What a check or a reading means is decided in
+//! by a fifth, so that several balancers do not ask in step. Where this process has no room for another socket nothing
+//! was asked, so nothing is known. What a check or a reading means is decided in
 //! `routing`; here is only when to ask, and what counts as an answer.
 
 use std::{
@@ -9,16 +10,21 @@ use std::{
     hash::{BuildHasher, RandomState},
     pin::pin,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use protocol::EngineMetrics;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use routing::{EngineReport, HealthState, Replica};
-use tokio::{task::spawn_local, time::sleep};
+use tokio::{
+    sync::watch,
+    task::spawn_local,
+    time::{sleep, timeout_at},
+};
 
 use crate::{
+    Settings,
     fleet::Backend,
     probe::{self, ProbeError},
     shared::Shared,
@@ -29,6 +35,8 @@ const MOST_HEALTH_BYTES: usize = 64 * 1024;
 /// Bytes of a metrics page. vLLM's have 100 to 300 KB.
 const MOST_METRICS_BYTES: usize = 8 * 1024 * 1024;
 const METRICS_PATH: &str = "/metrics";
+/// Between two warnings about the same.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// Between two look-ups of a name that no check looks up.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Time for a metrics page.
@@ -62,7 +70,8 @@ async fn check(shared: Arc<Shared>, backend: Arc<Backend>) {
         }
         return;
     }
-    let mut is_first = true;
+    let (mut is_first, mut warned) = (true, None::<Instant>);
+    let mut applied = shared.applied.subscribe();
     while let Some(replica) = shared.fleet.replica(backend.id) {
         let checks = &shared.in_force.load_full().checks;
         let before = replica.health.state(shared.fleet.now());
@@ -74,6 +83,13 @@ async fn check(shared: Arc<Shared>, backend: Arc<Backend>) {
             Ok((status, _)) => Some(Err(format!("{} answers {status}", checks.path))),
             // Engines starve their health check while they prefill: one that delivers tokens is alive.
             Err(ProbeError::TimedOut) if delivers(&replica, now, checks.interval) => None,
+            Err(error @ ProbeError::OwnWant(_)) => {
+                if warned.is_none_or(|then| then.elapsed() >= WARNING_INTERVAL) {
+                    warned = Some(Instant::now());
+                    tracing::warn!(replica = %replica.spec.name, %error, "a replica is not checked");
+                }
+                None
+            }
             Err(error) => Some(Err(error.to_string())),
         };
         if let Some(result) = result {
@@ -86,9 +102,25 @@ async fn check(shared: Arc<Shared>, backend: Arc<Backend>) {
         if std::mem::take(&mut is_first) {
             shared.first_check_is_over();
         }
-        let pause = if replica.health.in_transition() { checks.fast_interval } else { checks.interval };
-        sleep(pause.mul_f64(random.random_range(0.8..1.2))).await;
+        let in_transition = replica.health.in_transition();
+        let interval = |settings: &Settings| match in_transition {
+            true => settings.checks.fast_interval,
+            false => settings.checks.interval,
+        };
+        rest(&shared, &mut applied, random.random_range(0.8..1.2), interval).await;
     }
+}
+
+/// Waits for a `share` of the interval in force, also of one that comes into force meanwhile.
+async fn rest(
+    shared: &Shared,
+    applied: &mut watch::Receiver<()>,
+    share: f64,
+    interval: impl Fn(&Settings) -> Duration,
+) {
+    let begun = tokio::time::Instant::now();
+    let end = || begun + interval(&shared.in_force.load()).mul_f64(share);
+    while timeout_at(end(), applied.changed()).await.is_ok() {}
 }
 
 fn random(backend: &Backend) -> ChaCha8Rng {
@@ -121,6 +153,7 @@ async fn scrape(shared: Arc<Shared>, backend: Arc<Backend>) {
     }
     let mut random = random(&backend);
     let mut readable = true;
+    let mut applied = shared.applied.subscribe();
     while let Some(replica) = shared.fleet.replica(backend.id) {
         let problem =
             match probe::get(&shared.security, &backend, METRICS_PATH, METRICS_TIMEOUT, MOST_METRICS_BYTES)
@@ -151,8 +184,7 @@ async fn scrape(shared: Arc<Shared>, backend: Arc<Backend>) {
             tracing::info!(replica = %replica.spec.name, "engine metrics are known again");
         }
         readable = problem.is_none();
-        let interval = shared.in_force.load().scrape_interval;
-        sleep(interval.mul_f64(random.random_range(0.8..1.2))).await;
+        rest(&shared, &mut applied, random.random_range(0.8..1.2), |settings| settings.scrape_interval).await;
     }
 }
 

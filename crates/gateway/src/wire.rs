@@ -39,6 +39,14 @@ impl Secure {
     }
 }
 
+/// Whether it is this process or this machine that has no room for another socket: that says nothing about the other end.
+pub(crate) fn is_own_want(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 // === impl Wire ===
 
 impl Wire {

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use routing::HealthState;
 use support::{Client, Gateway, PATIENCE, STREAM_HEAD, Upstream, chat, chunk, eventually, post, reset};
 
 #[test]
@@ -206,6 +207,82 @@ fn w29_an_answer_that_was_not_heard_out_teaches_nothing_of_lengths() {
     let first = expected();
     for _ in 0..40 {
         assert_eq!(expected(), first);
+    }
+}
+
+#[test]
+fn w29_a_replica_works_whose_streams_are_cut_off() {
+    let upstream = Upstream::new(|conn| {
+        while let Some(request) = conn.read_request() {
+            match &*request.body {
+                b"fail" => conn.write("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"),
+                b"stream" => conn.write(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n"))),
+                _ => conn.write(STREAM_HEAD),
+            }
+        }
+    });
+    let gateway = Gateway::with(&[upstream.address], |settings| {
+        settings.health.consecutive_failures = 2;
+        settings.health.minimum_results = 1000;
+    });
+    let state = || gateway.0.router().replicas()[0].health.state(Duration::from_secs(1));
+    let fail = || {
+        assert_eq!(gateway.ask(post("fail")).status, 500);
+        gateway.settle();
+    };
+    let cut_off_after = |body: &str, text: &str| {
+        let mut client = gateway.client();
+        client.write(post(body));
+        client.read_until(text.as_bytes());
+        drop(client);
+        gateway.settle();
+    };
+    for _ in 0..3 {
+        fail();
+        cut_off_after("stream", "data: 1\n\n");
+    }
+    fail();
+    assert_eq!(state(), HealthState::Unknown);
+    cut_off_after("only the head", "\r\n\r\n");
+    fail();
+    assert_eq!(state(), HealthState::Ejected, "engines send the head before they begin");
+}
+
+#[test]
+fn w29_who_leaves_after_the_last_event_has_heard_the_answer_out() {
+    for last in [
+        "data: [DONE]\n\n",
+        "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+        "data: {\"type\":\"response.completed\",\"response\":{}}\n\n",
+    ] {
+        let upstream = Upstream::new(move |conn| {
+            while let Some(request) = conn.read_request() {
+                if request.head.starts_with("GET") {
+                    conn.is_closed_by_peer();
+                    return;
+                }
+                conn.write(STREAM_HEAD);
+                conn.write(chunk(&"data: 1\n\n".repeat(500)));
+                // The end of the body comes later than the client waits.
+                conn.write(chunk(last));
+            }
+        });
+        let gateway = Gateway::before(&upstream);
+        for _ in 0..20 {
+            let mut client = gateway.client();
+            client.write(chat());
+            client.read_until(last.as_bytes());
+            drop(client);
+            gateway.settle();
+        }
+        assert_eq!(gateway.metric("evenload_errors_total{reason=\"client_gone\"}"), 0.0, "{last}");
+        let mut client = gateway.client();
+        client.write("GET /held HTTP/1.1\r\nHost: a\r\n\r\n");
+        let load = || gateway.0.router().replicas()[0].load.snapshot();
+        eventually("it is at the replica", || load().requests == 1);
+        assert!(load().output_tokens.abs_diff(500) < 50, "{:?}", load());
+        drop(client);
+        gateway.settle();
     }
 }
 

@@ -337,6 +337,31 @@ fn w46_what_can_change_while_it_runs_does() {
 }
 
 #[test]
+fn w46_a_shorter_interval_does_not_wait_for_the_longer_one() {
+    let replica = switched();
+    let asked = |path: &str| {
+        let head = format!("GET {path} ");
+        replica.upstream.requests().iter().filter(|request| request.head.starts_with(&head)).count()
+    };
+    let mut kept = None;
+    let gateway = Gateway::with(&[replica.upstream.address], |settings| {
+        settings.checks.interval = Duration::from_secs(3600);
+        settings.scrape_interval = Duration::from_secs(3600);
+        kept = Some(settings.clone());
+    });
+    let each = |count| asked("/health") >= count && asked("/metrics") >= count;
+    eventually("each was asked once", || each(1));
+    // Now they rest.
+    thread::sleep(Duration::from_millis(100));
+    let mut settings = kept.unwrap();
+    settings.checks.interval = Duration::from_millis(50);
+    settings.scrape_interval = Duration::from_millis(50);
+    gateway.0.apply(&settings).unwrap();
+    eventually("each was asked again and again", || each(4));
+    gateway.settle();
+}
+
+#[test]
 fn w46_retries_can_be_switched_off() {
     let (nobody, fine) = (Upstream::nobody(), Upstream::fine());
     let gateway = Gateway::over(&[nobody, fine.address]);
@@ -389,6 +414,13 @@ fn w47_the_policy_changes_under_load_without_a_failure() {
     let answer = gateway.admin("PUT /api/policy HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n\"xyz\"");
     assert_eq!(answer.status, 400);
     assert!(answer.text().contains("prefix_hash"), "{}", answer.text());
+    for (name, status) in [("bad header", 400), ("", 400), ("x:y", 400), ("x-Good", 200)] {
+        let body = format!("{{\"session\":{{\"headers\":[\"{name}\"]}}}}");
+        let length = body.len();
+        let put = format!("PUT /api/policy HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}");
+        let answer = gateway.admin(put);
+        assert_eq!(answer.status, status, "{name}: {}", answer.text());
+    }
     gateway.settle();
 }
 

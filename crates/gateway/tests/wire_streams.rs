@@ -235,6 +235,85 @@ fn w42_events_cut_anywhere_pass_unchanged_and_are_counted() {
 }
 
 #[test]
+fn w42_events_that_announce_an_answer_are_no_tokens() {
+    for (path, announced, token, end) in [
+        (
+            "/v1/responses",
+            &["response.created", "response.in_progress"][..],
+            "response.output_text.delta",
+            "response.completed",
+        ),
+        (
+            "/v1/messages",
+            &["message_start", "ping", "content_block_start"],
+            "content_block_delta",
+            "message_stop",
+        ),
+    ] {
+        for named in [true, false] {
+            let event = move |name: &str| {
+                let line = if named { format!("event: {name}\n") } else { String::new() };
+                chunk(&format!("{line}data: {{\"type\":\"{name}\"}}\n\n"))
+            };
+            let (tell, told) = mpsc::channel::<()>();
+            let told = Mutex::new(told);
+            let upstream = Upstream::new(move |conn| {
+                while conn.read_request().is_some() {
+                    conn.write(STREAM_HEAD);
+                    announced.iter().for_each(|name| conn.write(event(name)));
+                    let _ = told.lock().unwrap().recv_timeout(PATIENCE);
+                    (0..3).for_each(|_| conn.write(event(token)));
+                    conn.write(event(end));
+                    conn.write("0\r\n\r\n");
+                }
+            });
+            let gateway = Gateway::before(&upstream);
+            let mut client = gateway.client();
+            client.write(chat().replace("/v1/chat/completions", path));
+            client.read_until(format!("\"{}\"}}\n\n", announced[announced.len() - 1]).as_bytes());
+            let replica = &gateway.0.router().replicas()[0];
+            assert_eq!(replica.load.snapshot().waiting, 1, "{path}");
+            assert_eq!(replica.load.last_produced(), None, "{path}");
+            tell.send(()).unwrap();
+            client.read_until(b"\r\n0\r\n\r\n");
+            gateway.settle();
+            let name = |metric: &str| format!("evenload_{metric}{{replica=\"http://{}\"}}", upstream.address);
+            assert_eq!(gateway.metric(&name("output_tokens_total")), 3.0, "{path}");
+            assert_eq!(gateway.metric(&name("time_to_first_token_seconds_count")), 1.0, "{path}");
+        }
+    }
+}
+
+#[test]
+fn w42_errors_as_events_are_failures_of_the_replica() {
+    for (number, error) in [
+        "data: {\"error\":{\"message\":\"boom\"}}\n\n",
+        "data: { \"error\": {\"message\":\"boom\"}}\n\n",
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"message\":\"boom\"}}\n\n",
+        "data: {\"type\":\"error\",\"message\":\"boom\"}\n\n",
+        "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{}}\n\n",
+        // The last one is no error.
+        "data: {\"error\":null,\"choices\":[]}\n\n",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let upstream = Upstream::new(move |conn| {
+            conn.read_request();
+            conn.write(format!("{STREAM_HEAD}{}{}0\r\n\r\n", chunk("data: 1\n\n"), chunk(error)));
+        });
+        let gateway = Gateway::before(&upstream);
+        assert!(gateway.ask(chat()).whole);
+        gateway.settle();
+        let name = format!(
+            "evenload_replica_failures_total{{replica=\"http://{}\",reason=\"server_error\"}}",
+            upstream.address
+        );
+        assert_eq!(gateway.metric(&name), f64::from(u8::from(number < 5)), "{error}");
+    }
+}
+
+#[test]
 fn w42_a_stream_without_its_last_words_is_counted() {
     let upstream = Upstream::answering(
         "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 18\r\n\r\ndata: 1\n\ndata: 2\r\n",

@@ -9,7 +9,8 @@
 //! can answer `/health` while everything else fails.
 //!
 //! A busy replica (429) is not broken: it counts against the share of successes only, and is avoided until its
-//! `Retry-After`. Clients that go away say nothing. A check that ran into its time limit while the replica
+//! `Retry-After`. A client that goes away before its answer says nothing, one that goes in the middle of a good answer
+//! that the replica works. A check that ran into its time limit while the replica
 //! delivers tokens says nothing either: engines starve `/health` while they prefill. Whoever checks leaves such
 //! a result out.
 //!
@@ -262,7 +263,7 @@ impl Health {
         }
         history.window.add(good, now, settings.window);
         match outcome {
-            Outcome::Answered => history.failures_in_row = 0,
+            _ if good => history.failures_in_row = 0,
             Outcome::Busy { .. } => {}
             _ => history.failures_in_row = history.failures_in_row.saturating_add(1),
         }

@@ -114,7 +114,9 @@ pub enum Outcome {
     Broken,
     /// No byte within a time limit.
     TimedOut,
-    /// The client went away: says nothing about the replica.
+    /// The client went away in the middle of a good answer: the replica works, how long it would have been is not known.
+    CutOff,
+    /// The client went away before an answer: says nothing about the replica.
     Abandoned,
 }
 
@@ -128,6 +130,7 @@ impl Outcome {
             Self::ConnectFailed => "connect_failed",
             Self::Broken => "broken",
             Self::TimedOut => "timed_out",
+            Self::CutOff => "cut_off",
             Self::Abandoned => "abandoned",
         }
     }
@@ -135,7 +138,7 @@ impl Outcome {
     /// Whether it speaks for the replica; `None` where it says nothing.
     pub(crate) const fn good(self) -> Option<bool> {
         match self {
-            Self::Answered => Some(true),
+            Self::Answered | Self::CutOff => Some(true),
             Self::Abandoned => None,
             _ => Some(false),
         }

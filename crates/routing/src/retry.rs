@@ -85,7 +85,7 @@ impl NoRetry {
 pub fn may_retry(attempt: &Attempt, settings: &RetrySettings) -> Result<(), NoRetry> {
     let safe = !attempt.sent || attempt.idempotent || settings.after_sending;
     match attempt.outcome {
-        Outcome::Answered | Outcome::Abandoned => Err(NoRetry::NotFailed),
+        Outcome::Answered | Outcome::CutOff | Outcome::Abandoned => Err(NoRetry::NotFailed),
         _ if attempt.answering => Err(NoRetry::Answering),
         _ if attempt.retries >= settings.retries => Err(NoRetry::Limit),
         Outcome::ConnectFailed => Ok(()),

@@ -136,7 +136,15 @@ impl Default for SessionSettings {
 impl SessionSettings {
     pub(crate) fn validate(&self) -> Result<(), SettingsError> {
         check_ring(self.load_factor_percent, self.virtual_nodes)?;
-        check(!self.headers.is_empty(), "headers", "empty", "a list of at least one header name")
+        check(!self.headers.is_empty(), "headers", "empty", "a list of at least one header name")?;
+        let is_name = |name: &str| {
+            !name.is_empty()
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+        };
+        match self.headers.iter().find(|name| !is_name(name)) {
+            Some(name) => check(false, "headers", name, "names that a header can have"),
+            None => Ok(()),
+        }
     }
 }
 

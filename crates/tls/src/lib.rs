@@ -170,12 +170,16 @@ pub fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
 
 /// What went wrong on a connection, in words that say what to do about a certificate.
 pub fn explain(error: &io::Error) -> String {
+    explain_with(error, "in SSL_CERT_FILE")
+}
+
+/// The same for those who can name authorities elsewhere: `place` says where.
+pub fn explain_with(error: &io::Error, place: &str) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {
         // The other is what comes if an authority of the same name is known.
         Some(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
-            "nobody trusted vouches for the server's certificate; name its authority's file in SSL_CERT_FILE"
-                .into()
+            format!("nobody trusted vouches for the server's certificate; name its authority's file {place}")
         }
         // The library has no word of its own for it.
         Some(Error::InvalidCertificate(CertificateError::Other(other))) if other.to_string() == AUTHORITY => {

@@ -58,8 +58,10 @@ fn a_server_is_trusted_if_somebody_vouches_for_it_by_its_name() {
     assert!(other.contains("not valid for name"), "{other}");
     let stranger = identity(folder.path(), "stranger");
     let distrusting = ClientSettings { authorities: Some(stranger.certificates), ..trusting };
-    let unknown = explain(&hello(&server, "localhost", &distrusting).unwrap_err());
-    assert!(unknown.starts_with("nobody trusted vouches for"), "{unknown}");
+    let unknown = hello(&server, "localhost", &distrusting).unwrap_err();
+    let said = [explain(&unknown), explain_with(&unknown, "with --authorities")];
+    assert!(said.iter().all(|text| text.starts_with("nobody trusted vouches for")), "{said:?}");
+    assert!(said[0].ends_with(" in SSL_CERT_FILE") && said[1].ends_with(" with --authorities"), "{said:?}");
     let insecure = ClientSettings { insecure: true, ..ClientSettings::default() };
     assert_eq!(hello(&server, "elsewhere", &insecure).unwrap(), "hello");
 }

@@ -29,6 +29,7 @@ pub struct TlsConfig {
     #[arg(long = "tls-replica-key", value_name = "FILE")]
     pub replica_key: Option<PathBuf>,
     /// Talk to https replicas whatever certificate they show.
+    #[serde(deserialize_with = "super::or_default")]
     #[arg(long = "tls-insecure-replicas")]
     pub insecure_replicas: bool,
 }

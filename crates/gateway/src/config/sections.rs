@@ -342,5 +342,5 @@ fn one() -> u32 {
 }
 
 fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    NonZero::<u32>::deserialize(deserializer).map(NonZero::get)
+    Option::<NonZero<u32>>::deserialize(deserializer).map(|weight| weight.map_or(1, NonZero::get))
 }

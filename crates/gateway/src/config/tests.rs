@@ -31,12 +31,36 @@ fn faults_name_their_line_and_column() {
         ("replicas:\n- ftp://a\n", "evenload.yaml:2:3: ", "neither http:// nor https://"),
         ("replicas: [http://a]\ntls: {cert: x}\n", "evenload.yaml:2:7: ", "cert"),
         ("replicas: [http://a\n", "evenload.yaml:", ""),
-        ("replicas:\n- {url: 'http://a', weight: 0}\n", "evenload.yaml:2:", "zero"),
+        ("replicas:\n- {url: 'http://a', weight: 0}\n", "evenload.yaml:2:21: `replicas.weight`: ", "zero"),
+        ("threads: 0\n", "evenload.yaml:1:1: `threads`: ", "zero"),
+        ("policy: {session: {nope: 1}}\n", "evenload.yaml:1:20: unknown", "`nope`"),
+        (
+            "drain_timeout_s: 30s\n",
+            "evenload.yaml:1:18: `drain_timeout_s`: ",
+            "`30s` is not a time in seconds",
+        ),
+        ("retry: {retries: -1}\n", "evenload.yaml:1:18: `retry.retries`: ", ""),
+        ("limits:\n  max_header_bytes: many\n", "evenload.yaml:2:21: `limits.max_header_bytes`: ", ""),
+        ("limits: 5\n", "evenload.yaml:1:9: `limits`: ", ""),
     ] {
         let error = read(text).expect_err(text).to_string();
         assert!(error.starts_with(position) && error.contains(word), "{text:?} gives {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
+}
+
+#[test]
+fn keys_without_a_value_say_nothing() {
+    let keys = ["limits", "checks", "health", "retry", "tls", "policy", "threads", "decision_log"];
+    for key in keys.map(|key| format!("{key}:\n  # all: commented out\n")) {
+        assert_eq!(
+            read(&format!("replicas: [http://a]\n{key}")).unwrap(),
+            read("replicas: [http://a]").unwrap()
+        );
+    }
+    read("replicas: [http://a]\ntls:\n  insecure_replicas:\nlimits:\n  idle_timeout_s: ~\n").unwrap();
+    read("replicas: [{url: 'http://a', weight: }]\n").unwrap();
+    assert!(matches!(read("replicas:\n"), Err(ConfigError::NoReplicas)));
 }
 
 #[test]
@@ -58,6 +82,7 @@ fn what_cannot_be_used_is_refused() {
         "limits: {max_buffered_bytes",
         "limits: {header_timeout_s",
         "limits: {body_timeout_s",
+        "limits: {idle_timeout_s",
         "limits: {connect_timeout_s",
         "limits: {response_timeout_s",
         "limits: {stream_timeout_s",
@@ -68,7 +93,7 @@ fn what_cannot_be_used_is_refused() {
         assert!(error.starts_with(&format!("`{}` is 0", key.replace(": {", "."))), "{error}");
         read(&format!("replicas: [http://a]\n{key}: 1}}")).unwrap();
     }
-    read("replicas: [http://a]\nlimits: {idle_timeout_s: 0, upstream_idle_s: 0, lingering_s: 0}").unwrap();
+    read("replicas: [http://a]\nlimits: {upstream_idle_s: 0, lingering_s: 0}").unwrap();
     for path in ["health", "''", "/a b", "\"/a\\r\\nb\""] {
         let error = read(&format!("replicas: [http://a]\nchecks: {{path: {path}}}")).unwrap_err().to_string();
         assert!(error.starts_with("`checks.path` is `"), "{error}");

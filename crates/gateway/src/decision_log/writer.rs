@@ -46,7 +46,7 @@ impl Writer {
         let path = settings.path.clone();
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         let length = file.metadata()?.len();
-        let writer = Self {
+        let mut writer = Self {
             path,
             file,
             length,
@@ -56,6 +56,11 @@ impl Writer {
             complained: false,
             counts,
         };
+        // The limit may have been another one.
+        if writer.length > writer.most {
+            writer.turn_over();
+        }
+        writer.remove_oldest();
         writer.count_bytes();
         Ok(writer)
     }
@@ -128,11 +133,29 @@ impl Writer {
             })
             .and_then(|()| OpenOptions::new().create(true).append(true).open(&self.path));
         match turned {
-            Ok(file) => (self.file, self.length) = (file, 0),
+            Ok(file) => {
+                (self.file, self.length) = (file, 0);
+                self.remove_oldest();
+            }
             Err(error) => {
                 self.complain("cannot turn the decision log over; it begins again", &error);
                 let _ = self.file.set_len(0);
                 self.length = 0;
+            }
+        }
+    }
+
+    /// Leaves room for a whole file beside the older ones.
+    fn remove_oldest(&mut self) {
+        let mut bytes = 0;
+        for number in 1..FILES {
+            let path = self.numbered(number);
+            bytes += fs::metadata(&path).map_or(0, |file| file.len());
+            if bytes > self.most * (FILES - 1)
+                && let Err(error) = fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                self.complain("cannot remove an older decision log", &error);
             }
         }
     }
@@ -199,5 +222,34 @@ mod tests {
         Writer::open(&settings, counts).unwrap().run(&receiver);
         let text = fs::read_to_string(&settings.path).unwrap();
         assert!(text.lines().last().unwrap().contains("\"timestamp\":100"), "{text}");
+    }
+
+    #[test]
+    fn older_files_that_are_too_large_go_first() {
+        for (lengths, left) in [
+            ([1000, 1000, 1000, 1000], &[1000, 1000, 1000, 1000][..]),
+            ([500, 2000, 1000, 1000], &[500, 2000, 1000]),
+            ([500, 1000, 3000, 10], &[500, 1000]),
+            ([500, 5000, 10, 10], &[500]),
+            ([2000, 1000, 1000, 1000], &[0, 2000, 1000]),
+            ([9000, 10, 10, 10], &[0]),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("decisions.jsonl");
+            let settings = DecisionLogSettings { path: path.clone(), max_bytes: 4000, salt: None };
+            let name = |number: usize| match number {
+                0 => path.clone(),
+                _ => path.with_extension(format!("jsonl.{number}")),
+            };
+            for (number, length) in lengths.into_iter().enumerate() {
+                fs::write(name(number), "\n".repeat(length)).unwrap();
+            }
+            let counts = Arc::<Counts>::default();
+            Writer::open(&settings, Arc::clone(&counts)).unwrap();
+            let found =
+                (0..).map_while(|number| Some(fs::metadata(name(number)).ok()?.len())).collect::<Vec<_>>();
+            assert_eq!(found, left, "of {lengths:?}");
+            assert_eq!(counts.bytes.load(Relaxed), left.iter().sum::<u64>());
+        }
     }
 }

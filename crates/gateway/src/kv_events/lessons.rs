@@ -27,7 +27,12 @@ use tokio::{
 };
 
 use super::{Room, correspondence::Prompt};
-use crate::{fleet::Backend, probe, security::Security, shared::Shared};
+use crate::{
+    fleet::Backend,
+    probe::{self, ProbeError},
+    security::Security,
+    shared::Shared,
+};
 
 const PATH: &str = "/tokenize";
 /// Time for an answer.
@@ -177,7 +182,10 @@ async fn ask(security: &Security, backend: &Backend, body: &[u8]) -> Result<Vec<
         Ok((status, _)) => {
             Err(Problem { what: format!("{PATH} answers {status}"), lasts: status.as_u16() != 400 })
         }
-        Err(error) => Err(Problem { what: error.to_string(), lasts: true }),
+        Err(error) => {
+            let lasts = !matches!(error, ProbeError::OwnWant(_));
+            Err(Problem { what: error.to_string(), lasts })
+        }
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) async fn follow(room: Rc<Room>, backend: Arc<Backend>) {
             }
             Err(error) => error,
         };
-        if !told {
+        if !told && subscription.is_wanted() {
             let replica = &subscription.backend.authority;
             tracing::warn!(%replica, %source, %error, "no cache events; its history counts until they are back");
             told = true;
@@ -127,12 +127,15 @@ impl Subscription {
     /// Takes over what is published, until the connection breaks or the replica leaves.
     async fn listen(&mut self, socket: &mut Socket, source: &EventSource) -> SocketError {
         loop {
-            // A replica may leave while nothing is published.
-            let message = match timeout(LONGEST_PAUSE, socket.message()).await {
+            // A replica may leave while nothing is published, and while much is.
+            let message = timeout(LONGEST_PAUSE, socket.message()).await;
+            if !self.is_wanted() {
+                return SocketError::Closed;
+            }
+            let message = match message {
                 Ok(Ok(message)) => message,
                 Ok(Err(error)) => return error,
-                Err(_) if self.is_wanted() => continue,
-                Err(_) => return SocketError::Closed,
+                Err(_) => continue,
             };
             let Some(batch) = Numbered::of(&message, 1) else {
                 self.backend.metrics.kv_events.malformed.add(1);

@@ -104,9 +104,11 @@ const REPLICA_GAUGES: &[Row<Replica>] = &[
 ];
 
 const REPLICA_HISTOGRAMS: &[HistogramRow] = &[
-    ("time_to_first_token_seconds", "From the head of a request to the first event of its stream.", |all| {
-        &all.first_token
-    }),
+    (
+        "time_to_first_token_seconds",
+        "From the head of a request to the first event of its stream that comes of the model.",
+        |all| &all.first_token,
+    ),
     ("request_duration_seconds", "From the head of a request to the last byte of its answer.", |all| {
         &all.duration
     }),

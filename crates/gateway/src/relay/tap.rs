@@ -6,10 +6,11 @@
 use std::sync::LazyLock;
 
 use memchr::memmem::FinderRev;
-use protocol::{SseSplitter, Usage};
+use protocol::{SseEvent, SseSplitter, Usage};
 use routing::Outcome;
 use serde::Deserialize;
 
+use super::event::Says;
 use crate::{flight::Flight, http1::fields::Fields};
 
 /// Bytes at the end of a JSON answer in which its usage is looked for; engines write it last.
@@ -22,13 +23,14 @@ const MOST_EVENT_BYTES: usize = 256 * 1024;
 pub(crate) struct Tap {
     kind: Kind,
     seen: Seen,
+    is_whole: bool,
 }
 
 #[derive(Debug)]
 enum Kind {
     /// Not at all.
     Nothing,
-    /// A stream of events, each one token.
+    /// A stream of events.
     Events(Box<SseSplitter>),
     /// One JSON object, of which the last bytes are kept.
     Json(Vec<u8>),
@@ -49,7 +51,7 @@ impl Tap {
         } else {
             Kind::Nothing
         };
-        Self { kind, seen: Seen::default() }
+        Self { kind, seen: Seen::default(), is_whole: false }
     }
 
     /// Whether the head alone says how the answer began: the first event of a stream may be an error.
@@ -61,13 +63,18 @@ impl Tap {
     pub(crate) fn look(&mut self, data: &[u8]) {
         match &mut self.kind {
             Kind::Nothing => {}
-            Kind::Events(splitter) => splitter.feed(data, |event| self.seen.add(event.data)),
+            Kind::Events(splitter) => splitter.feed(data, |event| self.is_whole |= self.seen.add(event)),
             Kind::Json(tail) => {
                 let fresh = &data[data.len().saturating_sub(TAIL_BYTES)..];
                 tail.drain(..(tail.len() + fresh.len()).saturating_sub(TAIL_BYTES).min(tail.len()));
                 tail.extend_from_slice(fresh);
             }
         }
+    }
+
+    /// Whether the last event of the stream was seen: who leaves then has heard the answer out.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// Tells what was seen since the last time.
@@ -79,7 +86,7 @@ impl Tap {
     pub(crate) fn end(&mut self, flight: &mut Flight) {
         match &mut self.kind {
             Kind::Nothing => {}
-            Kind::Events(splitter) => splitter.finish(|event| self.seen.add(event.data)),
+            Kind::Events(splitter) => splitter.finish(|event| self.is_whole |= self.seen.add(event)),
             Kind::Json(tail) => {
                 self.seen.usage = find_usage(tail);
                 // Embeddings have none, and say nothing about how long answers get.
@@ -102,15 +109,15 @@ struct Seen {
 }
 
 impl Seen {
-    fn add(&mut self, data: &[u8]) {
-        if data == b"[DONE]" {
-            return;
-        }
-        self.tokens += 1;
-        self.failed |= data.starts_with(b"{\"error\"");
-        if let Some(usage) = find_usage(data) {
+    /// Takes an event in, and says whether it is the last one.
+    fn add(&mut self, event: SseEvent<'_>) -> bool {
+        let says = Says::of(event);
+        self.tokens += u32::from(says == Says::Token);
+        self.failed |= says == Says::Failure;
+        if let Some(usage) = find_usage(event.data) {
             self.usage.get_or_insert_default().update(usage);
         }
+        says == Says::End
     }
 
     fn tell(self, flight: &mut Flight) {
