@@ -6,7 +6,6 @@
 
 mod certificates;
 mod error;
-mod place;
 mod reload;
 mod sections;
 mod units;
@@ -215,16 +214,19 @@ impl Config {
             return Ok(Self::default());
         }
         let options = serde_saphyr::options! { with_snippet: false };
-        serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let mut track = serde_path_to_error::Track::new();
+        let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |deserializer| {
+            Self::deserialize(serde_path_to_error::Deserializer::new(deserializer, &mut track))
+        });
+        read.map_err(|error| {
             let location = error.location();
             let (line, column) = location.map_or((1, 1), |location| (location.line(), location.column()));
             let formatter = serde_saphyr::UserMessageFormatter;
             let message = serde_saphyr::MessageFormatter::format_message(&formatter, &error);
-            let message = match place::key_of(text, line, column) {
+            let keys = track.path().to_string();
+            let message = match keys.rsplit('.').next() {
                 // Of an unknown key that is said already.
-                Some(key) if !message.contains(key.rsplit('.').next().unwrap_or(&key)) => {
-                    format!("`{key}`: {message}")
-                }
+                Some(key) if !key.is_empty() && !message.contains(key) => format!("`{keys}`: {message}"),
                 _ => message.into_owned(),
             };
             ConfigError::Parse { path: path.into(), line, column, message }

@@ -31,7 +31,7 @@ fn faults_name_their_line_and_column() {
         ("replicas:\n- ftp://a\n", "evenload.yaml:2:3: ", "neither http:// nor https://"),
         ("replicas: [http://a]\ntls: {cert: x}\n", "evenload.yaml:2:7: ", "cert"),
         ("replicas: [http://a\n", "evenload.yaml:", ""),
-        ("replicas:\n- {url: 'http://a', weight: 0}\n", "evenload.yaml:2:21: `replicas.weight`: ", "zero"),
+        ("replicas:\n- {url: 'http://a', weight: 0}\n", "evenload.yaml:2:21: `replicas[0].weight`: ", "zero"),
         ("threads: 0\n", "evenload.yaml:1:1: `threads`: ", "zero"),
         ("policy: {session: {nope: 1}}\n", "evenload.yaml:1:20: unknown", "`nope`"),
         (
