@@ -78,29 +78,35 @@ impl Arguments {
         anyhow::ensure!(self.seconds.is_finite() && self.seconds > 0.0, "--seconds: give a number above 0");
         let interrupts = Interrupts::listen().context("cannot wait for signals")?;
         let nominal = Nominal { ttft_ms: self.ttft_ms, itl_ms: self.itl_ms, tokens: self.tokens };
-        println!(
+        say!(
             "The load generator sends to engines in this process that give the first of {} tokens after {} ms and the\n\
              others every {} ms, whatever the load. What it measures beyond that is error: its own, and this machine's.\n",
-            self.tokens, self.ttft_ms, self.itl_ms
+            self.tokens,
+            self.ttft_ms,
+            self.itl_ms
         );
         let (mut points, mut ladder) = (Vec::new(), Ladder::new(self.rates.clone(), !self.no_ceiling));
         while let Some(rate) = ladder.next_rate() {
             let control = interrupts.next_run();
             let Some(point) = self.quietest(rate, &nominal, &control)? else {
-                eprintln!("evenload: ended by hand; {rate:.0} requests/s is not in the table");
+                remark!("evenload: ended by hand; {rate:.0} requests/s is not in the table");
                 break;
             };
             ladder.note(rate, point.is_right());
             points.push(point);
         }
-        println!("{}", calibration_text(&nominal, &points));
-        if let Some(path) = &self.json {
-            let lines: anyhow::Result<String> =
-                points.iter().map(|point| Ok(serde_json::to_string(&point.json(&nominal))? + "\n")).collect();
-            std::fs::write(path, lines?).with_context(|| format!("cannot write {}", path.display()))?;
-        }
+        let written = self.write(&nominal, &points);
+        say!("{}", calibration_text(&nominal, &points));
+        written?;
         let any = points.iter().any(Point::is_right);
         Ok(if any { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn write(&self, nominal: &Nominal, points: &[Point]) -> anyhow::Result<()> {
+        let Some(path) = &self.json else { return Ok(()) };
+        let lines: anyhow::Result<String> =
+            points.iter().map(|point| Ok(serde_json::to_string(&point.json(nominal))? + "\n")).collect();
+        std::fs::write(path, lines?).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Measures until nothing disturbs it. `None` when ended by hand.
@@ -111,11 +117,11 @@ impl Arguments {
             if control.stops() > 0 {
                 return Ok(None);
             }
-            eprintln!("{rate:.0} requests/s for {:.0} s: {}", self.lasts(rate), point.finding());
+            remark!("{rate:.0} requests/s for {:.0} s: {}", self.lasts(rate), point.finding());
             if !point.was_disturbed() {
                 return Ok(Some(point));
             }
-            eprintln!("  meanwhile the host took {:.1} % of the CPU time", point.stolen_share * 100.0);
+            remark!("  meanwhile the host took {:.1} % of the CPU time", point.stolen_share * 100.0);
             let kept = quietest.filter(|kept| kept.stolen_share <= point.stolen_share).unwrap_or(point);
             quietest = Some(Point { attempts, ..kept });
         }

@@ -13,6 +13,7 @@ use protocol::kv_events::EventFormat;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::engine_profile::{self, LimitFlags};
+use crate::print;
 
 /// Flags of `evenload engine`.
 #[derive(Debug, clap::Args)]
@@ -108,7 +109,11 @@ struct Numbers {
 
 impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_max_level(tracing::Level::WARN)
+            .log_internal_errors(false)
+            .init();
         let config = self.config()?;
         let names = config.model_names.join(", ");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -117,11 +122,11 @@ impl Arguments {
         for address in fleet.addresses() {
             writeln!(listening, "http://{address}")?;
         }
-        print!("{listening}");
+        print::text(&listening);
         for (address, [publisher, replay]) in fleet.addresses().iter().zip(fleet.kv_events()) {
-            eprintln!("cache events of http://{address}: tcp://{publisher}, replay tcp://{replay}");
+            remark!("cache events of http://{address}: tcp://{publisher}, replay tcp://{replay}");
         }
-        eprintln!("{} engine(s) ready, model {names}; Ctrl-C stops", fleet.addresses().len());
+        remark!("{} engine(s) ready, model {names}; Ctrl-C stops", fleet.addresses().len());
         runtime.block_on(told_to_stop()).context("cannot wait for signals")?;
         fleet.shutdown();
         Ok(ExitCode::SUCCESS)

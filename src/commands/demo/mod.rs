@@ -73,7 +73,7 @@ impl Arguments {
             Some(speedup) => speedup,
             None => speed::measure(if self.quick { QUICK_LOAD } else { LOAD })?,
         };
-        println!(
+        say!(
             "8 simulated L4 replicas, {requests} requests, {} in flight, {speedup:.1} times as fast as real ones",
             self.concurrency
         );
@@ -103,15 +103,15 @@ impl Arguments {
                 published: published_figures(&trial.figures.policy, self.concurrency),
             })
             .collect();
-        println!("\n{}", comparison_table(&compared));
+        say!("\n{}", comparison_table(&compared));
         if requests != REQUESTS {
-            println!(
+            say!(
                 "The published runs sent 8000 requests: caches were still filling here, so every policy looks worse than it is."
             );
         }
         for trial in trials {
             for note in &trial.notes {
-                println!("{}: {note}", trial.figures.policy);
+                say!("{}: {note}", trial.figures.policy);
             }
         }
 
@@ -130,13 +130,13 @@ impl Arguments {
         let page_path = self.output.join("report.html");
         fs::write(&page_path, page::render(&compared, trials, self.concurrency, speedup))
             .with_context(|| format!("cannot write {}", page_path.display()))?;
-        println!(
+        say!(
             "\nwritten: {} (open it), {}, and the records beside them",
             page_path.display(),
             json_path.display()
         );
         if !self.policies.iter().any(|policy| policy.name() == PolicyName::PrefixAware) {
-            println!(
+            say!(
                 "The page knows nothing of prefix_aware, the default policy of `evenload serve`. To see it beside the page's \
                  best: evenload demo --policy prefix_hash --policy prefix_aware"
             );

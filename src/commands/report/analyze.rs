@@ -38,7 +38,7 @@ fn draw(folder: &Path, runs: &[Analysed]) -> anyhow::Result<()> {
     }
     let path = folder.join("analysis.html");
     write(&path, &analysis_page(runs).render())?;
-    println!("written: {}", path.display());
+    say!("written: {}", path.display());
     Ok(())
 }
 
@@ -84,7 +84,7 @@ fn figures(path: &Path) -> anyhow::Result<report::Report> {
         match record {
             Ok(record) => recorder.push(&record),
             Err(error) => {
-                eprintln!("evenload: warning: {}: {error}", path.display());
+                remark!("evenload: warning: {}: {error}", path.display());
                 break;
             }
         }

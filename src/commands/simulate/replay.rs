@@ -16,6 +16,7 @@ use super::{
     inputs::{self, Engines, Policy},
     output,
 };
+use crate::print;
 
 /// Flags of `evenload simulate replay`.
 #[derive(Debug, Args)]
@@ -68,7 +69,7 @@ impl Arguments {
         let recorded = log.recorded();
         let loaded = self.scenario(&log)?.load()?;
         let demand = loaded.demand(self.seeds.first().copied().unwrap_or(1))?;
-        let mut out = std::io::stdout().lock();
+        let mut out = print::Output;
         if self.json {
             writeln!(out, "{}", json!({"policy": "recorded", "figures": recorded}))?;
         } else {
@@ -84,7 +85,7 @@ impl Arguments {
             let arguments: Vec<String> = std::env::args().skip(1).collect();
             let what = format!("evenload {}", arguments.join(" "));
             for path in output::write(directory, &demand, &compared, &self.seeds, &what)? {
-                eprintln!("written: {}", path.display());
+                remark!("written: {}", path.display());
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -14,6 +14,7 @@ use super::{
     inputs::{self, Engines, Policy, Workload},
     output,
 };
+use crate::print;
 
 /// Sessions in flight and sessions a second of the built-in workload, if neither is said: the published run's.
 const USUAL_LOAD: (u32, f64) = simulate::kubeai::LOADS[0];
@@ -130,7 +131,7 @@ impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let loaded = self.scenario()?.load()?;
         let demand = loaded.demand(self.seeds.first().copied().unwrap_or(1))?;
-        let mut out = std::io::stdout().lock();
+        let mut out = print::Output;
         if !self.json {
             writeln!(out, "{}", output::demand_lines(&demand))?;
             writeln!(out, "{}", output::header())?;
@@ -139,7 +140,7 @@ impl Arguments {
         let compared = comparison.run(&self.policies, !self.no_bound, &mut out)?;
         if let Some(directory) = &self.output {
             for path in output::write(directory, &demand, &compared, &self.seeds, &self.what())? {
-                eprintln!("written: {}", path.display());
+                remark!("written: {}", path.display());
             }
         }
         Ok(ExitCode::SUCCESS)
