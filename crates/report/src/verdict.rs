@@ -106,13 +106,7 @@ pub fn judge(report: &Report, health: &ClientHealth, flags: &Flags) -> Assessmen
     if health.interrupted {
         warnings.push(Warning::Interrupted { by: health.ended_by.clone() });
     }
-    warnings.sort_by_key(|warning| std::cmp::Reverse(warning.severity()));
-    let verdict = match warnings.first().map(Warning::severity) {
-        Some(Severity::Invalid) => Verdict::Invalid,
-        Some(Severity::Suspect) => Verdict::Suspect,
-        Some(Severity::Note) | None => Verdict::Valid,
-    };
-    Assessment { verdict, warnings }
+    Assessment::of(warnings)
 }
 
 fn lateness(total: &Summary, stolen: Option<f64>, flags: &Flags) -> Option<Warning> {
@@ -232,6 +226,23 @@ impl ClientHealth {
 // === impl Assessment ===
 
 impl Assessment {
+    fn of(mut warnings: Vec<Warning>) -> Self {
+        warnings.sort_by_key(|warning| std::cmp::Reverse(warning.severity()));
+        let verdict = match warnings.first().map(Warning::severity) {
+            Some(Severity::Invalid) => Verdict::Invalid,
+            Some(Severity::Suspect) => Verdict::Suspect,
+            Some(Severity::Note) | None => Verdict::Valid,
+        };
+        Self { verdict, warnings }
+    }
+
+    /// Takes in what [`judge`] cannot know.
+    #[must_use]
+    pub fn with(mut self, warning: Option<Warning>) -> Self {
+        self.warnings.extend(warning);
+        Self::of(self.warnings)
+    }
+
     /// The lines for a terminal: the verdict, then one line a reason.
     pub fn lines(&self) -> String {
         let mut text = format!("Verdict: {}\n", self.verdict);
@@ -322,6 +333,19 @@ mod tests {
     #[test]
     fn a_good_run_is_valid() {
         assert_eq!(good().judged(), (Verdict::Valid, vec![]));
+    }
+
+    #[test]
+    fn what_only_others_can_know_is_taken_in() {
+        let late = Warning::EnginesLate { step_ms: 10.0, lag_ms: 3.0, speedup: "--speedup" };
+        let assessment = good().assessment().with(Some(late));
+        assert_eq!(assessment.verdict, Verdict::Invalid);
+        assert!(
+            assessment
+                .lines()
+                .contains("invalid: This machine could not follow: engine steps of 10.0 ms ended 3.0")
+        );
+        assert_eq!(good().assessment().with(None).verdict, Verdict::Valid);
     }
 
     #[test]
