@@ -23,13 +23,15 @@ use workload::{
 };
 
 use self::cores::Cores;
-use super::interrupt::Interrupts;
+use super::{
+    engine_state::{self, PATIENCE},
+    interrupt::Interrupts,
+};
 
 /// Prompts of the calibration.
 const PROMPT_TOKENS: u32 = 64;
 /// Seconds of each rate that do not count.
 const WARM_UP: f64 = 1.0;
-const PATIENCE: Duration = Duration::from_secs(5);
 /// A rate is measured until so many requests were sent at least: a P99 of fewer is the slowest of them.
 const FEWEST_REQUESTS: f64 = 100.0;
 
@@ -211,14 +213,10 @@ fn forget_lateness(targets: &Targets) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How late the engine says it was: mean and worst, in milliseconds.
+/// How late the engines say they were: mean and worst, in milliseconds.
 fn lateness(targets: &Targets) -> [f64; 2] {
-    let ask = |target| {
-        let reply = Ask::get("/sim/state", PATIENCE).send(targets, target).ok()?;
-        serde_json::from_slice::<serde_json::Value>(&reply.body).ok()
-    };
-    let states: Vec<serde_json::Value> = (0..targets.count()).filter_map(ask).collect();
-    let lags = |key: &'static str| states.iter().filter_map(move |state| state["step_lag"][key].as_f64());
-    let mean = lags("mean_ms").sum::<f64>() / lags("mean_ms").count() as f64;
-    [mean, lags("max_ms").fold(f64::NAN, f64::max)]
+    engine_state::states(targets).map_or([f64::NAN; 2], |states| {
+        let lateness = engine_state::lateness(&states);
+        [lateness.mean_ms, lateness.most_ms]
+    })
 }

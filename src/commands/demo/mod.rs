@@ -5,7 +5,6 @@
 //! so that they stand beside the published ones.
 
 mod fleet;
-mod page;
 mod speed;
 mod trial;
 
@@ -13,16 +12,20 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use report::{Compared, comparison_table, published_figures};
+use report::{Compared, PolicyRun, comparison_page, comparison_table};
 use routing::{PolicyName, PolicySettings};
 use serde_json::json;
 
 use fleet::DemoFleet;
-use trial::{Trial, TrialSettings};
+use trial::TrialSettings;
+
+use crate::print;
 
 /// Requests of a full run; the published one sent as many.
 const REQUESTS: usize = 8_000;
 const QUICK_REQUESTS: usize = 1_300;
+/// What fewer requests than [`REQUESTS`] mean.
+const FILLING: &str = "The published runs sent 8000 requests: caches were still filling here, so every policy looks worse than it is.";
 /// Shares of the cores for [`speed::measure`]. The full run has time to be exact.
 const LOAD: f64 = 0.25;
 const QUICK_LOAD: f64 = 0.33;
@@ -95,41 +98,17 @@ impl Arguments {
         self.conclude(&trials, requests, speedup)
     }
 
-    fn conclude(&self, trials: &[Trial], requests: usize, speedup: f64) -> anyhow::Result<ExitCode> {
-        let compared: Vec<Compared> = trials
-            .iter()
-            .map(|trial| Compared {
-                measured: trial.figures.clone(),
-                published: published_figures(&trial.figures.policy, self.concurrency),
-            })
-            .collect();
+    fn conclude(&self, trials: &[PolicyRun], requests: usize, speedup: f64) -> anyhow::Result<ExitCode> {
+        let written = self.write(trials, requests, speedup);
+        let compared: Vec<Compared> = trials.iter().map(|trial| trial.compared.clone()).collect();
         say!("\n{}", comparison_table(&compared));
-        if requests != REQUESTS {
-            say!(
-                "The published runs sent 8000 requests: caches were still filling here, so every policy looks worse than it is."
-            );
+        if requests < REQUESTS {
+            say!("{FILLING}");
         }
         for trial in trials {
-            for note in &trial.notes {
-                say!("{}: {note}", trial.figures.policy);
-            }
+            print::text(&format!("{}: {}", trial.compared.measured.policy, trial.assessment.lines()));
         }
-
-        let json_path = self.output.join("demo.json");
-        let summary = json!({
-            "concurrency": self.concurrency,
-            "requests": requests,
-            "replicas": fleet::REPLICAS,
-            "speedup": speedup,
-            "seed": self.seed,
-            "policies": trials.iter().map(|trial| &trial.figures).collect::<Vec<_>>(),
-            "notes": trials.iter().map(|trial| json!({"policy": trial.figures.policy, "notes": trial.notes})).collect::<Vec<_>>(),
-        });
-        fs::write(&json_path, serde_json::to_string_pretty(&summary)?)
-            .with_context(|| format!("cannot write {}", json_path.display()))?;
-        let page_path = self.output.join("report.html");
-        fs::write(&page_path, page::render(&compared, trials, self.concurrency, speedup))
-            .with_context(|| format!("cannot write {}", page_path.display()))?;
+        let [json_path, page_path] = written?;
         say!(
             "\nwritten: {} (open it), {}, and the records beside them",
             page_path.display(),
@@ -142,11 +121,42 @@ impl Arguments {
             );
         }
 
-        let failed: u64 = trials.iter().map(|trial| trial.figures.failed).sum();
+        let failed: u64 = trials.iter().map(|trial| trial.compared.measured.failed).sum();
         if failed > 0 {
             bail!("{failed} requests failed; {} says which", self.output.display());
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Writes `demo.json` and `report.html`; returns their paths.
+    fn write(&self, trials: &[PolicyRun], requests: usize, speedup: f64) -> anyhow::Result<[PathBuf; 2]> {
+        let assessment = |trial: &PolicyRun| json!({"policy": trial.compared.measured.policy, "assessment": trial.assessment.json()});
+        let summary = json!({
+            "concurrency": self.concurrency,
+            "requests": requests,
+            "replicas": fleet::REPLICAS,
+            "speedup": speedup,
+            "seed": self.seed,
+            "policies": trials.iter().map(|trial| &trial.compared.measured).collect::<Vec<_>>(),
+            "assessments": trials.iter().map(assessment).collect::<Vec<_>>(),
+        });
+        let subtitle = format!(
+            "Eight simulated L4 replicas of Llama 3.1 8B behind one balancer, over HTTP on one machine: {requests} requests \
+             of KubeAI's published workload for each policy, at most {} in flight. Engines ran {speedup:.1} times as fast as \
+             real ones; times are those of real ones. {}",
+            self.concurrency,
+            if requests < REQUESTS { FILLING } else { "" }
+        );
+        let page = comparison_page("Routing policies, side by side", &subtitle, trials).footer(format!(
+            "evenload {} demo; published figures: {}",
+            env!("CARGO_PKG_VERSION"),
+            report::PUBLISHED_SOURCE
+        ));
+        let paths = ["demo.json", "report.html"].map(|name| self.output.join(name));
+        for (path, content) in paths.iter().zip([serde_json::to_string_pretty(&summary)?, page.render()]) {
+            fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(paths)
     }
 }
 
