@@ -26,6 +26,8 @@ const WAKE_UP_MS: f64 = 0.1;
 const RATE_SHARE: f64 = 0.99;
 /// Requests in flight below this share of the concurrency asked for miss it.
 const CONCURRENCY_SHARE: f64 = 0.8;
+/// Waits for slots above this share of the lateness explain it.
+const SLOT_SHARE: f64 = 0.9;
 /// A thread busier than this delays what it should only measure.
 const BUSY_SHARE: f64 = 0.8;
 /// Reads with several events above this share blur the gaps.
@@ -94,7 +96,7 @@ pub fn judge(report: &Report, health: &ClientHealth, flags: &Flags) -> Assessmen
     let stolen = health.stolen_share.filter(|&share| share > STOLEN_SHARE);
     warnings.extend(lateness(total, stolen, flags));
     for (shape, phase) in report.measured() {
-        warnings.extend(pace(shape, phase, stolen, flags));
+        warnings.extend(pace(shape, phase, health.peak_in_flight, stolen, flags));
     }
     warnings.extend(stolen.map(|share| Warning::Stolen { share }));
     warnings.extend(omissions(total, flags));
@@ -119,7 +121,13 @@ fn lateness(total: &Summary, stolen: Option<f64>, flags: &Flags) -> Option<Warni
     })
 }
 
-fn pace(shape: &PhaseShape, phase: &Summary, stolen: Option<f64>, flags: &Flags) -> Option<Warning> {
+fn pace(
+    shape: &PhaseShape,
+    phase: &Summary,
+    peak: Option<u64>,
+    stolen: Option<f64>,
+    flags: &Flags,
+) -> Option<Warning> {
     let in_flight = phase.mean_in_flight();
     let full = |limit: u32| in_flight >= f64::from(limit) * CONCURRENCY_SHARE;
     if shape.closed_loop {
@@ -131,7 +139,12 @@ fn pace(shape: &PhaseShape, phase: &Summary, stolen: Option<f64>, flags: &Flags)
     if achieved >= scheduled * RATE_SHARE {
         return None;
     }
-    match shape.concurrency.filter(|&limit| full(limit)) {
+    // The mean has the start and the end of a short run in it. Where all slots were taken at some time and waits for
+    // them are nearly all of the lateness, the limit held, too.
+    let waited =
+        phase.of(Metric::SlotWait).sum() as f64 >= SLOT_SHARE * phase.of(Metric::ScheduleLag).sum() as f64;
+    let held = |limit: u32| full(limit) || waited && peak.is_some_and(|peak| peak >= u64::from(limit));
+    match shape.concurrency.filter(|&limit| held(limit)) {
         Some(limit) => {
             Some(Warning::PacedByConcurrency { achieved, scheduled, limit, concurrency: flags.concurrency })
         }
@@ -423,6 +436,12 @@ mod tests {
         assert!(run.assessment().lines().contains("7.1 requests/s were sent instead of 10.0"));
         run.shape.concurrency = Some(1);
         assert_eq!(run.judged(), (Verdict::Valid, vec!["paced_by_concurrency"]));
+        // A short run, of which the end weighs so much that the mean is below the limit, which was reached.
+        (run.shape.concurrency, run.health.peak_in_flight) = (Some(2), Some(2));
+        assert_eq!(run.judged(), (Verdict::Valid, vec!["paced_by_concurrency"]));
+        let mut own = good().delayed(0, 40_000, false);
+        (own.shape.concurrency, own.health.peak_in_flight) = (Some(2), Some(2));
+        assert!(own.judged().1.contains(&"rate_missed"), "nobody waited for a slot");
     }
 
     #[test]
