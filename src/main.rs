@@ -56,8 +56,6 @@ fn in_a_line(error: &anyhow::Error) -> String {
 mod tests {
     use std::io;
 
-    use anyhow::Context;
-
     use super::*;
 
     #[test]

@@ -18,9 +18,7 @@ use crate::print;
 /// Flags of `evenload engine`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Hardware, model and engine to simulate: a built-in name, or a JSON file such as `simulate fit` writes. The
-    /// flags under "Profile" change single numbers of it.
-    #[arg(long, value_name = "NAME|FILE", default_value = Profile::NAMES[0])]
+    #[arg(long, value_name = "NAME|FILE", default_value = Profile::NAMES[0], help = profile_help())]
     profile: String,
     /// Engines to run, each on a port of its own.
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -68,8 +66,7 @@ pub(crate) struct Arguments {
     /// publishers]
     #[arg(long, value_name = "PORT", requires = "kv_events_port")]
     kv_events_replay_port: Option<u16>,
-    /// Whose messages they are like.
-    #[arg(long, value_name = "FORMAT", requires = "kv_events_port", default_value = "vllm", value_parser = format)]
+    #[arg(long, value_name = "FORMAT", help = format_help(), requires = "kv_events_port", default_value = "vllm", value_parser = format)]
     kv_events_format: EventFormat,
     #[command(flatten)]
     numbers: Numbers,
@@ -188,6 +185,18 @@ impl Numbers {
             ..profile
         }
     }
+}
+
+fn profile_help() -> String {
+    format!(
+        "Hardware, model and engine to simulate: {}; or a JSON file such as `simulate fit` writes. The flags under \
+         \"Profile\" change single numbers of it",
+        Profile::NAMES.join(", ")
+    )
+}
+
+fn format_help() -> String {
+    format!("Whose messages they are like: {}", EventFormat::ALL.map(EventFormat::label).join(", "))
 }
 
 fn format(text: &str) -> Result<EventFormat, String> {

@@ -33,9 +33,7 @@ const QUICK_LOAD: f64 = 0.33;
 /// Flags of `evenload demo`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A policy to compare; repeat it for more. The page has the default ones; the default of `evenload serve` is
-    /// prefix_aware.
-    #[arg(long = "policy", value_name = "NAME", default_values = ["random", "least_requests", "prefix_hash"])]
+    #[arg(long = "policy", value_name = "NAME", default_values = ["random", "least_requests", "prefix_hash"], help = policy_help())]
     policies: Vec<PolicySettings>,
     /// Which of the published settings: sessions in flight at most.
     #[arg(long, default_value_t = 800, value_parser = concurrency)]
@@ -43,7 +41,7 @@ pub(crate) struct Arguments {
     /// Requests of each policy [default: 8000, or 1300 with --quick].
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     requests: Option<u64>,
-    /// Fewer requests: some 20 seconds. Caches are still filling then, so the gain is smaller.
+    /// Fewer requests: 20 to 30 seconds. Caches are still filling then, so the gain is smaller.
     #[arg(long)]
     quick: bool,
     /// Simulated seconds in a real one [default: what this machine can follow].
@@ -158,6 +156,14 @@ impl Arguments {
         }
         Ok(paths)
     }
+}
+
+fn policy_help() -> String {
+    let names = PolicyName::ALL.map(PolicyName::label).join(", ");
+    format!(
+        "A policy to compare: {names}; repeat it for more. The page has the default ones; the default of `evenload serve` \
+         is prefix_aware"
+    )
 }
 
 fn concurrency(text: &str) -> Result<u32, String> {

@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     /// Replicas, of the engine profiles in turn. [default: as many as answered in the log]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     replicas: Option<u16>,
-    /// Engine profile, NAME[@SPEED]: a built-in name or a JSON file, such as `simulate fit` writes from the same log,
+    /// Engine profile, NAME[@SPEED]: a built-in name (`evenload engine --help` has them) or a JSON file, such as `simulate fit` writes from the same log,
     /// and how many times as fast. Repeat for a mixed fleet.
     #[arg(long = "profile", default_value = "l4-llama-3.1-8b-fp8", value_parser = inputs::engines)]
     profiles: Vec<Engines>,
