@@ -6,9 +6,9 @@
 
 Both send the published workload to 8 cold replicas under each policy. The first line says where and when; each further
 line is a run of one policy: the demo's figures, the simulator's, the first divided by the second, how much of the
-processors' time the host of a virtual machine took meanwhile, and what the demo noted. Times are simulated ones. Real
-time has this machine's pauses in it, multiplied by the speed-up: where the demo notes that the machine could not follow
-it, the run is shown and repeated, up to `--tries` runs in all.
+processors' time the host of a virtual machine took meanwhile, and why the demo's figures are not valid, if they are not.
+Times are simulated ones. Real time has this machine's pauses in it, multiplied by the speed-up: where the machine could
+not follow it, the run is shown and repeated, up to `--tries` runs in all.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 
-from machine import stolen_share, stolen_ticks
+from machine import commit, stolen_share, stolen_ticks
 
 FIGURES = ["total_tokens_per_s", "mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "prefix_hit_ratio"]
 
@@ -58,7 +58,7 @@ def main():
     simulated = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
     simulated = {row["policy"]: row["figures"] for row in map(json.loads, simulated.splitlines()) if "policy" in row}
 
-    print(json.dumps({"time": time.strftime("%FT%TZ", time.gmtime()), "cores": os.cpu_count(),
+    print(json.dumps({"commit": commit(), "time": time.strftime("%FT%TZ", time.gmtime()), "cores": os.cpu_count(),
                       "kernel": os.uname().release, "speedup": arguments.speedup, "requests": arguments.requests,
                       "concurrency": arguments.concurrency, "seed": arguments.seed}), flush=True)
     for policy in arguments.policies:
@@ -66,7 +66,8 @@ def main():
             before = stolen_ticks()
             demo = run_demo([binary, "demo", "--policy", policy, *common, "--requests", str(arguments.requests),
                              "--speedup", str(arguments.speedup)])
-            notes = [note for noted in demo["notes"] for note in noted["notes"]]
+            warnings = demo["assessments"][0]["assessment"]["warnings"]
+            notes = [warning["message"] for warning in warnings if warning["severity"] == "invalid"]
             real, virtual = by_name(demo["policies"][0]), {key: simulated[policy][key] for key in FIGURES}
             ratio = {key: round(real[key] / virtual[key], 3) for key in FIGURES if real[key] and virtual[key]}
             print(json.dumps({"policy": policy, "ratio": ratio, "stolen": stolen_share(before), "notes": notes,

@@ -23,7 +23,7 @@ import tempfile
 import time
 import urllib.request
 
-from machine import stolen_share, stolen_ticks
+from machine import commit, stolen_share, stolen_ticks
 
 REPLICAS = 4
 
@@ -122,7 +122,8 @@ def main():
     parser.add_argument("--repeat", type=int, default=2)
     arguments = parser.parse_args()
     binary = os.path.abspath(arguments.evenload)
-    print(json.dumps({"time": time.strftime("%FT%TZ", time.gmtime()), "cores": os.cpu_count(), "speedup": arguments.speedup}))
+    print(json.dumps({"commit": commit(), "time": time.strftime("%FT%TZ", time.gmtime()), "cores": os.cpu_count(),
+                      "speedup": arguments.speedup}))
     for _ in range(arguments.repeat):
         for balancers in (1, 2):
             for events in (False, True):

@@ -1,4 +1,13 @@
-"""What the machine says of itself while something is measured."""
+"""What is measured, and what the machine says of itself meanwhile."""
+
+import pathlib
+import subprocess
+
+
+def commit():
+    """Of this repository; `-dirty` if files differ from it."""
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True).stdout.strip()
 
 
 def stolen_ticks():

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 
-from machine import stolen_share, stolen_ticks
+from machine import commit, stolen_share, stolen_ticks
 
 # More than this can be all of a P99.
 STOLEN = 0.005
@@ -99,7 +99,8 @@ def run(name, command, url, rate, seconds, own):
 def main():
     arguments = parse()
     binary = os.path.abspath(arguments.evenload)
-    print(json.dumps({"machine": os.cpu_count(), "kernel": os.uname().release, "time": time.strftime("%FT%TZ", time.gmtime())}))
+    print(json.dumps({"commit": commit(), "machine": os.cpu_count(), "kernel": os.uname().release,
+                      "time": time.strftime("%FT%TZ", time.gmtime())}))
     for _ in range(arguments.repeat):
         for rate in arguments.rates:
             engine, url = start_engine(binary)

@@ -195,3 +195,37 @@ fn the_same_seed_gives_the_same_requests_for_any_number_of_threads() {
     assert_eq!(runs[0], runs[1]);
     assert_eq!(runs[0], runs[2]);
 }
+
+#[test]
+fn a_merged_report_has_no_shares_prefix_and_two_runs_in_a_folder_are_refused() {
+    let stage = Stage::new();
+    let config = "load: {interval: 0, base_seed: 3, stages: [{rate: 20, duration: 1}]}\ndata: {type: mock}\n";
+    let run = |shard: &str, folder: &str, prefix: &str| {
+        let flags = [
+            "--shard",
+            shard,
+            "--storage.local_storage.path",
+            folder,
+            "--storage.local_storage.report_file_prefix",
+            prefix,
+        ];
+        stage.run(config, &flags);
+    };
+    run("1/2", "one", "A_");
+    run("2/2", "two", "B_");
+    let merge = |folders: [&str; 2], out: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_evenload"));
+        command.args(["report", "merge"]).args(folders).args(["--out", out]).current_dir(&stage.folder);
+        command.output().unwrap()
+    };
+    let merged = merge(["one", "two"], "merged");
+    assert!(merged.status.success(), "{}", said(&merged.stderr));
+    assert!(stage.path("merged/summary_lifecycle_metrics.json").is_file());
+    let config = fs::read_to_string(stage.path("merged/config.yaml")).unwrap();
+    assert!(!config.contains("A_") && config.contains("path: merged"), "{config}");
+
+    fs::copy(stage.path("two/B_run.json"), stage.path("one/B_run.json")).unwrap();
+    let refused = merge(["one", "two"], "again");
+    let said = said(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("are two runs in one folder"), "{said}");
+}

@@ -23,13 +23,15 @@ use workload::{
 };
 
 use self::cores::Cores;
-use super::interrupt::{INTERRUPTED, Interrupts};
+use super::{
+    engine_state::{self, PATIENCE},
+    interrupt::{INTERRUPTED, Interrupts},
+};
 
 /// Prompts of the calibration.
 const PROMPT_TOKENS: u32 = 64;
 /// Seconds of each rate that do not count.
 const WARM_UP: f64 = 1.0;
-const PATIENCE: Duration = Duration::from_secs(5);
 /// A rate is measured until so many requests were sent at least: a P99 of fewer is the slowest of them.
 const FEWEST_REQUESTS: f64 = 100.0;
 
@@ -82,17 +84,19 @@ impl Arguments {
         }
         let interrupts = Interrupts::listen().context("cannot wait for signals")?;
         let nominal = Nominal { ttft_ms: self.ttft_ms, itl_ms: self.itl_ms, tokens: self.tokens };
-        println!(
+        say!(
             "The load generator sends to engines in this process that give the first of {} tokens after {} ms and the\n\
              others every {} ms, whatever the load. What it measures beyond that is error: its own, and this machine's.\n",
-            self.tokens, self.ttft_ms, self.itl_ms
+            self.tokens,
+            self.ttft_ms,
+            self.itl_ms
         );
         let (mut points, mut ladder) = (Vec::new(), Ladder::new(self.rates.clone(), !self.no_ceiling));
         let mut is_interrupted = false;
         while let Some(rate) = ladder.next_rate() {
             let control = interrupts.next_run();
             let Some(point) = self.quietest(rate, &nominal, &control)? else {
-                eprintln!("evenload: ended by hand; {rate:.0} requests/s is not in the table");
+                remark!("evenload: ended by hand; {rate:.0} requests/s is not in the table");
                 is_interrupted = true;
                 break;
             };
@@ -102,17 +106,21 @@ impl Arguments {
         if is_interrupted && points.is_empty() {
             return Ok(ExitCode::from(INTERRUPTED));
         }
-        println!("{}", calibration_text(&nominal, &points));
-        if let Some(path) = &self.json {
-            let lines: anyhow::Result<String> =
-                points.iter().map(|point| Ok(serde_json::to_string(&point.json(&nominal))? + "\n")).collect();
-            std::fs::write(path, lines?).with_context(|| format!("cannot write {}", path.display()))?;
-        }
+        let written = self.write(&nominal, &points);
+        say!("{}", calibration_text(&nominal, &points));
+        written?;
         Ok(match points.iter().any(Point::is_right) {
             _ if is_interrupted => ExitCode::from(INTERRUPTED),
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         })
+    }
+
+    fn write(&self, nominal: &Nominal, points: &[Point]) -> anyhow::Result<()> {
+        let Some(path) = &self.json else { return Ok(()) };
+        let lines: anyhow::Result<String> =
+            points.iter().map(|point| Ok(serde_json::to_string(&point.json(nominal))? + "\n")).collect();
+        std::fs::write(path, lines?).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Measures until nothing disturbs it. `None` when ended by hand.
@@ -123,11 +131,11 @@ impl Arguments {
             if control.stops() > 0 {
                 return Ok(None);
             }
-            eprintln!("{rate:.0} requests/s for {:.0} s: {}", self.lasts(rate), point.finding());
+            remark!("{rate:.0} requests/s for {:.0} s: {}", self.lasts(rate), point.finding());
             if !point.was_disturbed() {
                 return Ok(Some(point));
             }
-            eprintln!("  meanwhile the host took {:.1} % of the CPU time", point.stolen_share * 100.0);
+            remark!("  meanwhile the host took {:.1} % of the CPU time", point.stolen_share * 100.0);
             let kept = quietest.filter(|kept| kept.stolen_share <= point.stolen_share).unwrap_or(point);
             quietest = Some(Point { attempts, ..kept });
         }
@@ -233,14 +241,10 @@ fn forget_lateness(targets: &Targets) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How late the engine says it was: mean and worst, in milliseconds.
+/// How late the engines say they were: mean and worst, in milliseconds.
 fn lateness(targets: &Targets) -> [f64; 2] {
-    let ask = |target| {
-        let reply = Ask::get("/sim/state", PATIENCE).send(targets, target).ok()?;
-        serde_json::from_slice::<serde_json::Value>(&reply.body).ok()
-    };
-    let states: Vec<serde_json::Value> = (0..targets.count()).filter_map(ask).collect();
-    let lags = |key: &'static str| states.iter().filter_map(move |state| state["step_lag"][key].as_f64());
-    let mean = lags("mean_ms").sum::<f64>() / lags("mean_ms").count() as f64;
-    [mean, lags("max_ms").fold(f64::NAN, f64::max)]
+    engine_state::states(targets).map_or([f64::NAN; 2], |states| {
+        let lateness = engine_state::lateness(&states);
+        [lateness.mean_ms, lateness.most_ms]
+    })
 }

@@ -13,13 +13,12 @@ use protocol::kv_events::EventFormat;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::engine_profile::{self, LimitFlags};
+use crate::print;
 
 /// Flags of `evenload engine`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Hardware, model and engine to simulate: a built-in name, or a JSON file such as `simulate fit` writes. The
-    /// flags under "Profile" change single numbers of it.
-    #[arg(long, value_name = "NAME|FILE", default_value = Profile::NAMES[0])]
+    #[arg(long, value_name = "NAME|FILE", default_value = Profile::NAMES[0], help = profile_help())]
     profile: String,
     /// Engines to run, each on a port of its own.
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -67,9 +66,7 @@ pub(crate) struct Arguments {
     /// publishers]
     #[arg(long, value_name = "PORT", requires = "kv_events_port")]
     kv_events_replay_port: Option<u16>,
-    /// Whose messages they are like: vllm, vllm-digests (with VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES=0), vllm-arrays (before
-    /// the summer of 2026) or sglang.
-    #[arg(long, value_name = "FORMAT", requires = "kv_events_port", default_value = "vllm", value_parser = format)]
+    #[arg(long, value_name = "FORMAT", help = format_help(), requires = "kv_events_port", default_value = "vllm", value_parser = format)]
     kv_events_format: EventFormat,
     #[command(flatten)]
     numbers: Numbers,
@@ -109,7 +106,11 @@ struct Numbers {
 
 impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_max_level(tracing::Level::WARN)
+            .log_internal_errors(false)
+            .init();
         let config = self.config()?;
         let (names, startup_delay) = (config.model_names.join(", "), config.startup_delay);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -118,15 +119,15 @@ impl Arguments {
         for address in fleet.addresses() {
             writeln!(listening, "http://{address}")?;
         }
-        print!("{listening}");
+        print::text(&listening);
         for (address, [publisher, replay]) in fleet.addresses().iter().zip(fleet.kv_events()) {
-            eprintln!("cache events of http://{address}: tcp://{publisher}, replay tcp://{replay}");
+            remark!("cache events of http://{address}: tcp://{publisher}, replay tcp://{replay}");
         }
         let state = match startup_delay {
             Duration::ZERO => "ready".to_owned(),
             delay => format!("listening, ready in {delay:?}"),
         };
-        eprintln!("{} engine(s) {state}, model {names}; Ctrl-C stops", fleet.addresses().len());
+        remark!("{} engine(s) {state}, model {names}; Ctrl-C stops", fleet.addresses().len());
         runtime.block_on(told_to_stop()).context("cannot wait for signals")?;
         fleet.shutdown();
         Ok(ExitCode::SUCCESS)
@@ -188,6 +189,18 @@ impl Numbers {
             ..profile
         }
     }
+}
+
+fn profile_help() -> String {
+    format!(
+        "Hardware, model and engine to simulate: {}; or a JSON file such as `simulate fit` writes. The flags under \
+         \"Profile\" change single numbers of it",
+        Profile::NAMES.join(", ")
+    )
+}
+
+fn format_help() -> String {
+    format!("Whose messages they are like: {}", EventFormat::ALL.map(EventFormat::label).join(", "))
 }
 
 fn format(text: &str) -> Result<EventFormat, String> {

@@ -41,7 +41,7 @@ impl Interrupts {
                     1 => "stopping: waiting for the answers under way; press Ctrl-C again to cut them off",
                     _ => "cutting off the answers under way",
                 };
-                eprintln!("evenload: {effect}");
+                remark!("evenload: {effect}");
             }
         };
         thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(wait))?;

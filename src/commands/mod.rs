@@ -6,6 +6,7 @@ mod counting;
 mod demo;
 mod engine;
 mod engine_profile;
+mod engine_state;
 mod interrupt;
 mod process;
 pub(crate) mod profile;

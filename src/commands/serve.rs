@@ -24,7 +24,7 @@ impl Arguments {
         let (settings, file) = match self.settings() {
             Ok(found) => found,
             Err(error) => {
-                eprintln!("evenload: {error}");
+                remark!("evenload: {error}");
                 return Ok(ExitCode::from(USAGE));
             }
         };
@@ -60,7 +60,12 @@ fn log(settings: &Settings) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let colours = std::io::stderr().is_terminal();
-    let builder = fmt().with_writer(std::io::stderr).with_ansi(colours).with_env_filter(filter);
+    // A standard error that fails cannot be told of on standard error, and is no reason to stop serving.
+    let builder = fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_env_filter(filter)
+        .log_internal_errors(false);
     match settings.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use routing::{HealthSettings, PolicySettings, RetrySettings};
+use routing::{HealthSettings, PolicyName, PolicySettings, RetrySettings};
 use serde::{Deserialize, Deserializer};
 
 use crate::{DecisionLogSettings, TlsSettings};
@@ -28,6 +28,11 @@ pub use certificates::TlsConfig;
 pub use error::ConfigError;
 pub use sections::{CheckConfig, Checks, HealthConfig, LimitConfig, Limits, PolicyFlags, RetryConfig};
 pub use units::{EventSource, ReplicaUrl, Seconds, ValueError};
+
+fn policy_help() -> String {
+    let names = PolicyName::ALL.map(PolicyName::label).join(", ");
+    format!("Policy that picks a replica: {names} [default: {}]", PolicySettings::default().name().label())
+}
 
 /// What was written in a file or in flags.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, clap::Args)]
@@ -46,8 +51,8 @@ pub struct Config {
     #[serde(deserialize_with = "or_default")]
     #[arg(long = "replica", value_name = "URL")]
     pub replicas: Vec<ReplicaConfig>,
-    /// Policy that picks a replica [default: prefix_aware].
-    #[arg(long, value_name = "NAME")]
+    /// Policy that picks a replica.
+    #[arg(long, value_name = "NAME", help = policy_help())]
     pub policy: Option<PolicySettings>,
     #[serde(skip)]
     #[command(flatten)]

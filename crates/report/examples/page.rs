@@ -74,7 +74,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         std::fs::write(Path::new(&directory).join("run.html"), page.footer("evenload").render())?;
         let measured = PolicyFigures::new(policy, &report.total, 1.0);
         let compared = Compared { measured, published: published_figures(policy, 800) };
-        runs.push(PolicyRun { compared, report, assessment, speedup: 1.0, bound: false });
+        runs.push(PolicyRun { compared, report, assessment, speedup: 1.0, bound: false, replicas: None });
     }
     let compared: Vec<Compared> = runs.iter().map(|run| run.compared.clone()).collect();
     print!("{}", comparison_table(&compared));

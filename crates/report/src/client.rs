@@ -13,7 +13,10 @@ pub fn client_lines(report: &Report, health: &ClientHealth) -> String {
 pub(crate) fn client_rows(report: &Report, health: &ClientHealth) -> Vec<(&'static str, f64)> {
     let total = &report.total;
     let percentile = |metric, percent| total.of(metric).percentile(percent).map(|time| time / MILLISECOND);
-    let asked = report.measured().find_map(|(shape, _)| shape.target_rate);
+    let rates: Vec<Option<f64>> = report.measured().map(|(shape, _)| shape.target_rate).collect();
+    // Phases of different rates have no rate in common.
+    let asked = rates.iter().copied().reduce(|one, other| one.filter(|_| one == other)).flatten();
+    let scheduled = rates.iter().any(Option::is_some).then(|| total.scheduled_rate()).flatten();
     // Without a stream the first token is the last.
     let streamed = total.of(Metric::Gap).max();
     let busiest = health.io_thread_cpu.iter().copied().reduce(f64::max);
@@ -21,7 +24,7 @@ pub(crate) fn client_rows(report: &Report, health: &ClientHealth) -> Vec<(&'stat
     let stalls = &health.stalls;
     let rows = [
         ("Request rate asked for (req/s):", asked),
-        ("Request rate of the schedule (req/s):", asked.and(total.scheduled_rate())),
+        ("Request rate of the schedule (req/s):", scheduled),
         ("Request rate achieved (req/s):", total.achieved_rate()),
         ("Median schedule lag (ms):", percentile(Metric::ScheduleLag, 50.0)),
         ("P99 schedule lag (ms):", percentile(Metric::ScheduleLag, 99.0)),

@@ -151,6 +151,10 @@ mod tests {
         let json = serde_json::to_value(&figures).unwrap();
         assert_eq!(json["ttft_ms"]["mean"], 200.0);
         assert_eq!(json["prefix_hit_ratio"], serde_json::Value::Null);
+        let slower = PolicyFigures { duration_s: 3.6, prefix_hit_ratio: Some(0.5), ..figures.clone() };
+        let means = PolicyFigures::means(&[figures.clone(), slower]).unwrap();
+        assert_eq!((means.duration_s, means.ttft_ms.mean, means.requests), (2.4, 200.0, figures.requests));
+        assert_eq!((means.prefix_hit_ratio, means.schedule_lag_ms.unwrap().median), (None, 10.0));
         let back: PolicyFigures = serde_json::from_value(json).unwrap();
         assert_eq!(back, figures);
     }

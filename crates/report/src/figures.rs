@@ -56,6 +56,39 @@ impl PolicyFigures {
         }
     }
 
+    /// The means of several runs' figures; percentiles are means of the runs' percentiles. `None` of none.
+    pub fn means(runs: &[Self]) -> Option<Self> {
+        let first = runs.first()?;
+        let count = runs.len() as f64;
+        let mean = |value: &dyn Fn(&Self) -> f64| runs.iter().map(value).sum::<f64>() / count;
+        let known = |value: &dyn Fn(&Self) -> Option<f64>| {
+            let values: Option<Vec<f64>> = runs.iter().map(value).collect();
+            values.map(|values| values.iter().sum::<f64>() / count)
+        };
+        let whole = |value: &dyn Fn(&Self) -> u64| mean(&|run| value(run) as f64).round() as u64;
+        let spread = |of: &dyn Fn(&Self) -> Spread| Spread {
+            mean: mean(&|run| of(run).mean),
+            median: mean(&|run| of(run).median),
+            p99: mean(&|run| of(run).p99),
+        };
+        Some(Self {
+            policy: first.policy.clone(),
+            duration_s: mean(&|run| run.duration_s),
+            requests: whole(&|run| run.requests),
+            failed: whole(&|run| run.failed),
+            input_tokens: whole(&|run| run.input_tokens),
+            output_tokens: whole(&|run| run.output_tokens),
+            total_tokens_per_s: mean(&|run| run.total_tokens_per_s),
+            ttft_ms: spread(&|run| run.ttft_ms),
+            itl_ms: spread(&|run| run.itl_ms),
+            tpot_ms: spread(&|run| run.tpot_ms),
+            prefix_hit_ratio: known(&|run| run.prefix_hit_ratio),
+            schedule_lag_ms: first
+                .schedule_lag_ms
+                .map(|lag| spread(&|run| run.schedule_lag_ms.unwrap_or(lag))),
+        })
+    }
+
     /// The figures by name, as `ttft_ms.mean`; unknown ones are left out.
     pub fn named(&self) -> Vec<(&'static str, f64)> {
         let mut figures = vec![

@@ -8,7 +8,8 @@ use crate::{
     chart::{Draw, Drawing, escape},
 };
 
-const STYLE: &str = include_str!("html.css");
+const STYLE: &str =
+    concat!(include_str!("palette.css"), include_str!("chart/chart.css"), include_str!("html.css"));
 /// Tables with so few columns do not take the whole width: the eye would lose the line.
 const NARROW_COLUMNS: usize = 3;
 

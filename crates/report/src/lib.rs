@@ -1,7 +1,7 @@
 //! What was measured, and what may be said about it.
 //!
 //! A load generator or the simulator writes one [`Record`] a request; everything else here is derived from
-//! records: statistics, the verdict, tables, exports, charts. No I/O but the exporters' files, no clock.
+//! records: statistics, the verdict, tables, exports, charts. No I/O but the files of records and of exporters, no clock.
 
 pub mod aiperf;
 mod calibration;
@@ -13,6 +13,7 @@ mod convergence;
 mod distribution;
 mod engines;
 mod figures;
+mod flags;
 mod format;
 mod html;
 mod imbalance;
@@ -39,7 +40,7 @@ mod warning;
 pub use calibration::{
     Finding, Ladder, MEDIAN_LIMIT_MS, Nominal, P99_LIMIT_MS, Point, RATE_SHARE, calibration_text,
 };
-pub use chart::{BarChart, CurveChart, HeatChart, LineChart, MAX_POINTS, MAX_ROWS, MAX_SERIES};
+pub use chart::{BarChart, CurveChart, HeatChart, LineChart, MAX_POINTS, MAX_ROWS, MAX_SERIES, curve_file};
 pub use civil::{compact_time, iso_time};
 pub use client::{client_json, client_lines};
 pub use comparison::{Compared, comparison_table};
@@ -50,11 +51,12 @@ pub use engines::{
     Observed, READINGS, Rates, engine_table,
 };
 pub use figures::PolicyFigures;
+pub use flags::Flags;
 pub use html::{Page, TextTable};
 pub use imbalance::Imbalance;
 pub use metric::{Distributions, MILLISECOND, Metric, SECOND, Unit};
 pub use ordered::Object;
-pub use pages::{PolicyRun, comparison_page, run_page};
+pub use pages::{PolicyRun, ReplicaLoads, comparison_page, run_page};
 pub use published::{PUBLISHED_SOURCE, Published, published, published_figures};
 pub use record::{Chunk, Count, CountSource, Outcome, Record};
 pub use recorder::{MODELS, OTHER_MODELS, PhaseShape, Progress, Recorder, Report, RunShape, TARGET_METRICS};
@@ -67,4 +69,4 @@ pub use summary::{ERROR_KINDS, ErrorKey, ErrorTable, Objective, Span, Summary, s
 pub use threshold::{Breach, Threshold, ThresholdError};
 pub use verdict::{Assessment, ClientHealth, Stalls, Verdict, judge};
 pub use vllm_bench::{BenchDetails, BenchFormat, BenchRun, bench_metric};
-pub use warning::{Blame, Flags, Severity, Warning};
+pub use warning::{Blame, Severity, Warning};

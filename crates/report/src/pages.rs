@@ -11,6 +11,7 @@ use crate::{
 };
 
 const SINCE_START: &str = "seconds since the start";
+const IN_FLIGHT: &str = "requests in flight";
 /// Buckets of a chart are at least this long, so that a rate per bucket is not noise.
 const CHART_WIDTH: Duration = Duration::from_secs(1);
 /// Rows of the table of errors.
@@ -29,6 +30,17 @@ pub struct PolicyRun {
     pub speedup: f64,
     /// It is no policy, but what no policy can beat: in charts and tables, not among the results.
     pub bound: bool,
+    /// What was in flight at the replicas, where the report's targets are not the replicas themselves.
+    pub replicas: Option<ReplicaLoads>,
+}
+
+/// Requests in flight at each replica over time.
+#[derive(Clone, Debug, Default)]
+pub struct ReplicaLoads {
+    /// Between two values, in the time of the system that the run stands for.
+    pub step_s: f64,
+    /// The replicas' names and values.
+    pub rows: Vec<(String, Vec<u64>)>,
 }
 
 /// The page of a single run.
@@ -65,7 +77,7 @@ pub fn run_page(
             .bars(&target_bars(report, "Mean time to first token", "milliseconds", |target| {
                 target.of(Metric::Ttft).mean().map(|time| time / MILLISECOND)
             }))
-            .heat(&view.heat("Load", None).wide());
+            .heat(&view.heat("Load").wide());
     }
     page = page.section("Figures", "").table(&latency_table(total)).table(&count_table(total));
     if total.failed() > 0 {
@@ -86,7 +98,8 @@ pub(crate) fn time_charts(report: &Report) -> [LineChart; 3] {
     ]
 }
 
-/// The page that sets policies side by side, and beside what was published.
+/// The page that sets policies side by side, and beside what was published. Its headline is the policy with the
+/// shortest mean time to first token beside the first one.
 pub fn comparison_page(title: &str, subtitle: &str, runs: &[PolicyRun]) -> Page {
     let mut page = Page::new(title).subtitle(subtitle);
     for run in runs.iter().filter(|run| !run.bound) {
@@ -94,19 +107,20 @@ pub fn comparison_page(title: &str, subtitle: &str, runs: &[PolicyRun]) -> Page 
     }
     let results: Vec<&PolicyFigures> =
         runs.iter().filter(|run| run.has_result()).map(|run| &run.compared.measured).collect();
-    if let [base, .., best] = results[..] {
+    let others = results.iter().skip(1);
+    let best = others.min_by(|one, other| one.ttft_ms.mean.total_cmp(&other.ttft_ms.mean));
+    if let (Some(base), Some(best)) = (results.first(), best) {
+        let [before, after] = [base, best].map(|figures| figures.ttft_ms.mean);
+        let (ratio, change) =
+            if after <= before { (before / after, "shorter") } else { (after / before, "longer") };
         page = page
             .headline(
                 times(best.total_tokens_per_s / base.total_tokens_per_s),
                 format!("the throughput of {}, with {}", base.policy, best.policy),
             )
             .headline(
-                times(base.ttft_ms.mean / best.ttft_ms.mean),
-                format!(
-                    "shorter mean time to first token, from {} to {}",
-                    human(base.ttft_ms.mean),
-                    human(best.ttft_ms.mean)
-                ) + " ms",
+                times(ratio),
+                format!("{change} mean time to first token, from {} to {} ms", human(before), human(after)),
             );
         if let Some(ratio) = best.prefix_hit_ratio {
             let label = format!("of the prompt tokens from prefix caches, with {}", best.policy);
@@ -141,12 +155,11 @@ pub fn comparison_page(title: &str, subtitle: &str, runs: &[PolicyRun]) -> Page 
         tokens = view.tokens(tokens, policy);
     }
     page = page.section("Over time", "").lines(&ttft).lines(&tokens);
-    let views: Vec<View<'_>> = runs.iter().map(|run| View::new(&run.report, run.speedup)).collect();
-    let most = views.iter().map(View::most_on_a_target).fold(0.0, f64::max);
+    let most = runs.iter().map(PolicyRun::most_on_a_replica).fold(0.0, f64::max);
     page = page
         .section("Replicas", "Requests in flight at each replica, in the same shades under every policy.");
-    for (view, run) in views.iter().zip(runs) {
-        page = page.heat(&view.heat(&run.compared.measured.policy, Some(most)).wide());
+    for run in runs {
+        page = page.heat(&run.heat().darkest(most).wide());
     }
     page.section("Figures", "").table(&policy_table(runs))
 }
@@ -155,6 +168,25 @@ impl PolicyRun {
     /// Whether it is a policy's, and something was answered.
     fn has_result(&self) -> bool {
         !self.bound && self.report.total.answered() > 0
+    }
+
+    fn most_on_a_replica(&self) -> f64 {
+        match &self.replicas {
+            Some(loads) => {
+                loads.rows.iter().flat_map(|(_, values)| values).max().copied().unwrap_or(0) as f64
+            }
+            None => View::new(&self.report, self.speedup).most_on_a_target(),
+        }
+    }
+
+    fn heat(&self) -> HeatChart {
+        let title = &self.compared.measured.policy;
+        let Some(loads) = &self.replicas else {
+            return View::new(&self.report, self.speedup).heat(title);
+        };
+        let chart = HeatChart::new(title, IN_FLIGHT, SINCE_START, loads.step_s);
+        let rows = loads.rows.iter();
+        rows.fold(chart, |chart, (name, values)| chart.row(name, values.iter().map(|load| *load as f64)))
     }
 }
 
@@ -213,18 +245,15 @@ impl<'a> View<'a> {
         self.targets().iter().flat_map(TimeSeries::in_flight).max().unwrap_or(0) as f64
     }
 
-    fn heat(&self, title: &str, darkest: Option<f64>) -> HeatChart {
+    fn heat(&self, title: &str) -> HeatChart {
         let targets = self.targets();
         let step = targets.first().map_or(1.0, |series| self.step(series));
-        let mut heat = HeatChart::new(title, "requests in flight", SINCE_START, step);
+        let mut heat = HeatChart::new(title, IN_FLIGHT, SINCE_START, step);
         for (name, series) in self.report.shape.targets.iter().zip(&targets) {
             let name = name.split("://").last().unwrap_or(name);
             heat = heat.row(name, series.in_flight().skip(self.skipped(series)).map(|count| count as f64));
         }
-        match darkest {
-            Some(most) => heat.darkest(most),
-            None => heat,
-        }
+        heat
     }
 }
 
@@ -400,7 +429,7 @@ mod tests {
             let published = published_figures(policy, 800);
             let assessment = judge(&report, &ClientHealth::default(), &Flags::BENCH);
             let compared = Compared { measured, published };
-            PolicyRun { compared, report, assessment, speedup: 10.0, bound: false }
+            PolicyRun { compared, report, assessment, speedup: 10.0, bound: false, replicas: None }
         };
         let html = comparison_page("Policies", "", &[run("random", 86), run("prefix_hash", 40)]).render();
         assert!(
@@ -412,12 +441,53 @@ mod tests {
     }
 
     #[test]
+    fn the_headline_is_the_best_policys_and_says_so_where_it_is_worse() {
+        let run = |policy: &str, ttft: u64| {
+            let report = report(ttft);
+            let measured = PolicyFigures::new(policy, &report.total, 1.0);
+            let assessment = judge(&report, &ClientHealth::default(), &Flags::BENCH);
+            let compared = Compared { measured, published: None };
+            let loads = ReplicaLoads { step_s: 1.0, rows: vec![("replica 1".to_owned(), vec![1, 9])] };
+            PolicyRun { compared, report, assessment, speedup: 1.0, bound: false, replicas: Some(loads) }
+        };
+        let page = |runs: &[PolicyRun]| comparison_page("Policies", "", runs).render();
+        let best_in_the_middle =
+            page(&[run("random", 83), run("prefix_aware", 40), run("least_requests", 60)]);
+        assert!(best_in_the_middle.contains("<b>2.00x</b><span>shorter"), "{best_in_the_middle}");
+        assert!(best_in_the_middle.contains("the throughput of random, with prefix_aware"));
+        let worse = page(&[run("prefix_aware", 40), run("random", 83)]);
+        assert!(worse.contains("<b>2.00x</b><span>longer mean time to first token, from 43.0 to 86.0 ms"));
+        assert!(worse.contains(">replica 1<") && worse.contains("0 to 9") && !worse.contains(">a:1<"));
+    }
+
+    #[test]
+    fn a_rate_is_shown_where_the_phases_have_one() {
+        let shown = |rates: &[f64]| {
+            let phase =
+                |rate: &f64| PhaseShape { measured: true, target_rate: Some(*rate), ..PhaseShape::default() };
+            let phases = rates.iter().map(phase).collect();
+            let mut recorder = Recorder::new(RunShape { phases, targets: Vec::new() }, Vec::new());
+            for (phase, index) in (0..rates.len()).flat_map(|phase| (0..10).map(move |index| (phase, index)))
+            {
+                let mut record = request(100 * index + 1000 * phase as u64, 40, 20, 5);
+                record.phase = phase as u16;
+                recorder.push(&record);
+            }
+            let rows = client_rows(&recorder.report(), &ClientHealth::default());
+            rows.into_iter().filter(|(label, _)| label.starts_with("Request rate")).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&[10.0, 10.0])[0], ("Request rate asked for (req/s):", 10.0));
+        let labels: Vec<&str> = shown(&[10.0, 20.0]).iter().map(|(label, _)| *label).collect();
+        assert_eq!(labels, ["Request rate of the schedule (req/s):", "Request rate achieved (req/s):"]);
+    }
+
+    #[test]
     fn the_bound_is_no_result_and_neither_is_a_policy_without_answers() {
         let run = |policy: &str, report: Report, bound: bool| {
             let measured = PolicyFigures::new(policy, &report.total, 1.0);
             let assessment = judge(&report, &ClientHealth::default(), &Flags::BENCH);
             let compared = Compared { measured, published: None };
-            PolicyRun { compared, report, assessment, speedup: 1.0, bound }
+            PolicyRun { compared, report, assessment, speedup: 1.0, bound, replicas: None }
         };
         let failed = || {
             let mut recorder = Recorder::new(RunShape::default(), Vec::new());

@@ -28,6 +28,8 @@ const WAKE_UP_MS: f64 = 0.1;
 const RATE_SHARE: f64 = 0.99;
 /// Requests in flight below this share of the concurrency asked for miss it.
 const CONCURRENCY_SHARE: f64 = 0.8;
+/// Waits for slots above this share of the lateness explain it.
+const SLOT_SHARE: f64 = 0.9;
 /// A thread busier than this delays what it should only measure.
 const BUSY_SHARE: f64 = 0.8;
 /// Reads with several events above this share blur the gaps.
@@ -112,7 +114,7 @@ pub fn judge(report: &Report, health: &ClientHealth, flags: &Flags) -> Assessmen
     let stolen = health.stolen_share.filter(|&share| share > STOLEN_SHARE);
     warnings.extend(lateness(total, stolen, flags));
     for (shape, phase) in report.measured() {
-        warnings.extend(pace(shape, phase, stolen, flags));
+        warnings.extend(pace(shape, phase, health.peak_in_flight, stolen, flags));
     }
     warnings.extend(stolen.map(|share| Warning::Stolen { share }));
     warnings.extend(standstill(total, health));
@@ -126,13 +128,7 @@ pub fn judge(report: &Report, health: &ClientHealth, flags: &Flags) -> Assessmen
     if health.interrupted {
         warnings.push(Warning::Interrupted { by: health.ended_by.clone() });
     }
-    warnings.sort_by_key(|warning| std::cmp::Reverse(warning.severity()));
-    let verdict = match warnings.first().map(Warning::severity) {
-        Some(Severity::Invalid) => Verdict::Invalid,
-        Some(Severity::Suspect) => Verdict::Suspect,
-        Some(Severity::Note) | None => Verdict::Valid,
-    };
-    Assessment { verdict, warnings }
+    Assessment::of(warnings)
 }
 
 fn lateness(total: &Summary, stolen: Option<f64>, flags: &Flags) -> Option<Warning> {
@@ -156,7 +152,13 @@ fn standstill(total: &Summary, health: &ClientHealth) -> Option<Warning> {
         .then_some(Warning::StoodStill { longest_ms, touched })
 }
 
-fn pace(shape: &PhaseShape, phase: &Summary, stolen: Option<f64>, flags: &Flags) -> Option<Warning> {
+fn pace(
+    shape: &PhaseShape,
+    phase: &Summary,
+    peak: Option<u64>,
+    stolen: Option<f64>,
+    flags: &Flags,
+) -> Option<Warning> {
     let in_flight = phase.mean_in_flight();
     let full = |limit: u32| in_flight >= f64::from(limit) * CONCURRENCY_SHARE;
     if shape.closed_loop {
@@ -168,7 +170,12 @@ fn pace(shape: &PhaseShape, phase: &Summary, stolen: Option<f64>, flags: &Flags)
     if achieved >= scheduled * RATE_SHARE {
         return None;
     }
-    match shape.concurrency.filter(|&limit| full(limit)) {
+    // The mean has the start and the end of a short run in it. Where all slots were taken at some time and waits for
+    // them are nearly all of the lateness, the limit held, too.
+    let waited =
+        phase.of(Metric::SlotWait).sum() as f64 >= SLOT_SHARE * phase.of(Metric::ScheduleLag).sum() as f64;
+    let held = |limit: u32| full(limit) || waited && peak.is_some_and(|peak| peak >= u64::from(limit));
+    match shape.concurrency.filter(|&limit| held(limit)) {
         Some(limit) => {
             Some(Warning::PacedByConcurrency { achieved, scheduled, limit, concurrency: flags.concurrency })
         }
@@ -291,6 +298,23 @@ impl Stalls {
 // === impl Assessment ===
 
 impl Assessment {
+    fn of(mut warnings: Vec<Warning>) -> Self {
+        warnings.sort_by_key(|warning| std::cmp::Reverse(warning.severity()));
+        let verdict = match warnings.first().map(Warning::severity) {
+            Some(Severity::Invalid) => Verdict::Invalid,
+            Some(Severity::Suspect) => Verdict::Suspect,
+            Some(Severity::Note) | None => Verdict::Valid,
+        };
+        Self { verdict, warnings }
+    }
+
+    /// Takes in what [`judge`] cannot know.
+    #[must_use]
+    pub fn with(mut self, warning: Option<Warning>) -> Self {
+        self.warnings.extend(warning);
+        Self::of(self.warnings)
+    }
+
     /// The lines for a terminal: the verdict, then one line a reason.
     pub fn lines(&self) -> String {
         let mut text = format!("Verdict: {}\n", self.verdict);
@@ -382,6 +406,19 @@ mod tests {
     }
 
     #[test]
+    fn what_only_others_can_know_is_taken_in() {
+        let late = Warning::EnginesLate { step_ms: 10.0, lag_ms: 3.0, speedup: "--speedup" };
+        let assessment = good().assessment().with(Some(late));
+        assert_eq!(assessment.verdict, Verdict::Invalid);
+        assert!(
+            assessment
+                .lines()
+                .contains("invalid: This machine could not follow: engine steps of 10.0 ms ended 3.0")
+        );
+        assert_eq!(good().assessment().with(None).verdict, Verdict::Valid);
+    }
+
+    #[test]
     fn lateness_is_weighed_against_the_ttft() {
         assert_eq!(good().delayed(9, 0, false).judged(), (Verdict::Valid, vec![]));
         assert_eq!(good().delayed(11, 0, false).judged(), (Verdict::Invalid, vec!["late"]));
@@ -456,6 +493,12 @@ mod tests {
         assert!(run.assessment().lines().contains("7.1 requests/s were sent instead of 10.0"));
         run.shape.concurrency = Some(1);
         assert_eq!(run.judged(), (Verdict::Valid, vec!["paced_by_concurrency"]));
+        // A short run, of which the end weighs so much that the mean is below the limit, which was reached.
+        (run.shape.concurrency, run.health.peak_in_flight) = (Some(2), Some(2));
+        assert_eq!(run.judged(), (Verdict::Valid, vec!["paced_by_concurrency"]));
+        let mut own = good().delayed(0, 40_000, false);
+        (own.shape.concurrency, own.health.peak_in_flight) = (Some(2), Some(2));
+        assert!(own.judged().1.contains(&"rate_missed"), "nobody waited for a slot");
     }
 
     #[test]

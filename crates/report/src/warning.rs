@@ -21,27 +21,12 @@ pub enum Severity {
     Invalid,
 }
 
-/// The dialect's names for what mends a warning.
-#[derive(Clone, Copy, Debug)]
-pub struct Flags {
-    /// Sets the concurrency.
-    pub concurrency: &'static str,
-    /// Sets the request rate.
-    pub rate: &'static str,
-    /// Sets the number of requests.
-    pub requests: &'static str,
-    /// Names a tokenizer, or asks for the server's counts.
-    pub tokenizer: &'static str,
-    /// Sets the number of different prompts; `None` where none are used again.
-    pub prompts: Option<&'static str>,
-}
-
 /// Why this side was slow, and what mends it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Blame {
     /// Share of the processors' time that the host took, if it is enough to be the cause.
     pub stolen: Option<f64>,
-    /// See [`Flags::rate`].
+    /// See [`crate::Flags::rate`].
     pub rate: &'static str,
 }
 
@@ -76,7 +61,7 @@ pub enum Warning {
         scheduled: f64,
         /// The limit.
         limit: u32,
-        /// See [`Flags::concurrency`].
+        /// See [`crate::Flags::concurrency`].
         concurrency: &'static str,
     },
     /// A closed loop had fewer requests in flight than its name says.
@@ -85,14 +70,14 @@ pub enum Warning {
         nominal: u32,
         /// Mean over the window.
         in_flight: f64,
-        /// See [`Flags::requests`].
+        /// See [`crate::Flags::requests`].
         requests: &'static str,
     },
     /// Requests fell due and were never sent.
     NotSent {
         /// How many.
         count: u64,
-        /// See [`Flags::concurrency`].
+        /// See [`crate::Flags::concurrency`].
         concurrency: &'static str,
     },
     /// The host of this virtual machine gave its processors to others.
@@ -111,8 +96,17 @@ pub enum Warning {
     ThreadBusy {
         /// Its share of a core.
         share: f64,
-        /// See [`Flags::rate`].
+        /// See [`crate::Flags::rate`].
         rate: &'static str,
+    },
+    /// The simulated engines behind the figures did not keep up with their own clock.
+    EnginesLate {
+        /// Mean length of their steps.
+        step_ms: f64,
+        /// How late they ended, on average.
+        lag_ms: f64,
+        /// What makes the engines slower.
+        speedup: &'static str,
     },
     /// Bytes lay in the kernel before they were read.
     ReadLate {
@@ -137,7 +131,7 @@ pub enum Warning {
         samples: u64,
         /// What it takes.
         needed: u64,
-        /// See [`Flags::requests`].
+        /// See [`crate::Flags::requests`].
         requests: &'static str,
     },
     /// Failures are in no latency figure.
@@ -164,7 +158,7 @@ pub enum Warning {
         percent: f64,
         /// Who counted.
         source: CountSource,
-        /// See [`Flags::tokenizer`].
+        /// See [`crate::Flags::tokenizer`].
         tokenizer: &'static str,
     },
     /// The same prompts were sent again.
@@ -173,7 +167,7 @@ pub enum Warning {
         unique: u64,
         /// Requests sent.
         sent: u64,
-        /// See [`Flags::prompts`].
+        /// See [`crate::Flags::prompts`].
         prompts: &'static str,
     },
     /// The run was ended before its end.
@@ -183,35 +177,6 @@ pub enum Warning {
     },
 }
 
-// === impl Flags ===
-
-impl Flags {
-    /// The flags of vLLM's and KubeAI's benchmark.
-    pub const BENCH: Self = Self {
-        concurrency: "--max-concurrency",
-        rate: "--request-rate",
-        requests: "--num-prompts",
-        tokenizer: "--tokenizer",
-        prompts: Some("--conversations"),
-    };
-    /// The flags of AIPerf.
-    pub const PROFILE: Self = Self {
-        concurrency: "--concurrency",
-        rate: "--request-rate",
-        requests: "--request-count",
-        tokenizer: "--use-server-token-count or --tokenizer",
-        prompts: Some("--num-dataset-entries"),
-    };
-    /// The keys of inference-perf's file.
-    pub const RUN: Self = Self {
-        concurrency: "load.stages[].concurrency_level",
-        rate: "load.stages[].rate",
-        requests: "load.stages[].duration",
-        tokenizer: "a local file in tokenizer.pretrained_model_name_or_path",
-        prompts: None,
-    };
-}
-
 // === impl Warning ===
 
 impl Warning {
@@ -219,9 +184,11 @@ impl Warning {
     pub fn severity(&self) -> Severity {
         match self {
             Self::Late { p99_ms, .. } if *p99_ms <= TICK_MS => Severity::Suspect,
-            Self::NothingAnswered | Self::Late { .. } | Self::RateMissed { .. } | Self::ThreadBusy { .. } => {
-                Severity::Invalid
-            }
+            Self::NothingAnswered
+            | Self::Late { .. }
+            | Self::RateMissed { .. }
+            | Self::ThreadBusy { .. }
+            | Self::EnginesLate { .. } => Severity::Invalid,
             Self::StoodStill { touched, .. } => match *touched {
                 share if share > 0.5 => Severity::Invalid,
                 share if share > STALLED_SHARE => Severity::Suspect,
@@ -263,6 +230,7 @@ impl Warning {
             Self::Stolen { .. } => "stolen",
             Self::StoodStill { .. } => "stood_still",
             Self::ThreadBusy { .. } => "thread_busy",
+            Self::EnginesLate { .. } => "engines_late",
             Self::ReadLate { .. } => "read_late",
             Self::Bunched { .. } => "bunched",
             Self::SeveralTokensAnEvent { .. } => "several_tokens_an_event",
@@ -335,6 +303,11 @@ impl fmt::Display for Warning {
                 "An I/O thread of this client used {:.0} % of a core: times include its own waiting. Lower {rate}, or \
                  use more threads.",
                 share * 100.0
+            ),
+            Self::EnginesLate { step_ms, lag_ms, speedup } => write!(
+                formatter,
+                "This machine could not follow: engine steps of {step_ms:.1} ms ended {lag_ms:.1} ms late on average, so \
+                 latencies are too long and throughputs too small. Choose a smaller {speedup}."
             ),
             Self::ReadLate { p99_ms } => write!(
                 formatter,

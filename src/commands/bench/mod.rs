@@ -26,6 +26,7 @@ use load::Load;
 use send::Sender;
 
 use super::interrupt::Interrupts;
+use crate::print;
 
 /// Exit status for flags that cannot be used together, as for wrong ones.
 const USAGE: u8 = 2;
@@ -33,7 +34,7 @@ const USAGE: u8 = 2;
 impl Arguments {
     pub(crate) fn run(mut self) -> anyhow::Result<ExitCode> {
         if let Err(problem) = self.check() {
-            eprintln!("evenload: {problem}");
+            remark!("evenload: {problem}");
             return Ok(ExitCode::from(USAGE));
         }
         output::check(&self)?;
@@ -42,11 +43,11 @@ impl Arguments {
             self.model = Some(sender.first_model()?);
         }
         let load = Load::read(&self)?;
-        output::print(&load.describe(&self))?;
+        print::text(&load.describe(&self));
         sender.warm_up(&self, &load)?;
         let run = self.bench_run();
         let control = Interrupts::listen().context("cannot wait for signals")?.next_run();
-        output::print(&run.preamble())?;
+        print::text(&run.preamble());
         let measured = sender.measure(&self, &load, &control)?;
         output::conclude(&self, run, &load, &measured)
     }

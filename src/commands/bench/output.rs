@@ -14,16 +14,10 @@ use report::{Assessment, BenchRun, ClientHealth, client_json, client_lines, judg
 use serde_json::json;
 
 use super::{flags::Arguments, load::Load, send::Measured};
-use crate::commands::interrupt::INTERRUPTED;
+use crate::{commands::interrupt::INTERRUPTED, print};
 
 /// Counts of server and tokenizer that differ by more than this share come from different tokenizers.
 const COUNT_SHARE: f64 = 0.01;
-
-pub(super) fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
-}
 
 /// Says before the run whether the result file can be written after it.
 pub(super) fn check(arguments: &Arguments) -> anyhow::Result<()> {
@@ -50,7 +44,7 @@ fn place(arguments: &Arguments, name: PathBuf) -> PathBuf {
     arguments.result_dir.as_deref().unwrap_or(Path::new("")).join(name)
 }
 
-/// Prints, then writes the result file. The run has failed if nothing was answered; one that was ended by hand says so.
+/// Writes the result file, then prints. The run has failed if nothing was answered; one that was ended by hand says so.
 pub(super) fn conclude(
     arguments: &Arguments,
     mut run: BenchRun,
@@ -76,10 +70,11 @@ pub(super) fn conclude(
         );
     }
     text += &assessment.lines();
-    print(&text)?;
-    if arguments.saves() {
-        let path = save(arguments, &run, load, measured, &health, &assessment)?;
-        print(&format!("written: {path}\n"))?;
+    let save = || save(arguments, &run, load, measured, &health, &assessment);
+    let saved = arguments.saves().then(save).transpose();
+    print::text(&text);
+    if let Some(path) = saved? {
+        say!("written: {path}");
     }
     Ok(match report.total.answered() {
         _ if measured.interrupted() => ExitCode::from(INTERRUPTED),

@@ -94,7 +94,7 @@ impl Sender {
             if left.is_zero() {
                 return Err(problem);
             }
-            eprintln!("evenload: {problem}; trying again");
+            remark!("evenload: {problem}; trying again");
             thread::sleep(left.min(RETRY));
         }
         let warmups = arguments.modern.num_warmups;

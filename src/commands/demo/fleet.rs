@@ -1,18 +1,20 @@
 //! Eight simulated engines and the balancer in front of them, in this process.
 
 use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::bail;
 use engine::Profile;
 use gateway::{Handle, ReplicaConfig, Settings};
-use loadgen::RunSummary;
+use loadgen::Targets;
+use report::{Flags, Warning};
 use routing::PolicySettings;
 use serde_json::Value;
+
+use crate::commands::engine_state::{self, Lateness};
 
 /// Replicas of the published runs.
 pub(super) const REPLICAS: u16 = 8;
@@ -42,8 +44,9 @@ impl DemoFleet {
         settings.access_log = gateway::AccessLog::Off;
         let gateway = gateway::start(settings)?;
         let fleet = Self { engines, gateway };
+        let admin = Targets::resolve([fleet.gateway.admin_address().to_string()])?;
         fleet.wait("the engines are not healthy", || {
-            Ok(get(fleet.gateway.admin_address(), "/api/fleet")?["replicas"]
+            Ok(engine_state::ask(&admin, 0, "/api/fleet")?["replicas"]
                 .as_array()
                 .is_some_and(|replicas| replicas.iter().all(|replica| replica["state"] == "healthy")))
         })?;
@@ -69,25 +72,16 @@ impl DemoFleet {
         })
     }
 
-    /// What a reader of the figures should know about the run.
-    pub(super) fn notes(&self, summary: &RunSummary) -> Vec<String> {
-        let mut notes = Vec::new();
-        match self.states() {
-            Ok(states) => notes.extend(lateness_note(&states)),
-            Err(error) => notes.push(format!("the engines' lateness is unknown: {error:#}")),
-        }
-        let busiest = summary.client.threads.iter().map(|thread| thread.cpu_share).fold(0.0, f64::max);
-        if busiest > 0.8 {
-            notes.push(format!(
-                "a thread of the load generator was busy for {:.0} % of the time: choose a smaller --speedup",
-                busiest * 100.0
-            ));
-        }
-        notes
+    /// What the engines say of their steps, if these ended too late.
+    pub(super) fn lateness(&self) -> anyhow::Result<Option<Warning>> {
+        let Lateness { step_ms, mean_ms: lag_ms, .. } = engine_state::lateness(&self.states()?);
+        let late = Warning::EnginesLate { step_ms, lag_ms, speedup: Flags::DEMO.rate };
+        Ok((lag_ms > LATE_SHARE * step_ms).then_some(late))
     }
 
     fn states(&self) -> anyhow::Result<Vec<Value>> {
-        self.engines.addresses().iter().map(|address| get(*address, "/sim/state")).collect()
+        let targets = Targets::resolve(self.engines.addresses().iter().map(ToString::to_string))?;
+        engine_state::states(&targets)
     }
 
     fn wait(&self, problem: &str, done: impl Fn() -> anyhow::Result<bool>) -> anyhow::Result<()> {
@@ -106,39 +100,4 @@ impl Drop for DemoFleet {
     fn drop(&mut self) {
         self.gateway.end();
     }
-}
-
-/// Says so if the engines' steps ended late.
-fn lateness_note(states: &[Value]) -> Option<String> {
-    let sum = |value: &dyn Fn(&Value) -> f64| states.iter().map(value).sum::<f64>();
-    let number = |state: &Value, path: &str| state.pointer(path).and_then(Value::as_f64).unwrap_or(0.0);
-    let steps = sum(&|state| number(state, "/steps")).max(1.0);
-    let mean_step_ms = sum(&|state| number(state, "/busy_s")) * 1e3 / steps;
-    let mean_lag_ms = sum(&|state| number(state, "/step_lag/mean_ms") * number(state, "/steps")) / steps;
-    (mean_lag_ms > LATE_SHARE * mean_step_ms).then(|| {
-        format!(
-            "this machine could not follow: engine steps of {mean_step_ms:.1} ms ended {mean_lag_ms:.1} ms late \
-             on average, so latencies are too long; choose a smaller --speedup"
-        )
-    })
-}
-
-/// The JSON behind a path of one of this process's own servers.
-fn get(address: SocketAddr, path: &str) -> anyhow::Result<Value> {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    };
-    let text = ask().with_context(|| format!("http://{address}{path} does not answer"))?;
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    ensure!(
-        head.starts_with("HTTP/1.1 200"),
-        "http://{address}{path} says: {}",
-        head.lines().next().unwrap_or("")
-    );
-    serde_json::from_str(body).with_context(|| format!("http://{address}{path} does not answer with JSON"))
 }

@@ -5,7 +5,6 @@
 //! so that they stand beside the published ones.
 
 mod fleet;
-mod page;
 mod speed;
 mod trial;
 
@@ -13,16 +12,20 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use report::{Compared, comparison_table, published_figures};
+use report::{Compared, PolicyRun, comparison_page, comparison_table};
 use routing::{PolicyName, PolicySettings};
 use serde_json::json;
 
 use fleet::DemoFleet;
-use trial::{Trial, TrialSettings};
+use trial::TrialSettings;
+
+use crate::print;
 
 /// Requests of a full run; the published one sent as many.
 const REQUESTS: usize = 8_000;
 const QUICK_REQUESTS: usize = 1_300;
+/// What fewer requests than [`REQUESTS`] mean.
+const FILLING: &str = "The published runs sent 8000 requests: caches were still filling here, so every policy looks worse than it is.";
 /// Shares of the cores for [`speed::measure`]. The full run has time to be exact.
 const LOAD: f64 = 0.25;
 const QUICK_LOAD: f64 = 0.33;
@@ -30,9 +33,7 @@ const QUICK_LOAD: f64 = 0.33;
 /// Flags of `evenload demo`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A policy to compare; repeat it for more. The page has the default ones; the default of `evenload serve` is
-    /// prefix_aware.
-    #[arg(long = "policy", value_name = "NAME", default_values = ["random", "least_requests", "prefix_hash"])]
+    #[arg(long = "policy", value_name = "NAME", default_values = ["random", "least_requests", "prefix_hash"], help = policy_help())]
     policies: Vec<PolicySettings>,
     /// Which of the published settings: sessions in flight at most.
     #[arg(long, default_value_t = 800, value_parser = concurrency)]
@@ -40,7 +41,7 @@ pub(crate) struct Arguments {
     /// Requests of each policy [default: 8000, or 1300 with --quick].
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     requests: Option<u64>,
-    /// Fewer requests: some 20 seconds. Caches are still filling then, so the gain is smaller.
+    /// Fewer requests: 20 to 30 seconds. Caches are still filling then, so the gain is smaller.
     #[arg(long)]
     quick: bool,
     /// Simulated seconds in a real one [default: what this machine can follow].
@@ -73,7 +74,7 @@ impl Arguments {
             Some(speedup) => speedup,
             None => speed::measure(if self.quick { QUICK_LOAD } else { LOAD })?,
         };
-        println!(
+        say!(
             "8 simulated L4 replicas, {requests} requests, {} in flight, {speedup:.1} times as fast as real ones",
             self.concurrency
         );
@@ -95,59 +96,74 @@ impl Arguments {
         self.conclude(&trials, requests, speedup)
     }
 
-    fn conclude(&self, trials: &[Trial], requests: usize, speedup: f64) -> anyhow::Result<ExitCode> {
-        let compared: Vec<Compared> = trials
-            .iter()
-            .map(|trial| Compared {
-                measured: trial.figures.clone(),
-                published: published_figures(&trial.figures.policy, self.concurrency),
-            })
-            .collect();
-        println!("\n{}", comparison_table(&compared));
-        if requests != REQUESTS {
-            println!(
-                "The published runs sent 8000 requests: caches were still filling here, so every policy looks worse than it is."
-            );
+    fn conclude(&self, trials: &[PolicyRun], requests: usize, speedup: f64) -> anyhow::Result<ExitCode> {
+        let written = self.write(trials, requests, speedup);
+        let compared: Vec<Compared> = trials.iter().map(|trial| trial.compared.clone()).collect();
+        say!("\n{}", comparison_table(&compared));
+        if requests < REQUESTS {
+            say!("{FILLING}");
         }
         for trial in trials {
-            for note in &trial.notes {
-                println!("{}: {note}", trial.figures.policy);
-            }
+            print::text(&format!("{}: {}", trial.compared.measured.policy, trial.assessment.lines()));
+        }
+        let [json_path, page_path] = written?;
+        say!(
+            "\nwritten: {} (open it), {}, and the records beside them",
+            page_path.display(),
+            json_path.display()
+        );
+        if !self.policies.iter().any(|policy| policy.name() == PolicyName::PrefixAware) {
+            say!(
+                "The page knows nothing of prefix_aware, the default policy of `evenload serve`. To see it beside the page's \
+                 best: evenload demo --policy prefix_hash --policy prefix_aware"
+            );
         }
 
-        let json_path = self.output.join("demo.json");
+        let failed: u64 = trials.iter().map(|trial| trial.compared.measured.failed).sum();
+        if failed > 0 {
+            bail!("{failed} requests failed; {} says which", self.output.display());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Writes `demo.json` and `report.html`; returns their paths.
+    fn write(&self, trials: &[PolicyRun], requests: usize, speedup: f64) -> anyhow::Result<[PathBuf; 2]> {
+        let assessment = |trial: &PolicyRun| json!({"policy": trial.compared.measured.policy, "assessment": trial.assessment.json()});
         let summary = json!({
             "concurrency": self.concurrency,
             "requests": requests,
             "replicas": fleet::REPLICAS,
             "speedup": speedup,
             "seed": self.seed,
-            "policies": trials.iter().map(|trial| &trial.figures).collect::<Vec<_>>(),
-            "notes": trials.iter().map(|trial| json!({"policy": trial.figures.policy, "notes": trial.notes})).collect::<Vec<_>>(),
+            "policies": trials.iter().map(|trial| &trial.compared.measured).collect::<Vec<_>>(),
+            "assessments": trials.iter().map(assessment).collect::<Vec<_>>(),
         });
-        fs::write(&json_path, serde_json::to_string_pretty(&summary)?)
-            .with_context(|| format!("cannot write {}", json_path.display()))?;
-        let page_path = self.output.join("report.html");
-        fs::write(&page_path, page::render(&compared, trials, self.concurrency, speedup))
-            .with_context(|| format!("cannot write {}", page_path.display()))?;
-        println!(
-            "\nwritten: {} (open it), {}, and the records beside them",
-            page_path.display(),
-            json_path.display()
+        let subtitle = format!(
+            "Eight simulated L4 replicas of Llama 3.1 8B behind one balancer, over HTTP on one machine: {requests} requests \
+             of KubeAI's published workload for each policy, at most {} in flight. Engines ran {speedup:.1} times as fast as \
+             real ones; times are those of real ones. {}",
+            self.concurrency,
+            if requests < REQUESTS { FILLING } else { "" }
         );
-        if !self.policies.iter().any(|policy| policy.name() == PolicyName::PrefixAware) {
-            println!(
-                "The page knows nothing of prefix_aware, the default policy of `evenload serve`. To see it beside the page's \
-                 best: evenload demo --policy prefix_hash --policy prefix_aware"
-            );
+        let page = comparison_page("Routing policies, side by side", &subtitle, trials).footer(format!(
+            "evenload {} demo; published figures: {}",
+            env!("CARGO_PKG_VERSION"),
+            report::PUBLISHED_SOURCE
+        ));
+        let paths = ["demo.json", "report.html"].map(|name| self.output.join(name));
+        for (path, content) in paths.iter().zip([serde_json::to_string_pretty(&summary)?, page.render()]) {
+            fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))?;
         }
-
-        let failed: u64 = trials.iter().map(|trial| trial.figures.failed).sum();
-        if failed > 0 {
-            bail!("{failed} requests failed; {} says which", self.output.display());
-        }
-        Ok(ExitCode::SUCCESS)
+        Ok(paths)
     }
+}
+
+fn policy_help() -> String {
+    let names = PolicyName::ALL.map(PolicyName::label).join(", ");
+    format!(
+        "A policy to compare: {names}; repeat it for more. The page has the default ones; the default of `evenload serve` \
+         is prefix_aware"
+    )
 }
 
 fn concurrency(text: &str) -> Result<u32, String> {

@@ -10,7 +10,10 @@ use std::{
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use loadgen::{Control, Options, Targets};
-use report::{PhaseShape, PolicyFigures, RecordWriter, Recorder, Report, RunShape};
+use report::{
+    Compared, Flags, PhaseShape, PolicyFigures, PolicyRun, RecordWriter, Recorder, ReplicaLoads, RunShape,
+    judge, published_figures,
+};
 use routing::PolicySettings;
 use workload::{BodyOptions, write_body};
 
@@ -28,19 +31,7 @@ pub(super) struct TrialSettings {
     pub(super) seed: u64,
 }
 
-/// What came of it.
-pub(super) struct Trial {
-    /// In simulated time.
-    pub(super) figures: PolicyFigures,
-    /// In real time.
-    pub(super) report: Report,
-    /// Requests in flight at each replica, at times since the start, in simulated seconds.
-    pub(super) in_flight: Vec<(f64, Vec<u64>)>,
-    /// What a reader of the figures should know.
-    pub(super) notes: Vec<String>,
-}
-
-pub(super) fn run(fleet: &DemoFleet, settings: &TrialSettings, output: &Path) -> anyhow::Result<Trial> {
+pub(super) fn run(fleet: &DemoFleet, settings: &TrialSettings, output: &Path) -> anyhow::Result<PolicyRun> {
     let TrialSettings { concurrency, requests, speedup, seed, .. } = *settings;
     let name = settings.policy.name().to_string();
     let rate = simulate::kubeai::LOADS.iter().find(|load| load.0 == concurrency).map_or(800.0, |load| load.1);
@@ -82,7 +73,7 @@ pub(super) fn run(fleet: &DemoFleet, settings: &TrialSettings, output: &Path) ->
             let seen = recorder.lock().unwrap_or_else(PoisonError::into_inner).progress(0);
             progress.set_position(seen.requests);
             progress.set_message(format!(
-                "{:>7.0} tokens/s, mean TTFT {:>6.0} ms",
+                "{:.0} tokens/s, TTFT {:.0} ms",
                 (seen.input_tokens + seen.output_tokens) as f64 / simulated,
                 seen.mean_ttft_s.unwrap_or(0.0) * 1e3 * speedup
             ));
@@ -90,13 +81,28 @@ pub(super) fn run(fleet: &DemoFleet, settings: &TrialSettings, output: &Path) ->
         run.join().map_err(|_| anyhow::anyhow!("the load generator broke down"))?.map_err(anyhow::Error::from)
     })?;
     progress.finish();
-    writer.flush().ok();
-    if let Some(error) = write_error {
-        return Err(error).with_context(|| format!("cannot write {}", records_path.display()));
-    }
+    write_error
+        .map_or_else(|| writer.flush(), Err)
+        .with_context(|| format!("cannot write {}", records_path.display()))?;
     let report = recorder.into_inner().unwrap_or_else(PoisonError::into_inner).report();
-    let notes = fleet.notes(&summary);
-    Ok(Trial { figures: PolicyFigures::new(name, &report.total, speedup), report, in_flight, notes })
+    let assessment = judge(&report, &summary.health(), &Flags::DEMO).with(fleet.lateness()?);
+    let measured = PolicyFigures::new(name.as_str(), &report.total, speedup);
+    let compared = Compared { measured, published: published_figures(&name, concurrency) };
+    let replicas = Some(loads(&in_flight));
+    Ok(PolicyRun { compared, report, assessment, speedup, bound: false, replicas })
+}
+
+/// What was seen at each replica, at equal steps from the first look to the last.
+fn loads(in_flight: &[(f64, Vec<u64>)]) -> ReplicaLoads {
+    let step_s = match in_flight {
+        [first, .., last] => (last.0 - first.0) / (in_flight.len() - 1) as f64,
+        _ => 1.0,
+    };
+    let replicas = in_flight.first().map_or(0, |(_, loads)| loads.len());
+    let row = |replica: usize| {
+        (format!("replica {}", replica + 1), in_flight.iter().map(|(_, loads)| loads[replica]).collect())
+    };
+    ReplicaLoads { step_s, rows: (0..replicas).map(row).collect() }
 }
 
 /// As the published benchmark sends: streamed completions at temperature 0, with the usage at the end.
@@ -107,7 +113,8 @@ pub(super) fn options() -> Options {
 
 fn progress_bar(policy: &str, requests: usize) -> ProgressBar {
     let bar = ProgressBar::new(requests as u64);
-    let template = "{prefix:<15} {bar:30} {pos:>5}/{len} {elapsed_precise} {msg}";
+    // As wide as the terminal, whose 80 columns it must not leave.
+    let template = "{prefix:<15} {wide_bar} {pos:>5}/{len} {elapsed} {msg:>29}";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }

@@ -17,7 +17,7 @@ pub(super) fn begin(arguments: &Arguments) {
     let file = create(&path);
     let problem = file.as_ref().err().map(ToString::to_string);
     let kept = file.ok().map(|file| {
-        // A full disk is no reason to say so with every line.
+        // A full disk is no reason to say so with every line, and a reader that has gone none to stop.
         fmt::layer()
             .with_writer(Mutex::new(file))
             .with_target(false)
@@ -26,7 +26,14 @@ pub(super) fn begin(arguments: &Arguments) {
     });
     tracing_subscriber::registry()
         .with(LevelFilter::from_level(arguments.output.level()))
-        .with(fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(false).without_time())
+        .with(
+            fmt::layer()
+                .with_writer(io::stderr)
+                .with_target(false)
+                .with_ansi(false)
+                .without_time()
+                .log_internal_errors(false),
+        )
         .with(kept)
         .init();
     if let Some(problem) = problem {

@@ -83,14 +83,14 @@ enum Status {
 impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         if let Err(problem) = self.check() {
-            eprintln!("evenload: {problem}");
+            remark!("evenload: {problem}");
             return Ok(ExitCode::from(USAGE));
         }
         log::begin(&self);
         let interrupts = Interrupts::listen().context("cannot wait for signals")?;
         match runs::carry_out(&self, &interrupts) {
             Err(error) if is_usage(&error) => {
-                eprintln!("evenload: {error:#}");
+                remark!("evenload: {error:#}");
                 Ok(ExitCode::from(USAGE))
             }
             ended => ended.map(ExitCode::from),

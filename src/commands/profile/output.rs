@@ -6,11 +6,10 @@
 use std::{
     fmt::Write as _,
     fs,
-    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use loadgen::RunEnd;
 use report::{
     Breach, Verdict,
@@ -27,6 +26,7 @@ use super::{
     inputs::inputs_json,
     run::Finished,
 };
+use crate::print;
 
 /// URLs whose failures are said in a line each.
 const MOST_LINES: usize = 32;
@@ -77,8 +77,7 @@ pub(super) fn conclude(
         &files.ready(),
         &format!("{}\n", json!({ "ready": true, "was_cancelled": cancelled, "partial": partial })),
     );
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot print the results")?;
+    print::text(&text);
     Ok(ended(arguments, files, &finished, &breaches, &written))
 }
 
@@ -116,34 +115,34 @@ fn ended(
             .recording
             .lines_written()
             .map_or_else(String::new, |lines| format!(" ({lines} lines of requests are whole)"));
-        eprintln!("evenload: {problem:#}{lines}; the figures above are those of all requests");
+        remark!("evenload: {problem:#}{lines}; the figures above are those of all requests");
         let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
         if !missing.is_empty() {
             let names: Vec<String> = missing.iter().filter_map(name).collect();
-            eprintln!("evenload: not written: {}", names.join(", "));
+            remark!("evenload: not written: {}", names.join(", "));
         }
     }
     for (url, target) in finished.run.urls.iter().zip(&finished.recording.by_target).take(MOST_LINES) {
         if let Some(failures) = target.failures() {
-            eprintln!("evenload: {url}: {failures}");
+            remark!("evenload: {url}: {failures}");
         }
     }
     let total = &finished.report.total;
     let nothing = total.answered() == 0;
     let mostly_failed = !nothing && total.failed() > total.completed() / 2;
     if mostly_failed {
-        eprintln!("evenload: more than half of the requests failed");
+        remark!("evenload: more than half of the requests failed");
     }
     if nothing {
-        eprintln!("evenload: no request was answered");
+        remark!("evenload: no request was answered");
     }
     for breach in breaches {
-        eprintln!("evenload: --fail-if {breach}");
+        remark!("evenload: --fail-if {breach}");
     }
     match (finished.summary.end, finished.assessment.verdict) {
         (RunEnd::Stopped | RunEnd::Aborted, _) => Status::Interrupted,
         (RunEnd::TooManyFailed, _) => {
-            eprintln!("evenload: more requests failed than --failed-request-threshold allows");
+            remark!("evenload: more requests failed than --failed-request-threshold allows");
             Status::Failed
         }
         _ if nothing || mostly_failed || problem.is_some() => Status::Failed,

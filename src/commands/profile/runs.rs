@@ -313,8 +313,8 @@ fn summarize(arguments: &Arguments, files: &Files, outcomes: &[Outcome]) -> anyh
         fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if !arguments.runs.no_sweep_table {
-        println!("\n{}", report::aiperf::plain_table("evenload profile | Settings", &table));
-        println!("Table: {}", files.directory.join("sweep.csv").display());
+        say!("\n{}", report::aiperf::plain_table("evenload profile | Settings", &table));
+        say!("Table: {}", files.directory.join("sweep.csv").display());
     }
     Ok(())
 }

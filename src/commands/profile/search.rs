@@ -269,9 +269,9 @@ fn write_history(top: &Files, search: &Search, interrupted: bool) -> anyhow::Res
 /// Prints the answer, and writes its page.
 fn conclude(arguments: &Arguments, top: &Files, search: &Search, ended: bool) -> anyhow::Result<()> {
     let (answer, table) = (search.answer(ended), search.table());
-    println!("\n{}", plain_table("evenload profile | Search", &table));
-    println!("{answer}");
-    println!("Search: {}", top.directory.join("search_history.json").display());
+    say!("\n{}", plain_table("evenload profile | Search", &table));
+    say!("{answer}");
+    say!("Search: {}", top.directory.join("search_history.json").display());
     let charts = search.plan().slas.iter().enumerate().map(|(place, sla)| {
         let mut points: Vec<(f64, f64)> = search
             .probes()
@@ -295,7 +295,7 @@ pub(super) fn conclude_ramp(
     points: &[(u32, f64)],
 ) -> anyhow::Result<()> {
     let answer = degradation.answer(points);
-    println!("{answer}.");
+    say!("{answer}.");
     if let Some(json) = degradation.json(points) {
         write_knee(top, &json)?;
     }
@@ -315,7 +315,7 @@ fn write_knee(top: &Files, json: &Value) -> anyhow::Result<()> {
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let name = "sweep_aggregate/degradation_knee.json";
     write(top, name, &(serde_json::to_string_pretty(json)? + "\n"))?;
-    println!("Knee: {}", top.directory.join(name).display());
+    say!("Knee: {}", top.directory.join(name).display());
     Ok(())
 }
 
@@ -336,7 +336,7 @@ fn page(
     let page = charts.into_iter().fold(page, |page, chart| page.curve(&chart));
     let path = top.page();
     write(top, "report.html", &page.table(table).render())?;
-    println!("Report: {}", path.display());
+    say!("Report: {}", path.display());
     Ok(())
 }
 

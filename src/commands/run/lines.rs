@@ -43,7 +43,7 @@ impl Lines {
 
     fn say(&self, level: Level, kind: &str, text: &str) {
         if level >= self.0 {
-            eprintln!("evenload: {kind}{text}");
+            remark!("evenload: {kind}{text}");
         }
     }
 }

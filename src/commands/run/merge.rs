@@ -39,7 +39,10 @@ pub(crate) fn merge(folders: &[PathBuf], out: &Path) -> anyhow::Result<ExitCode>
     let found = folders.iter().map(|folder| read(folder)).collect::<anyhow::Result<Vec<_>>>()?;
     let (mut config, shares, parts) = same_run(found)?;
     free(folders, out)?;
-    let folder = Folder::at(out, String::new())?;
+    // The shares' own prefixes and folders may differ.
+    config.storage.local_storage.report_file_prefix = None;
+    config.storage.local_storage.path = out.display().to_string();
+    let folder = Folder::create(&config)?;
     folder.write_text("config.yaml", &config.to_yaml())?;
     let entries = std::mem::take(&mut config.report.request_lifecycle.per_request);
     config.load.circuit_breakers.clear();
@@ -95,25 +98,31 @@ fn free(folders: &[PathBuf], out: &Path) -> anyhow::Result<()> {
     if folders.iter().any(|folder| same(folder) == Some(true)) {
         bail!("--out {}: it is one of the folders to merge; name another one", out.display());
     }
-    if out.is_dir() && manifest(out)?.is_some() {
+    if out.is_dir() && !manifests(out)?.is_empty() {
         bail!("--out {}: it holds a run already; name another one, or remove it", out.display());
     }
     Ok(())
 }
 
-/// The path of the manifest in a folder.
-fn manifest(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
+/// The paths of the manifests in a folder.
+fn manifests(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let names = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let is_manifest =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(MANIFEST));
-    Ok(names.filter(is_manifest).min())
+    Ok(names.filter(is_manifest).collect())
 }
 
 /// The manifest in a folder, and the path of the records beside it.
 fn read(folder: &Path) -> anyhow::Result<(Manifest<Config>, PathBuf)> {
-    let Some(path) = manifest(folder)? else {
-        bail!("{}: no {MANIFEST} in it: not a folder of evenload run", folder.display());
+    let path = match &manifests(folder)?[..] {
+        [path] => path.clone(),
+        [] => bail!("{}: no {MANIFEST} in it: not a folder of evenload run", folder.display()),
+        [one, another, ..] => bail!(
+            "{} and {} are two runs in one folder: move the files of each into a folder of its own",
+            one.display(),
+            another.display()
+        ),
     };
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let manifest = serde_json::from_str(&text).with_context(|| path.display().to_string())?;

@@ -70,7 +70,7 @@ impl Arguments {
         match self.carry_out() {
             // What the configuration names cannot be used, either.
             Err(error) if error.is::<ConfigError>() || error.is::<workload::Error>() => {
-                eprintln!("evenload: {error:#}");
+                remark!("evenload: {error:#}");
                 Ok(ExitCode::from(USAGE))
             }
             Err(error) if error.is::<sweep::Stopped>() => {
@@ -88,17 +88,17 @@ impl Arguments {
         let lines = lines::Lines::new(self.log_level);
         let config = self.config(&lines)?;
         if config.load.sweep.is_some() && self.shard.is_some_and(|shard| shard.count > 1) {
-            eprintln!(
+            remark!(
                 "evenload: --shard: a sweep chooses its stages by what it finds; give load.stages to share them"
             );
             return Ok(ExitCode::from(USAGE));
         }
         if let Some(problem) = self.shard.and_then(|shard| too_few(&config, shard)) {
-            eprintln!("evenload: --shard: {problem}");
+            remark!("evenload: --shard: {problem}");
             return Ok(ExitCode::from(USAGE));
         }
         let shown = config.without_secrets();
-        println!("{}", shown.to_yaml().trim_end());
+        say!("{}", shown.to_yaml().trim_end());
         let server = server::Server::find(&config, &lines)?;
         let prometheus = metrics::Prometheus::find(&config, &server)?;
         let mut workload = Workload::load(&config, server.model())?;

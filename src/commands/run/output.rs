@@ -6,13 +6,12 @@ use report::{
     Assessment, Flags, Object, Report, Verdict, client_json,
     inference_perf::{Collector, Finding, Manifest, Run, validation},
     judge, run_page,
-    sweep::Found,
 };
 use serde_json::json;
 use workload::inference_perf::{Config, LoadType};
 
 use super::{driver::Outcome, files::Folder, keeping::ENTRIES, lines::Lines};
-use crate::commands::interrupt::INTERRUPTED;
+use crate::{commands::interrupt::INTERRUPTED, print};
 
 /// Exit status of a run whose figures are not valid, with `evenload.strict`.
 const NOT_VALID: u8 = 3;
@@ -23,22 +22,29 @@ pub(super) const MANIFEST: &str = "run.json";
 /// What is said about a run beside its figures.
 #[derive(Debug)]
 pub(super) struct Judged {
+    /// inference-perf's lines, between its markers.
+    marked: String,
     report: Report,
     assessment: Assessment,
     findings: Vec<Finding>,
 }
 
-/// Writes inference-perf's files and what a merge needs, and prints what inference-perf prints.
+/// Writes inference-perf's files and what a merge needs.
 pub(super) fn write_reports(config: &Config, folder: &Folder, outcome: &Outcome) -> anyhow::Result<Judged> {
-    let judged = judge_run(config, &outcome.run);
-    write_lifecycle(config, folder, &outcome.run, outcome.sweep.as_ref())?;
-    write_sessions(config, folder, &outcome.run)?;
-    folder.write_json(MANIFEST, &Manifest::of(config, &outcome.run))?;
-    Ok(judged)
+    let mut marked = String::new();
+    let written = write_lifecycle(config, folder, outcome, &mut marked)
+        .and_then(|()| write_sessions(config, folder, &outcome.run))
+        .and_then(|()| folder.write_json(MANIFEST, &Manifest::of(config, &outcome.run)));
+    if written.is_err() {
+        // The terminal may be all that will have the figures.
+        print::text(&marked);
+    }
+    written?;
+    Ok(judge_run(config, &outcome.run, marked))
 }
 
 /// The verdict over a run, and what else is to be said about its load.
-fn judge_run(config: &Config, run: &Run) -> Judged {
+fn judge_run(config: &Config, run: &Run, marked: String) -> Judged {
     let report = run.books.recorder.report();
     let sessions = "load.stages[].concurrent_sessions";
     let (concurrency, rate, requests) = match config.load.r#type {
@@ -51,31 +57,37 @@ fn judge_run(config: &Config, run: &Run) -> Judged {
     let assessment = judge(&report, &run.health, &Flags { concurrency, rate, requests, ..Flags::RUN });
     let bound = (config.load.num_workers.unwrap_or(1), config.load.worker_max_concurrency);
     let findings = run.load_findings(&report, bound);
-    Judged { report, assessment, findings }
+    Judged { marked, report, assessment, findings }
 }
 
-fn write_lifecycle(config: &Config, folder: &Folder, run: &Run, sweep: Option<&Found>) -> anyhow::Result<()> {
+/// Adds the lines that inference-perf prints of them to `text`.
+fn write_lifecycle(
+    config: &Config,
+    folder: &Folder,
+    outcome: &Outcome,
+    text: &mut String,
+) -> anyhow::Result<()> {
+    let run = &outcome.run;
     let wanted = &config.report.request_lifecycle;
     if wanted.summary {
         let mut object = run.summary();
-        if let Some(found) = sweep {
+        if let Some(found) = &outcome.sweep {
             object.nest("sweep", found.object());
         }
         folder.write_json(SUMMARY, &object)?;
-        print_marked("SUMMARY", &object)?;
+        *text += &marked("SUMMARY", &object)?;
     }
     for (stage, collected) in run.stages() {
         let number = stage.number;
         if wanted.per_stage {
             let object = run.stage(stage, collected);
             folder.write_json(&stage_file(number), &object)?;
-            print_marked(&format!("STAGE_{number}"), &object)?;
+            *text += &marked(&format!("STAGE_{number}"), &object)?;
         }
-        let text = serde_saphyr::to_string(&run.partial(stage, collected, config.seed()))?;
-        folder.write_text(&partial_file(number), &text)?;
-        println!(
-            "=== START_PARTIAL_BR_V0_2_STAGE_{number} ===\n{text}=== END_PARTIAL_BR_V0_2_STAGE_{number} ==="
-        );
+        let partial = serde_saphyr::to_string(&run.partial(stage, collected, config.seed()))?;
+        folder.write_text(&partial_file(number), &partial)?;
+        let name = format!("PARTIAL_BR_V0_2_STAGE_{number}");
+        *text += &format!("=== START_{name} ===\n{partial}=== END_{name} ===\n");
     }
     for (name, object) in run.adapters().filter(|_| wanted.per_adapter) {
         folder.write_json(&format!("adapter_{}_lifecycle_metrics.json", safe(name)), &object)?;
@@ -109,8 +121,8 @@ fn write_sessions(config: &Config, folder: &Folder, run: &Run) -> anyhow::Result
     Ok(())
 }
 
-/// The verdict: on the terminal, in `validation.json`, and on the page; and the exit status. The run has failed if
-/// nothing was answered.
+/// The verdict: in `validation.json`, on the page, and, once the files are there, on the terminal; and the exit status.
+/// The run has failed if nothing was answered.
 pub(super) fn conclude(
     config: &Config,
     lines: &Lines,
@@ -118,7 +130,7 @@ pub(super) fn conclude(
     outcome: &Outcome,
     judged: &Judged,
 ) -> anyhow::Result<ExitCode> {
-    let Judged { report, assessment, findings } = judged;
+    let Judged { marked, report, assessment, findings } = judged;
     let run = &outcome.run;
     let mut object = validation(assessment, findings, &reports(config, run));
     object.set(
@@ -136,11 +148,11 @@ pub(super) fn conclude(
     let page = page.footer(format!("evenload {}, seed {}", env!("CARGO_PKG_VERSION"), config.seed()));
     folder.write_text("report.html", &page.render())?;
 
-    print!("\n{}{}", run.tables(), assessment.lines());
+    print::text(&format!("{marked}\n{}{}", run.tables(), assessment.lines()));
     for finding in findings {
-        println!("  {}: {}", if finding.is_error { "invalid" } else { "note" }, finding.message);
+        say!("  {}: {}", if finding.is_error { "invalid" } else { "note" }, finding.message);
     }
-    println!("written: {}", folder.path().display());
+    say!("written: {}", folder.path().display());
     if let Some(problem) = &outcome.problem {
         lines.error(&format!("not everything could be written: {problem:#}"));
     }
@@ -185,7 +197,7 @@ fn safe(name: &str) -> String {
     name.replace(['/', '\\', '\0'], "_")
 }
 
-fn print_marked(name: &str, object: &Object) -> anyhow::Result<()> {
-    println!("=== START_{name} ===\n{}\n=== END_{name} ===", serde_json::to_string_pretty(object)?);
-    Ok(())
+/// An object between the markers that inference-perf prints around it.
+fn marked(name: &str, object: &Object) -> anyhow::Result<String> {
+    Ok(format!("=== START_{name} ===\n{}\n=== END_{name} ===\n", serde_json::to_string_pretty(object)?))
 }

@@ -84,7 +84,7 @@ impl Comparison<'_> {
             return ProgressBar::hidden();
         }
         let bar = ProgressBar::new(requests);
-        let template = "{prefix:<15} {bar:30} {pos:>9}/{len} {elapsed} {msg}";
+        let template = "{prefix:<15} {wide_bar} {pos:>9}/{len} {elapsed} {msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }

@@ -9,7 +9,10 @@ use serde_json::json;
 use simulate::fit::{Fit, Judgement, Search, read};
 
 use super::inputs::Engines;
-use crate::commands::engine_profile::{self, LimitFlags};
+use crate::{
+    commands::engine_profile::{self, LimitFlags},
+    print,
+};
 
 /// Errors of a figure above this are worth a word.
 const POOR: f64 = 0.1;
@@ -69,7 +72,14 @@ impl Arguments {
             bail!("no profile that can work was found: {error}");
         }
         let text = serde_json::to_string_pretty(&fit.profile)?;
-        let mut out = std::io::stdout().lock();
+        if let Some(path) = &self.output {
+            fs::write(path, format!("{text}\n"))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            // What was written can be read again.
+            engine_profile::read(&path.to_string_lossy())?;
+            remark!("written: {}", path.display());
+        }
+        let mut out = print::Output;
         if self.json {
             let value = json!({"profile": fit.profile, "evaluations": fit.evaluations, "measured": evidence.len(),
                 "seen": fit.seen, "held_out": fit.held_out});
@@ -92,12 +102,6 @@ impl Arguments {
                 writeln!(out, "not in the measurements, so the base profile's: {}", assumed.join(", "))?;
             }
             print(&fit, &mut out)?;
-        }
-        if let Some(path) = &self.output {
-            fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
-            // What was written can be read again.
-            engine_profile::read(&path.to_string_lossy())?;
-            eprintln!("written: {}", path.display());
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -1,7 +1,8 @@
 //! `evenload simulate kubeai`: the twelve published tables. The file is written before they are printed.
 
-use std::{fmt::Write as _, io::Write as _, path::PathBuf, process::ExitCode};
+use std::{fmt::Write as _, path::PathBuf, process::ExitCode};
 
+use crate::print;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use report::{PolicyFigures, published};
@@ -75,7 +76,7 @@ impl Arguments {
             std::fs::write(&path, object).with_context(|| format!("cannot write {}", path.display()))?;
             writeln!(text, "\nwritten: {}", path.display())?;
         }
-        std::io::stdout().lock().write_all(text.as_bytes())?;
+        print::text(&text);
         Ok(ExitCode::SUCCESS)
     }
 }

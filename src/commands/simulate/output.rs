@@ -201,15 +201,16 @@ fn page(demand: &Demand, compared: &[Compared], what: &str) -> String {
         .filter_map(|compared| {
             let report = compared.trials.first()?.report.clone();
             let assessment = judge(&report, &ClientHealth::default(), &FLAGS);
-            let measured = PolicyFigures::new(compared.name.as_str(), &report.total, 1.0);
+            let of = |trial: &Trial| PolicyFigures::new(compared.name.as_str(), &trial.report.total, 1.0);
+            let measured = PolicyFigures::means(&compared.trials.iter().map(of).collect::<Vec<_>>())?;
             let bound = compared.bound;
             let compared = report::Compared { measured, published: None };
-            Some(PolicyRun { compared, report, assessment, speedup: 1.0, bound })
+            Some(PolicyRun { compared, report, assessment, speedup: 1.0, bound, replicas: None })
         })
         .collect();
     let subtitle = format!(
-        "A simulated fleet in virtual time: {} requests for each policy. Tables are means over the seeds, pictures the first \
-         seed. `bound` is a fleet in which every prefix is a hit wherever a request goes.",
+        "A simulated fleet in virtual time: {} requests for each policy. Bars, tables and the figures at the top are means \
+         over the seeds; verdicts and what is drawn over time are the first seed's. `bound` is a fleet in which every prefix is a hit wherever a request goes.",
         demand.requests
     );
     let mut imbalance = LineChart::new(

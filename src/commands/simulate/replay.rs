@@ -16,6 +16,7 @@ use super::{
     inputs::{self, Engines, Policy},
     output,
 };
+use crate::print;
 
 /// Flags of `evenload simulate replay`.
 #[derive(Debug, Args)]
@@ -29,7 +30,7 @@ pub(super) struct Arguments {
     /// Replicas, of the engine profiles in turn. [default: as many as answered in the log]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     replicas: Option<u16>,
-    /// Engine profile, NAME[@SPEED]: a built-in name or a JSON file, such as `simulate fit` writes from the same log,
+    /// Engine profile, NAME[@SPEED]: a built-in name (`evenload engine --help` has them) or a JSON file, such as `simulate fit` writes from the same log,
     /// and how many times as fast. Repeat for a mixed fleet.
     #[arg(long = "profile", default_value = "l4-llama-3.1-8b-fp8", value_parser = inputs::engines)]
     profiles: Vec<Engines>,
@@ -68,7 +69,7 @@ impl Arguments {
         let recorded = log.recorded();
         let loaded = self.scenario(&log)?.load()?;
         let demand = loaded.demand(self.seeds.first().copied().unwrap_or(1))?;
-        let mut out = std::io::stdout().lock();
+        let mut out = print::Output;
         if self.json {
             writeln!(out, "{}", json!({"policy": "recorded", "figures": recorded}))?;
         } else {
@@ -84,7 +85,7 @@ impl Arguments {
             let arguments: Vec<String> = std::env::args().skip(1).collect();
             let what = format!("evenload {}", arguments.join(" "));
             for path in output::write(directory, &demand, &compared, &self.seeds, &what)? {
-                eprintln!("written: {}", path.display());
+                remark!("written: {}", path.display());
             }
         }
         Ok(ExitCode::SUCCESS)

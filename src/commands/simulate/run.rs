@@ -14,6 +14,7 @@ use super::{
     inputs::{self, Engines, Policy, Workload},
     output,
 };
+use crate::print;
 
 /// Sessions in flight and sessions a second of the built-in workload, if neither is said: the published run's.
 const USUAL_LOAD: (u32, f64) = simulate::kubeai::LOADS[0];
@@ -101,7 +102,7 @@ struct Fleet {
     /// Replicas in all, of the engine profiles in turn.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     replicas: u16,
-    /// Engine profile, NAME[@SPEED][=COUNT]: a built-in name or a JSON file, how many times as fast, how many
+    /// Engine profile, NAME[@SPEED][=COUNT]: a built-in name (`evenload engine --help` has them) or a JSON file, how many times as fast, how many
     /// replicas. Repeat for a mixed fleet; with counts on all of them --replicas plays no part.
     #[arg(long = "profile", default_value = "l4-llama-3.1-8b-fp8", value_parser = inputs::engines)]
     profiles: Vec<Engines>,
@@ -130,7 +131,7 @@ impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let loaded = self.scenario()?.load()?;
         let demand = loaded.demand(self.seeds.first().copied().unwrap_or(1))?;
-        let mut out = std::io::stdout().lock();
+        let mut out = print::Output;
         if !self.json {
             writeln!(out, "{}", output::demand_lines(&demand))?;
             writeln!(out, "{}", output::header())?;
@@ -139,7 +140,7 @@ impl Arguments {
         let compared = comparison.run(&self.policies, !self.no_bound, &mut out)?;
         if let Some(directory) = &self.output {
             for path in output::write(directory, &demand, &compared, &self.seeds, &self.what())? {
-                eprintln!("written: {}", path.display());
+                remark!("written: {}", path.display());
             }
         }
         Ok(ExitCode::SUCCESS)

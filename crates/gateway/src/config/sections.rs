@@ -10,6 +10,15 @@ use serde::{
 
 use super::{ConfigError, EventSource, ReplicaConfig, ReplicaUrl, Seconds, units::EventAddress};
 
+/// What the help calls a value of a type.
+fn value_name(kind: &str) -> &'static str {
+    match kind {
+        "Seconds" => "SECONDS",
+        "String" => "TEXT",
+        _ => "NUMBER",
+    }
+}
+
 macro_rules! section {
     ($(#[$meta:meta])* $config:ident for $settings:ty {
         $($key:ident $flag:literal $field:ident : $kind:ty, $help:literal;)*
@@ -20,7 +29,7 @@ macro_rules! section {
         pub struct $config {
             $(
                 #[doc = $help]
-                #[arg(long = $flag, help = $help, value_name = stringify!($kind))]
+                #[arg(long = $flag, help = $help, value_name = value_name(stringify!($kind)))]
                 pub $key: Option<$kind>,
             )*
         }

@@ -1,8 +1,8 @@
 //! Bars in groups, lying down, each with its value at its end: labels never meet.
 
 use super::{
-    Draw, Drawing, FONT, HALF, MAX_ROWS, MAX_SERIES, WIDE, escape, left_out, scale::Scale, shortened, svg,
-    text, width_of,
+    Draw, Drawing, FONT, HALF, MAX_ROWS, MAX_SERIES, escape, left_out, scale::Scale, shortened, svg, text,
+    width_of,
 };
 use crate::format::human;
 
@@ -16,11 +16,9 @@ const LABEL_LETTERS: usize = 24;
 pub struct BarChart {
     title: String,
     unit: String,
-    note: String,
     series: Vec<String>,
     groups: Vec<(String, Vec<Option<f64>>)>,
     colour_by_group: bool,
-    wide: bool,
 }
 
 impl BarChart {
@@ -50,20 +48,6 @@ impl BarChart {
         self
     }
 
-    /// A remark under the chart.
-    #[must_use]
-    pub fn note(mut self, note: impl Into<String>) -> Self {
-        self.note = note.into();
-        self
-    }
-
-    /// Takes the whole width of the page.
-    #[must_use]
-    pub fn wide(mut self) -> Self {
-        self.wide = true;
-        self
-    }
-
     fn class(&self, group: usize, series: usize) -> String {
         match self.colour_by_group {
             true if series == 0 => format!("f{}", group % MAX_SERIES),
@@ -75,14 +59,13 @@ impl BarChart {
 
 impl Draw for BarChart {
     fn draw(&self) -> Drawing {
-        let width = if self.wide { WIDE } else { HALF };
         let groups = &self.groups[..self.groups.len().min(MAX_ROWS)];
         let label = |name: &str| shortened(name, LABEL_LETTERS);
         let left = groups.iter().map(|(name, _)| width_of(&label(name))).fold(0.0, f64::max) + 10.0;
         let values =
             || groups.iter().flat_map(|(_, values)| values.iter().take(MAX_SERIES).flatten().copied());
         let right = values().map(|value| width_of(&human(value))).fold(0.0, f64::max) + 12.0;
-        let length = (width - left - right).max(60.0);
+        let length = (HALF - left - right).max(60.0);
         let scale = Scale::exact(values().fold(0.0, f64::max), 4.0);
         let (mut body, mut y) = (String::new(), 2.0);
         for (group, (name, values)) in groups.iter().enumerate() {
@@ -112,14 +95,13 @@ impl Draw for BarChart {
         let legend = self.series.iter().take(MAX_SERIES).enumerate().map(|(index, name)| {
             (if self.colour_by_group { shades(index) } else { format!("f{index}") }, name.clone())
         });
-        let more = left_out(self.groups.len(), MAX_ROWS, "groups are not shown");
         Drawing {
             title: self.title.clone(),
             unit: self.unit.clone(),
-            note: format!("{} {more}", self.note).trim().to_owned(),
+            note: left_out(self.groups.len(), MAX_ROWS, "groups are not shown"),
             legend: legend.collect(),
-            wide: self.wide,
-            svg: svg(width, height, &self.title, &body),
+            wide: false,
+            svg: svg(HALF, height, &self.title, &body),
         }
     }
 }

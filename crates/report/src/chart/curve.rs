@@ -1,12 +1,18 @@
 //! Points joined by lines: one quantity against another.
 
 use super::{
-    Draw, Drawing, HALF, MAX_SERIES,
+    Draw, Drawing, FONT, HALF, LETTER, MAX_SERIES,
     frame::{Frame, HEIGHT},
     left_out,
     scale::Scale,
-    svg, text,
+    shortened, svg, text,
 };
+
+/// Height of a row of text in a file, and the space around everything.
+const ROW: f64 = 20.0;
+const MARGIN: f64 = 16.0;
+/// Letters of a line's name that have room in a row.
+const NAME_LETTERS: usize = ((HALF - 34.0) / LETTER) as usize;
 
 /// A chart of points, each line in the order of its first coordinate. Both axes begin at zero.
 #[derive(Clone, Debug, Default)]
@@ -14,8 +20,11 @@ pub struct CurveChart {
     title: String,
     unit: String,
     x_label: String,
-    lines: Vec<(String, Vec<(f64, f64)>)>,
+    lines: Vec<Line>,
 }
+
+/// A name and points.
+type Line = (String, Vec<(f64, f64)>);
 
 impl CurveChart {
     /// An empty chart; `unit` is that of the second coordinate and stands beside the title.
@@ -23,7 +32,8 @@ impl CurveChart {
         Self { title: title.into(), unit: unit.into(), x_label: x_label.into(), lines: Vec::new() }
     }
 
-    /// Adds a line; points that are not finite, or negative, are left out.
+    /// Adds a line; points that are not finite, or negative, are left out. Without a point the line is nowhere to be
+    /// seen, and the next one still has a colour of its own.
     #[must_use]
     pub fn line(mut self, name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
         let sound = |(x, y): &(f64, f64)| x.is_finite() && y.is_finite() && *x >= 0.0 && *y >= 0.0;
@@ -38,27 +48,58 @@ impl CurveChart {
         self.lines.iter().all(|(_, points)| points.is_empty())
     }
 
-    /// The chart as a file of its own.
-    pub fn file(&self) -> String {
-        let drawing = self.draw();
-        let style = include_str!("curve.css");
-        let legend: Vec<&str> = drawing.legend.iter().map(|(_, name)| name.as_str()).collect();
-        let caption = format!(
-            "{} ({}){}{}",
-            self.title,
-            self.unit,
-            if legend.is_empty() { "" } else { ": " },
-            legend.join(", ")
-        );
-        let head = text(HALF / 2.0, -14.0, "title middle", &caption);
-        let opened = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 -34 {HALF:.0} {:.0}\"><style>{style}</style>{head}",
-            HEIGHT + 34.0
-        );
-        let body = drawing.svg.trim_end().trim_end_matches("</svg>");
-        let body = body.split_once('>').map_or("", |(_, body)| body);
-        format!("{opened}{body}</svg>\n")
+    /// Lines with points, with their places; those beyond the cap are left out.
+    fn shown(&self) -> impl Iterator<Item = (usize, &Line)> {
+        self.lines.iter().enumerate().take(MAX_SERIES).filter(|(_, (_, points))| !points.is_empty())
     }
+}
+
+/// Charts under each other as a file of its own, each with its title, a row for each line, and what is left out. The
+/// colours are those of pages by day.
+pub fn curve_file(charts: &[CurveChart]) -> String {
+    let (mut body, mut y) = (String::new(), 0.0);
+    for chart in charts {
+        let drawing = chart.draw();
+        let unit = if chart.unit.is_empty() { String::new() } else { format!(" ({})", chart.unit) };
+        y += ROW;
+        body += &text(0.0, y, "title", &format!("{}{unit}", chart.title));
+        for (index, (name, _)) in chart.shown().filter(|(_, (name, _))| !name.is_empty()) {
+            y += ROW;
+            body += &format!("<path d=\"M2 {:.1}h24\" class=\"line l{index}\"/>", y - FONT * 0.36);
+            body += &text(34.0, y, "key", &shortened(name, NAME_LETTERS));
+        }
+        y += ROW / 2.0;
+        body += &format!("<g transform=\"translate(0 {y:.1})\">{}</g>", inner(&drawing.svg));
+        y += HEIGHT;
+        if !drawing.note.is_empty() {
+            y += ROW;
+            body += &text(0.0, y, "note", &drawing.note);
+        }
+        y += ROW;
+    }
+    let (width, height) = (HALF + 2.0 * MARGIN, y + 2.0 * MARGIN);
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"-{MARGIN:.0} -{MARGIN:.0} {width:.0} {height:.0}\">\
+         <style>text {{ font-family: system-ui, sans-serif; }}\n{}.title {{ font-weight: 600; }}</style>\
+         <rect x=\"-{MARGIN:.0}\" y=\"-{MARGIN:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" fill=\"#ffffff\"/>\
+         {body}</svg>\n",
+        by_day(include_str!("chart.css"))
+    )
+}
+
+/// What is between the tags of an `svg` element.
+fn inner(svg: &str) -> &str {
+    let body = svg.trim_end().trim_end_matches("</svg>");
+    body.split_once('>').map_or("", |(_, body)| body)
+}
+
+/// A style sheet with the palette's colours in their places: not every viewer of SVG knows variables.
+fn by_day(style: &str) -> String {
+    let day = include_str!("../palette.css").split('}').next().unwrap_or_default();
+    let colours = day.split(['{', ';']).filter_map(|rule| rule.split_once(':'));
+    colours.fold(style.to_owned(), |style, (name, colour)| {
+        style.replace(&format!("var({})", name.trim()), colour.trim())
+    })
 }
 
 impl Draw for CurveChart {
@@ -67,7 +108,7 @@ impl Draw for CurveChart {
         let up = Scale::linear(all().map(|point| point.1).fold(0.0, f64::max), 4.0);
         let span = all().map(|point| point.0).fold(0.0, f64::max);
         let mut frame = Frame::new(HALF, up, span, &self.x_label);
-        for (index, (_, points)) in self.lines.iter().take(MAX_SERIES).enumerate() {
+        for (index, (_, points)) in self.shown() {
             let at = |(x, value): &(f64, f64)| (frame.x(*x), frame.y(*value));
             let mut path = String::new();
             for (place, point) in points.iter().map(at).enumerate() {
@@ -79,12 +120,12 @@ impl Draw for CurveChart {
             frame.body += &format!("<path d=\"{path}\" class=\"line l{index}\"/>");
             frame.body += &format!("<path d=\"{dots}\" class=\"line l{index}\" style=\"stroke-width:7\"/>");
         }
-        let legend = self.lines.iter().take(MAX_SERIES).enumerate();
+        let with_points = self.lines.iter().filter(|(_, points)| !points.is_empty()).count();
         Drawing {
             title: self.title.clone(),
             unit: self.unit.clone(),
-            note: left_out(self.lines.len(), MAX_SERIES, "lines are not shown"),
-            legend: legend.map(|(index, (name, _))| (format!("f{index}"), name.clone())).collect(),
+            note: left_out(with_points, self.shown().count(), "lines are not shown"),
+            legend: self.shown().map(|(index, (name, _))| (format!("f{index}"), name.clone())).collect(),
             wide: false,
             svg: svg(HALF, HEIGHT, &self.title, &frame.body),
         }
@@ -103,12 +144,36 @@ mod tests {
         let xs: Vec<f64> = path.split(['M', 'L']).filter_map(|p| p.split(' ').next()?.parse().ok()).collect();
         assert_eq!(xs.len(), 2);
         assert!(xs[0] < xs[1]);
-        let file = chart.file();
-        assert!(
-            file.starts_with("<svg xmlns")
-                && file.matches("<svg").count() == 1
-                && file.trim_end().ends_with("</svg>")
-        );
         assert!(CurveChart::new("", "", "").line("a", []).is_empty());
+    }
+
+    #[test]
+    fn a_line_without_points_has_no_entry_and_the_others_keep_their_colours() {
+        let chart = CurveChart::new("T", "ms", "rate").line("none", []).line("some", [(1.0, 2.0)]);
+        assert_eq!(chart.draw().legend, [("f1".to_owned(), "some".to_owned())]);
+        assert!(chart.draw().svg.contains("line l1") && !chart.draw().svg.contains("line l0"));
+    }
+
+    #[test]
+    fn a_file_has_a_key_for_each_line_and_says_what_is_left_out() {
+        let many = (0..MAX_SERIES + 2).fold(CurveChart::new("First", "ms", "rate"), |chart, run| {
+            chart.line(format!("run {run}"), [(1.0, 2.0)])
+        });
+        let long = CurveChart::new("Second", "", "rate").line("x".repeat(200), [(1.0, 2.0)]);
+        let file = curve_file(&[many, long]);
+        assert!(file.starts_with("<svg xmlns") && file.trim_end().ends_with("</svg>"));
+        assert_eq!(
+            (file.matches("<svg").count(), file.matches("class=\"key\"").count()),
+            (1, MAX_SERIES + 1)
+        );
+        for part in [">First (ms)<", ">Second<", ">run 7<", "2 more lines are not shown.", "line l7"] {
+            assert!(file.contains(part), "{part}");
+        }
+        assert!(!file.contains("var(") && file.contains(".l0 { stroke: #0072b2; }"), "{file}");
+        let longest = file
+            .split("<text")
+            .filter_map(|text| Some(text.split_once('>')?.1.split('<').next()?.len()))
+            .max();
+        assert!(longest.is_some_and(|letters| letters as f64 * LETTER < HALF), "{longest:?}");
     }
 }

@@ -17,7 +17,6 @@ pub struct HeatChart {
     title: String,
     unit: String,
     x_label: String,
-    note: String,
     step: f64,
     rows: Vec<(String, Vec<f64>)>,
     most: Option<f64>,
@@ -46,13 +45,6 @@ impl HeatChart {
     #[must_use]
     pub fn darkest(mut self, most: f64) -> Self {
         self.most = Some(most);
-        self
-    }
-
-    /// A remark under the chart.
-    #[must_use]
-    pub fn note(mut self, note: impl Into<String>) -> Self {
-        self.note = note.into();
         self
     }
 
@@ -109,11 +101,10 @@ impl Draw for HeatChart {
         let length = width - left - 2.0;
         let span = self.step * longest as f64;
         body += &time_axis(span, &self.x_label, left, length, bottom).1;
-        let more = left_out(self.rows.len(), MAX_ROWS, "rows are not shown");
         Drawing {
             title: self.title.clone(),
             unit: self.unit.clone(),
-            note: format!("{} {more}", self.note).trim().to_owned(),
+            note: left_out(self.rows.len(), MAX_ROWS, "rows are not shown"),
             legend: vec![(
                 "heat-scale".to_owned(),
                 format!("0 to {}", thousands(most, usize::from(most.fract() != 0.0))),

@@ -14,7 +14,6 @@ pub struct LineChart {
     title: String,
     unit: String,
     x_label: String,
-    note: String,
     lines: Vec<Line>,
     logarithmic: bool,
     wide: bool,
@@ -49,13 +48,6 @@ impl LineChart {
     #[must_use]
     pub fn logarithmic(mut self) -> Self {
         self.logarithmic = true;
-        self
-    }
-
-    /// A remark under the chart.
-    #[must_use]
-    pub fn note(mut self, note: impl Into<String>) -> Self {
-        self.note = note.into();
         self
     }
 
@@ -101,11 +93,10 @@ impl Draw for LineChart {
             frame.body += &format!("<path d=\"{path}\" class=\"line l{index}\"/>");
         }
         let legend = self.lines.iter().take(MAX_SERIES).enumerate();
-        let more = left_out(self.lines.len(), MAX_SERIES, "lines are not shown");
         Drawing {
             title: self.title.clone(),
             unit: self.unit.clone(),
-            note: format!("{} {more}", self.note).trim().to_owned(),
+            note: left_out(self.lines.len(), MAX_SERIES, "lines are not shown"),
             legend: legend.map(|(index, line)| (format!("f{index}"), line.name.clone())).collect(),
             wide: self.wide,
             svg: svg(width, HEIGHT, &self.title, &frame.body),

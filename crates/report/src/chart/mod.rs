@@ -15,7 +15,7 @@ mod lines;
 mod scale;
 
 pub use bars::BarChart;
-pub use curve::CurveChart;
+pub use curve::{CurveChart, curve_file};
 pub use heat::HeatChart;
 pub use lines::LineChart;
 use scale::Scale;
@@ -192,7 +192,7 @@ mod tests {
             for (label, values) in &groups {
                 bars = bars.group(label.clone(), values.clone());
             }
-            assert_legible(&if wide { bars.wide() } else { bars }.draw());
+            assert_legible(&bars.draw());
             for logarithmic in [false, true] {
                 let mut chart = LineChart::new("lines", "s", "seconds since the start");
                 for (index, powers) in lines.iter().enumerate() {
@@ -247,8 +247,8 @@ mod tests {
         let lines = (0..9).fold(LineChart::new("t", "", ""), |chart, index| {
             chart.line(index.to_string(), 1.0, vec![Some(1.0); 10_000])
         });
-        let drawing = lines.note("Mind the step.").draw();
-        assert_eq!(drawing.note, "Mind the step. 1 more lines are not shown.");
+        let drawing = lines.draw();
+        assert_eq!(drawing.note, "1 more lines are not shown.");
         assert!(drawing.svg.len() < 40_000, "{}", drawing.svg.len());
         assert_eq!(drawing.legend.len(), MAX_SERIES);
     }
