@@ -18,7 +18,10 @@ use std::{
 
 use protocol::{COMPLETE, Decision, Endpoint};
 use serde::Serialize;
-use workload::{Dataset, Entry, Prompt, Request, Seen, Turn};
+use workload::{Dataset, Entry, MAX_PROMPT_TOKENS, Prompt, Request, Seen, Turn};
+
+/// Later arrivals are mistakes, in milliseconds since 1970: the year 2286.
+const LATEST_MS: f64 = 1e13;
 
 /// A decision log in memory.
 #[derive(Clone, Debug, Default)]
@@ -91,18 +94,24 @@ impl DecisionLog {
             let text = fs::read_to_string(path)
                 .map_err(|source| ReplayError::File { path: name.clone(), source })?;
             for (place, line) in text.split_inclusive('\n').enumerate() {
-                match serde_json::from_str::<Decision<'static>>(line) {
-                    Ok(decision) if is_answer(&decision) => log.decisions.push(decision),
-                    Ok(_) => log.skipped += 1,
-                    Err(_) if !line.ends_with('\n') => log.skipped += 1,
-                    Err(error) => {
-                        return Err(ReplayError::Line {
-                            path: name,
-                            line: place + 1,
-                            reason: error.to_string(),
-                        });
+                let reason = match serde_json::from_str::<Decision<'static>>(line) {
+                    Ok(decision) if !is_possible(&decision) => format!(
+                        "its timestamp must be from 0 to {LATEST_MS} ms, its lengths at most {MAX_PROMPT_TOKENS} tokens"
+                    ),
+                    Ok(decision) => {
+                        match is_answer(&decision) {
+                            true => log.decisions.push(decision),
+                            false => log.skipped += 1,
+                        }
+                        continue;
                     }
-                }
+                    Err(_) if !line.ends_with('\n') => {
+                        log.skipped += 1;
+                        continue;
+                    }
+                    Err(error) => error.to_string(),
+                };
+                return Err(ReplayError::Line { path: name, line: place + 1, reason });
             }
         }
         log.decisions.sort_by(|left, right| left.timestamp.total_cmp(&right.timestamp));
@@ -212,7 +221,12 @@ fn is_answer(decision: &Decision<'_>) -> bool {
         && decision.status == 200
         && decision.replica.is_some()
         && decision.output_length > 0
-        && decision.timestamp.is_finite()
+}
+
+/// What no balancer can have seen would take a simulation for ever, or all memory.
+fn is_possible(decision: &Decision<'_>) -> bool {
+    (0.0..=LATEST_MS).contains(&decision.timestamp)
+        && decision.input_length.max(decision.output_length) <= MAX_PROMPT_TOKENS
 }
 
 fn tpot_ms(decision: &Decision<'_>) -> Option<f64> {
@@ -312,6 +326,12 @@ mod tests {
     fn a_line_that_is_no_decision_is_named() {
         let error = written(&[decision(1.0, &[1], 5)], "{\"x\": 1}\n").unwrap_err().to_string();
         assert!(error.contains("decisions.jsonl:2: not a decision"), "{error}");
+        for impossible in
+            [decision(1e25, &[1], 5), decision(-1.0, &[1], 5), decision(1.0, &[1], 4_000_000_000)]
+        {
+            let error = written(&[decision(1.0, &[1], 5), impossible], "").unwrap_err().to_string();
+            assert!(error.contains("decisions.jsonl:2: not a decision: its timestamp must"), "{error}");
+        }
         assert!(matches!(written(&[], ""), Err(ReplayError::Empty)));
     }
 }

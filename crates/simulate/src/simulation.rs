@@ -8,7 +8,7 @@ mod engines;
 use std::time::Duration;
 
 use report::{Chunk, Count, CountSource, Outcome, Record};
-use routing::{EngineReport, Lease, PolicySettings};
+use routing::{EngineReport, Lease, PolicySettings, Retry};
 use workload::{Arrival, Phase, PhaseKind};
 
 use crate::{
@@ -110,6 +110,9 @@ struct Rest {
     output_limit: Option<u32>,
     session_key: Option<u64>,
     reached: Option<Reached>,
+    /// It counts for its balancer's retry budget.
+    under_way: Option<routing::ActiveRequest>,
+    retry: Option<Retry>,
     tried: Vec<usize>,
     session: Box<ActiveSession>,
 }
@@ -282,6 +285,8 @@ impl Simulation {
                 output_limit,
                 session_key,
                 reached: None,
+                under_way: None,
+                retry: None,
                 tried: Vec::new(),
                 session,
             }),
@@ -318,10 +323,13 @@ impl Simulation {
 
     fn send(&mut self, slot: usize) -> Result<(), Error> {
         let Some(request) = self.requests[slot].as_mut() else { return Ok(()) };
-        let Rest { record, prompt, output_limit, session_key, reached, tried, .. } = &mut *request.rest;
+        let Rest {
+            record, prompt, output_tokens, output_limit, session_key, reached, under_way, tried, ..
+        } = &mut *request.rest;
         record.sent.get_or_insert(self.now);
         record.written.get_or_insert(self.now);
-        let reached = *reached.get_or_insert_with(|| self.fleet.reach(prompt));
+        let reached = *reached.get_or_insert_with(|| self.fleet.reach(prompt, *output_tokens));
+        under_way.get_or_insert_with(|| self.fleet.budget(reached).begin());
         match self.fleet.pick(reached, prompt, *session_key, *output_limit, tried, self.now) {
             Ok((replica, lease)) => {
                 request.replica = replica;
@@ -341,7 +349,8 @@ impl Simulation {
         if let Some(lease) = request.lease.take() {
             lease.settle(routing::Outcome::Answered, self.now);
         }
-        let record = &mut request.rest.record;
+        let Rest { record, under_way, retry, .. } = &mut *request.rest;
+        (*under_way, *retry) = (None, None);
         if let Outcome::Status(status, _) = &outcome {
             record.status = Some(*status);
         }

@@ -18,6 +18,10 @@ use super::{Evidence, Limits, MeasuredRequest, MeasuredRow};
 
 /// Requests of a row; more tell nothing new.
 const MOST_REQUESTS: usize = 1_000_000;
+/// Requests in flight in a row.
+const MOST_TOGETHER: usize = 100_000;
+/// A log that is longer, or a request that takes longer, in seconds, is a mistake: three years.
+const LONGEST_S: f64 = 1e8;
 
 /// Why a file gives no measurements.
 #[derive(Debug, thiserror::Error)]
@@ -74,11 +78,11 @@ pub fn read(path: &Path) -> Result<(Evidence, Limits), ReadError> {
     let mut limits = Limits::default();
     let evidence = if has("input_toks") {
         limits = meta(path);
-        vllm(&rows(&text, &name)?)
+        vllm(&rows(&text, &name)?, &name)?
     } else if has("evenload_records") {
-        records(path)?
+        records(path, &name)?
     } else if has("hash_ids") && has("policy") {
-        decisions(&rows(&text, &name)?)
+        decisions(&rows(&text, &name)?, &name)?
     } else if has("concurrency") || has("rate") {
         Evidence::Table(table(&text, &name)?)
     } else {
@@ -87,48 +91,52 @@ pub fn read(path: &Path) -> Result<(Evidence, Limits), ReadError> {
     if evidence.is_empty() { Err(ReadError::Empty(name)) } else { Ok((evidence, limits)) }
 }
 
-fn rows<'t, T: Deserialize<'t>>(text: &'t str, path: &str) -> Result<Vec<T>, ReadError> {
+/// Rows with their lines.
+fn rows<'t, T: Deserialize<'t>>(text: &'t str, path: &str) -> Result<Vec<(usize, T)>, ReadError> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let read = |(place, line): (usize, &'t str)| {
-        serde_json::from_str(line).map_err(|error| ReadError::Line {
-            path: path.to_owned(),
-            line: place + 1,
-            reason: error.to_string(),
-        })
+        let read = serde_json::from_str(line).map_err(|error| wrong(path, place + 1, error.to_string()))?;
+        Ok((place + 1, read))
     };
     lines.map(read).collect()
 }
 
+fn wrong(path: &str, line: usize, reason: impl Into<String>) -> ReadError {
+    ReadError::Line { path: path.to_owned(), line, reason: reason.into() }
+}
+
 fn table(text: &str, path: &str) -> Result<Vec<MeasuredRow>, ReadError> {
-    let rows: Vec<MeasuredRow> = rows(text, path)?;
-    let wrong = |row: &MeasuredRow| {
+    let rows = rows(text, path)?.into_iter().map(|(line, row)| MeasuredRow { line, ..row });
+    let rows: Vec<MeasuredRow> = rows.collect();
+    let unusable = |row: &MeasuredRow| {
         let figures =
             [row.duration_s, row.output_tokens_per_s, row.mean_ttft_ms, row.mean_tpot_ms, row.mean_e2e_ms];
         let none = figures.iter().all(Option::is_none);
-        let load = (row.concurrency.is_some_and(|together| together > 0)
+        let load = (row.concurrency.is_some_and(|together| (1..=MOST_TOGETHER).contains(&together))
             || row.rate.is_some_and(|rate| (1e-6..=1e6).contains(&rate)))
             && row.requests.is_none_or(|requests| (1..=MOST_REQUESTS).contains(&requests));
         let lengths = [row.input_tokens, row.output_tokens].iter().all(|tokens| *tokens <= MAX_PROMPT_TOKENS);
         let positive = figures.iter().flatten().all(|figure| *figure > 0.0 && figure.is_finite());
         none || !load || !lengths || !positive
     };
-    match rows.iter().position(wrong) {
-        Some(place) => Err(ReadError::Line {
-            path: path.to_owned(),
-            line: place + 1,
-            reason: format!(
-                "a row needs a concurrency or a rate (requests per second, from 0.000001 to 1000000), at least one \
-                 figure, all above 0, at most {MAX_PROMPT_TOKENS} tokens and {MOST_REQUESTS} requests"
-            ),
-        }),
+    if let Some(row) = rows.iter().find(|row| unusable(row)) {
+        let reason = format!(
+            "a row needs a concurrency (at most {MOST_TOGETHER}) or a rate (requests per second, from 0.000001 to \
+             1000000), at least one figure, all above 0, at most {MAX_PROMPT_TOKENS} tokens and {MOST_REQUESTS} requests"
+        );
+        return Err(wrong(path, row.line, reason));
+    }
+    match rows.iter().find(|row| row.duration_s.is_some() && row.requests.is_none()) {
+        Some(row) => Err(wrong(path, row.line, "duration_s says nothing without requests: how many it took")),
         None => Ok(rows),
     }
 }
 
-fn vllm(rows: &[VllmRow]) -> Evidence {
+fn vllm(rows: &[(usize, VllmRow)], path: &str) -> Result<Evidence, ReadError> {
     // Arrivals are stamped with another clock than the rest; no request can be queued before it arrives.
-    let offset = rows.iter().map(|row| row.queued_ts - row.arrival_time).fold(f64::INFINITY, f64::min);
-    let requests = rows.iter().filter(|row| row.output_toks > 0).map(|row| MeasuredRequest {
+    let offset = rows.iter().map(|(_, row)| row.queued_ts - row.arrival_time).fold(f64::INFINITY, f64::min);
+    let requests = rows.iter().filter(|(_, row)| row.output_toks > 0).map(|(line, row)| MeasuredRequest {
+        line: *line,
         at_s: row.arrival_time,
         prompt_tokens: row.input_toks,
         cached_tokens: 0,
@@ -136,7 +144,7 @@ fn vllm(rows: &[VllmRow]) -> Evidence {
         ttft_s: Some(row.first_token_ts - offset - row.arrival_time),
         e2e_s: row.last_token_ts - offset - row.arrival_time,
     });
-    log(BTreeMap::from([(0, requests.collect())]))
+    log(BTreeMap::from([(0, requests.collect())]), path)
 }
 
 /// What vLLM's benchmarks keep of the engine's configuration.
@@ -155,9 +163,10 @@ fn meta(path: &Path) -> Limits {
     }
 }
 
-fn records(path: &Path) -> Result<Evidence, ReadError> {
+fn records(path: &Path, name: &str) -> Result<Evidence, ReadError> {
     let mut engines: BTreeMap<u16, Vec<MeasuredRequest>> = BTreeMap::new();
-    for record in RecordReader::open(path)? {
+    // The first line is the file's head.
+    for (line, record) in (2..).zip(RecordReader::open(path)?) {
         let record = record?;
         let (Some(sent), Some(first), Some(last)) =
             (record.sent, record.chunks.first(), record.chunks.last())
@@ -170,6 +179,7 @@ fn records(path: &Path) -> Result<Evidence, ReadError> {
         // An answer in one piece says nothing about its first token.
         let streamed = record.chunks.len() > 1 || record.output_tokens.tokens == 1;
         engines.entry(record.target).or_default().push(MeasuredRequest {
+            line,
             at_s: sent.as_secs_f64(),
             prompt_tokens: record.input_tokens.tokens,
             cached_tokens: record.cached_tokens.unwrap_or_default(),
@@ -178,17 +188,18 @@ fn records(path: &Path) -> Result<Evidence, ReadError> {
             e2e_s: last.at.saturating_sub(sent).as_secs_f64(),
         });
     }
-    Ok(log(engines))
+    log(engines, name)
 }
 
-fn decisions(rows: &[Decision<'_>]) -> Evidence {
+fn decisions(rows: &[(usize, Decision<'_>)], path: &str) -> Result<Evidence, ReadError> {
     let mut engines: BTreeMap<&str, Vec<MeasuredRequest>> = BTreeMap::new();
-    for row in rows {
+    for (line, row) in rows {
         let Some(replica) = row.replica.as_deref() else { continue };
         if row.outcome != COMPLETE || row.status != 200 || row.output_length == 0 {
             continue;
         }
         engines.entry(replica).or_default().push(MeasuredRequest {
+            line: *line,
             at_s: row.timestamp / 1e3,
             prompt_tokens: row.prompt_tokens.unwrap_or(row.input_length),
             cached_tokens: row.cached_tokens.unwrap_or_default(),
@@ -197,18 +208,30 @@ fn decisions(rows: &[Decision<'_>]) -> Evidence {
             e2e_s: row.duration_ms / 1e3,
         });
     }
-    log(engines)
+    log(engines, path)
 }
 
 /// Requests by engine, in order, from the first arrival on.
-fn log<K>(engines: BTreeMap<K, Vec<MeasuredRequest>>) -> Evidence {
-    let requests = engines.values().flatten();
-    let first = requests.map(|request| request.at_s).fold(f64::INFINITY, f64::min);
+fn log<K>(engines: BTreeMap<K, Vec<MeasuredRequest>>, path: &str) -> Result<Evidence, ReadError> {
+    let requests = || engines.values().flatten();
+    let first = requests().map(|request| request.at_s).fold(f64::INFINITY, f64::min);
+    for request in requests() {
+        if request.prompt_tokens.max(request.output_tokens) > MAX_PROMPT_TOKENS {
+            let reason = format!("a prompt or an output of more than {MAX_PROMPT_TOKENS} tokens");
+            return Err(wrong(path, request.line, reason));
+        }
+        let times = [request.at_s - first, request.e2e_s, request.ttft_s.unwrap_or_default()];
+        if times.iter().any(|time| time.is_nan() || *time > LONGEST_S) {
+            let reason = format!("more than {LONGEST_S} seconds after the first request, or of its own");
+            return Err(wrong(path, request.line, reason));
+        }
+    }
     let ordered = |mut requests: Vec<MeasuredRequest>| {
         requests.retain(|request| request.e2e_s > 0.0 && request.ttft_s.is_none_or(|ttft| ttft > 0.0));
         requests.iter_mut().for_each(|request| request.at_s -= first);
         requests.sort_by(|left, right| left.at_s.total_cmp(&right.at_s));
         requests
     };
-    Evidence::Log(engines.into_values().map(ordered).filter(|requests| !requests.is_empty()).collect())
+    let engines = engines.into_values().map(ordered).filter(|requests| !requests.is_empty());
+    Ok(Evidence::Log(engines.collect()))
 }
