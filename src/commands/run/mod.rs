@@ -74,7 +74,7 @@ impl Arguments {
                 Ok(ExitCode::from(USAGE))
             }
             Err(error) if error.is::<sweep::Stopped>() => {
-                eprintln!("evenload: {error}");
+                remark!("evenload: {error}");
                 Ok(ExitCode::from(INTERRUPTED))
             }
             done => done,
