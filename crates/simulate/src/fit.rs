@@ -27,7 +27,7 @@ mod replayed;
 
 use engine::Profile;
 
-pub use evidence::{Evidence, Limits, MeasuredRequest, MeasuredRow};
+pub use evidence::{Evidence, Limits, MeasuredRequest, MeasuredRow, TooLong};
 pub use judge::{Compared, Judgement};
 use nelder_mead::minimise;
 pub use read::{ReadError, read};

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     judge::{Figure, Figures, Judgement},
-    replayed::{Arriving, Times, replay},
+    replayed::{Arriving, Content, Times, replay},
 };
 
 /// One in so many is held out.
@@ -21,7 +21,7 @@ const BLUR_S: f64 = 4e-3;
 const ROW_REQUESTS: usize = 200;
 
 /// One measured request.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct MeasuredRequest {
     /// When the engine got it, in seconds since the first one.
     pub at_s: f64,
@@ -35,12 +35,17 @@ pub struct MeasuredRequest {
     pub ttft_s: Option<f64>,
     /// To the last token.
     pub e2e_s: f64,
+    /// What others may share with it.
+    pub(super) content: Content,
 }
 
 /// Aggregate figures of one run, as benchmarks print them.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct MeasuredRow {
+    /// Where it stands in its file, from 1.
+    #[serde(skip)]
+    pub line: usize,
     /// Requests in flight; without it they arrive at `rate`.
     pub concurrency: Option<usize>,
     /// Requests per second, at Poisson times.
@@ -70,6 +75,20 @@ pub enum Evidence {
     Log(Vec<Vec<MeasuredRequest>>),
     /// One run a row.
     Table(Vec<MeasuredRow>),
+}
+
+/// A measured request, or one of a row, that is longer than the limits allow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "{}a request of {prompt_tokens} prompt and {output_tokens} output tokens was measured, and with these limits an engine \
+     takes at most {limit} tokens: give the --max-model-len and the --kv-blocks of the one that was measured",
+    line.map(|line| format!("line {line}: ")).unwrap_or_default()
+)]
+pub struct TooLong {
+    line: Option<usize>,
+    prompt_tokens: u32,
+    output_tokens: u32,
+    limit: u64,
 }
 
 /// Limits of an engine that came with the measurements.
@@ -126,6 +145,32 @@ impl Evidence {
     /// Whether there is nothing to fit to.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Refuses what an engine with these limits can never run: the limits are not those of the engine that ran it.
+    pub fn check(&self, profile: &Profile) -> Result<(), TooLong> {
+        let limit = profile.kv_tokens().min(profile.max_model_len.into());
+        let sizes: Box<dyn Iterator<Item = (Option<usize>, u32, u32)>> = match self {
+            Self::Log(engines) => {
+                let size = |request: &MeasuredRequest| (None, request.prompt_tokens, request.output_tokens);
+                Box::new(engines.iter().flatten().map(size))
+            }
+            Self::Table(rows) => {
+                Box::new(rows.iter().map(|row| (Some(row.line), row.input_tokens, row.output_tokens)))
+            }
+        };
+        for (line, prompt_tokens, output_tokens) in sizes {
+            if u64::from(prompt_tokens.max(1)) + u64::from(output_tokens.max(1)) > limit {
+                return Err(TooLong { line, prompt_tokens, output_tokens, limit });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether prompts were found in caches and nothing says which of them share what.
+    pub fn hides_what_is_shared(&self) -> bool {
+        let hidden = |request: &MeasuredRequest| request.cached_tokens > 0 && request.content.ids.is_empty();
+        matches!(self, Self::Log(engines) if engines.iter().flatten().any(hidden))
     }
 
     /// How far a profile is from what may be seen; 0 is met.
@@ -234,6 +279,7 @@ fn run(profile: &Profile, engine: &[MeasuredRequest]) -> Vec<Option<Times>> {
             prompt_tokens: request.prompt_tokens,
             cached_tokens: request.cached_tokens,
             output_tokens: request.output_tokens,
+            content: request.content.clone(),
         })
         .collect();
     replay(profile, &arriving, usize::MAX)
@@ -266,6 +312,7 @@ fn compare(profile: &Profile, row: &MeasuredRow) -> Vec<Figure> {
                 prompt_tokens: row.input_tokens,
                 cached_tokens: 0,
                 output_tokens: row.output_tokens.max(1),
+                content: Content::default(),
             }
         })
         .collect();

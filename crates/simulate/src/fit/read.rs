@@ -1,20 +1,21 @@
-//! Measurements from files: whose they are is told from the first line.
+//! Measurements from files: whose they are is told from the first line that is JSON.
 //!
 //! - `{"input_toks", "output_toks", "arrival_time", "queued_ts", "first_token_ts", "last_token_ts"}` a line: vLLM's
 //!   own times of requests. A `meta.json` beside it gives the engine's limits.
 //! - `{"evenload_records": ...}`: a load generator's records. Each target is an engine.
-//! - `{"timestamp", "hash_ids", "policy", ...}` a line: a balancer's decisions. Each replica is an engine.
+//! - `{"timestamp", "hash_ids", "policy", ...}` a line: a balancer's decisions, read as `replay` reads them. Each replica
+//!   is an engine. These alone say what prompts share; elsewhere each is taken to hold all its memory alone.
 //! - `{"concurrency" or "rate", "input_tokens", ...}` a line: a table of figures.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use protocol::{COMPLETE, Decision};
 use report::{Outcome, RecordReader};
 use serde::Deserialize;
 use serde_json::Value;
 use workload::MAX_PROMPT_TOKENS;
 
-use super::{Evidence, Limits, MeasuredRequest, MeasuredRow};
+use super::{Evidence, Limits, MeasuredRequest, MeasuredRow, replayed::Content};
+use crate::replay::{BYTE_ORDER_MARK, DecisionLog, ReplayError};
 
 /// Requests of a row; more tell nothing new.
 const MOST_REQUESTS: usize = 1_000_000;
@@ -49,6 +50,9 @@ pub enum ReadError {
     /// Records cannot be read.
     #[error(transparent)]
     Records(#[from] report::RecordsError),
+    /// A decision log cannot be read.
+    #[error(transparent)]
+    Decisions(#[from] ReplayError),
     /// Nothing to fit to.
     #[error("{0} has no complete request with an output and its times")]
     Empty(String),
@@ -67,18 +71,18 @@ struct VllmRow {
 /// Reads measurements, and the engine's limits if they are beside them.
 pub fn read(path: &Path) -> Result<(Evidence, Limits), ReadError> {
     let name = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|source| ReadError::File { path: name.clone(), source })?;
-    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    let first: Value = serde_json::from_str(first).unwrap_or_default();
+    let bytes = fs::read(path).map_err(|source| ReadError::File { path: name.clone(), source })?;
+    let text = String::from_utf8_lossy(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes));
+    let first: Value = text.lines().find_map(|line| serde_json::from_str(line).ok()).unwrap_or_default();
     let has = |member: &str| first.get(member).is_some();
     let mut limits = Limits::default();
     let evidence = if has("input_toks") {
         limits = meta(path);
-        vllm(&rows(&text, &name)?)
+        vllm(&rows::<VllmRow>(&text, &name)?)
     } else if has("evenload_records") {
         records(path)?
     } else if has("hash_ids") && has("policy") {
-        decisions(&rows(&text, &name)?)
+        decisions(&DecisionLog::read([path])?)
     } else if has("concurrency") || has("rate") {
         Evidence::Table(table(&text, &name)?)
     } else {
@@ -87,20 +91,19 @@ pub fn read(path: &Path) -> Result<(Evidence, Limits), ReadError> {
     if evidence.is_empty() { Err(ReadError::Empty(name)) } else { Ok((evidence, limits)) }
 }
 
-fn rows<'t, T: Deserialize<'t>>(text: &'t str, path: &str) -> Result<Vec<T>, ReadError> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let read = |(place, line): (usize, &'t str)| {
-        serde_json::from_str(line).map_err(|error| ReadError::Line {
-            path: path.to_owned(),
-            line: place + 1,
-            reason: error.to_string(),
-        })
+/// What each line holds that is not blank, with the line's number.
+fn rows<'t, T: Deserialize<'t>>(text: &'t str, path: &str) -> Result<Vec<(usize, T)>, ReadError> {
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    let read = |(line, text): (usize, &'t str)| match serde_json::from_str(text) {
+        Ok(row) => Ok((line, row)),
+        Err(error) => Err(ReadError::Line { path: path.to_owned(), line, reason: error.to_string() }),
     };
     lines.map(read).collect()
 }
 
 fn table(text: &str, path: &str) -> Result<Vec<MeasuredRow>, ReadError> {
-    let rows: Vec<MeasuredRow> = rows(text, path)?;
+    let numbered = |(line, row)| MeasuredRow { line, ..row };
+    let rows: Vec<MeasuredRow> = rows(text, path)?.into_iter().map(numbered).collect();
     let wrong = |row: &MeasuredRow| {
         let figures =
             [row.duration_s, row.output_tokens_per_s, row.mean_ttft_ms, row.mean_tpot_ms, row.mean_e2e_ms];
@@ -112,10 +115,10 @@ fn table(text: &str, path: &str) -> Result<Vec<MeasuredRow>, ReadError> {
         let positive = figures.iter().flatten().all(|figure| *figure > 0.0 && figure.is_finite());
         none || !load || !lengths || !positive
     };
-    match rows.iter().position(wrong) {
-        Some(place) => Err(ReadError::Line {
+    match rows.iter().find(|row| wrong(row)) {
+        Some(row) => Err(ReadError::Line {
             path: path.to_owned(),
-            line: place + 1,
+            line: row.line,
             reason: format!(
                 "a row needs a concurrency or a rate (requests per second, from 0.000001 to 1000000), at least one \
                  figure, all above 0, at most {MAX_PROMPT_TOKENS} tokens and {MOST_REQUESTS} requests"
@@ -125,18 +128,19 @@ fn table(text: &str, path: &str) -> Result<Vec<MeasuredRow>, ReadError> {
     }
 }
 
-fn vllm(rows: &[VllmRow]) -> Evidence {
+fn vllm(rows: &[(usize, VllmRow)]) -> Evidence {
     // Arrivals are stamped with another clock than the rest; no request can be queued before it arrives.
-    let offset = rows.iter().map(|row| row.queued_ts - row.arrival_time).fold(f64::INFINITY, f64::min);
-    let requests = rows.iter().filter(|row| row.output_toks > 0).map(|row| MeasuredRequest {
+    let offset = rows.iter().map(|(_, row)| row.queued_ts - row.arrival_time).fold(f64::INFINITY, f64::min);
+    let requests = rows.iter().filter(|(_, row)| row.output_toks > 0).map(|(_, row)| MeasuredRequest {
         at_s: row.arrival_time,
         prompt_tokens: row.input_toks,
         cached_tokens: 0,
         output_tokens: row.output_toks,
         ttft_s: Some(row.first_token_ts - offset - row.arrival_time),
         e2e_s: row.last_token_ts - offset - row.arrival_time,
+        content: Content::default(),
     });
-    log(BTreeMap::from([(0, requests.collect())]))
+    log_of(BTreeMap::from([(0, requests.collect())]))
 }
 
 /// What vLLM's benchmarks keep of the engine's configuration.
@@ -176,32 +180,40 @@ fn records(path: &Path) -> Result<Evidence, ReadError> {
             output_tokens: record.output_tokens.tokens,
             ttft_s: streamed.then(|| first.at.saturating_sub(sent).as_secs_f64()),
             e2e_s: last.at.saturating_sub(sent).as_secs_f64(),
+            content: Content::default(),
         });
     }
-    Ok(log(engines))
+    Ok(log_of(engines))
 }
 
-fn decisions(rows: &[Decision<'_>]) -> Evidence {
+fn decisions(log: &DecisionLog) -> Evidence {
     let mut engines: BTreeMap<&str, Vec<MeasuredRequest>> = BTreeMap::new();
-    for row in rows {
-        let Some(replica) = row.replica.as_deref() else { continue };
-        if row.outcome != COMPLETE || row.status != 200 || row.output_length == 0 {
-            continue;
-        }
-        engines.entry(replica).or_default().push(MeasuredRequest {
+    // Ids are about tokens as the balancer estimates them, everything else about tokens as the engine counts them. One
+    // ratio for all, so that what prompts share is equally long in each.
+    let counted = log.decisions().iter().filter_map(|row| Some((row.prompt_tokens?, row.input_length)));
+    let (counted, estimated) = counted.fold((0.0, 0.0), |(counted, estimated), (count, estimate)| {
+        (counted + f64::from(count), estimated + f64::from(estimate))
+    });
+    let ratio = if counted > 0.0 && estimated > 0.0 { counted / estimated } else { 1.0 };
+    for (row, answer) in log.decisions().iter().zip(log.answer_blocks()) {
+        engines.entry(row.replica.as_deref().unwrap_or_default()).or_default().push(MeasuredRequest {
             at_s: row.timestamp / 1e3,
             prompt_tokens: row.prompt_tokens.unwrap_or(row.input_length),
             cached_tokens: row.cached_tokens.unwrap_or_default(),
             output_tokens: row.output_length,
             ttft_s: row.ttft_ms.map(|ttft| ttft / 1e3),
             e2e_s: row.duration_ms / 1e3,
+            content: Content {
+                ids: row.hash_ids.iter().copied().chain(answer).collect(),
+                id_tokens: f64::from(row.block_tokens.max(1)) * ratio,
+            },
         });
     }
-    log(engines)
+    log_of(engines)
 }
 
 /// Requests by engine, in order, from the first arrival on.
-fn log<K>(engines: BTreeMap<K, Vec<MeasuredRequest>>) -> Evidence {
+fn log_of<K>(engines: BTreeMap<K, Vec<MeasuredRequest>>) -> Evidence {
     let requests = engines.values().flatten();
     let first = requests.map(|request| request.at_s).fold(f64::INFINITY, f64::min);
     let ordered = |mut requests: Vec<MeasuredRequest>| {
