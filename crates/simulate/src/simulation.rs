@@ -23,6 +23,9 @@ use crate::{
 /// Between two health checks of a replica whose state may change; every fifth one is of all replicas.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Tokens for which room is made beforehand: few answers are longer.
+const MOST_STAMPS: u32 = 16_384;
+
 enum Event {
     /// The next session of the plan is due.
     Arrive,
@@ -274,7 +277,7 @@ impl Simulation {
             delivered: false,
             replica: 0,
             lease: None,
-            stamps: Vec::with_capacity(output_tokens as usize),
+            stamps: Vec::with_capacity(output_tokens.min(MOST_STAMPS) as usize),
             rest: Box::new(Rest {
                 record,
                 prompt,
@@ -321,7 +324,7 @@ impl Simulation {
         let Rest { record, prompt, output_limit, session_key, reached, tried, .. } = &mut *request.rest;
         record.sent.get_or_insert(self.now);
         record.written.get_or_insert(self.now);
-        let reached = *reached.get_or_insert_with(|| self.fleet.reach(prompt));
+        let reached = *reached.get_or_insert_with(|| self.fleet.reach(&record.model, prompt));
         match self.fleet.pick(reached, prompt, *session_key, *output_limit, tried, self.now) {
             Ok((replica, lease)) => {
                 request.replica = replica;
