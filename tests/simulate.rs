@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -43,6 +44,12 @@ fn what_would_do_nothing_is_refused() {
         (&["run", "--policy={\"session\": {\"headers\": [\"x\"]}}"], "`headers` plays no part"),
         (&["run", "--policy={\"prefix_aware\": {\"balancers\": 3}}"], "--balancers says"),
         (&["kubeai", "--output=/dev/null/x"], "cannot create /dev/null/x"),
+        (&["fit", "none.jsonl", "--base=l4-llama-3.1-8b-fp8=3"], "leave =COUNT (=3) out"),
+        (&["run", "--profile=l4-llama-3.1-8b-fp8@1e-300"], "from 0.001 to 1000"),
+        (&["run", "--fault=0:0:speed=1e-300"], "a factor from 0.001 to 1000"),
+        (&["run", "--network-ms=1e22"], "from 0 to 3600000"),
+        (&["run", "--workload=conversations", "--rate=1", "--think-time-s=1e19"], "at most 1000000"),
+        (&["run", "--policy={\"prefix_aware\": {\"engine\": {\"step_s\": 1e300}}}"], "at most 1000"),
     ] {
         let (status, said) = said(arguments);
         assert!(status.is_some_and(|status| status != 0) && said.contains(wanted), "{arguments:?}: {said}");
@@ -151,6 +158,71 @@ fn a_fit_says_what_it_did_not_find_out() {
     ] {
         assert!(said.contains(wanted), "{said}");
     }
+}
+
+/// A decision of a replica at its second, with an answer of four tokens.
+fn decision_of(number: u64, input_length: u64) -> Value {
+    json!({
+        "timestamp": number * 1000, "input_length": input_length, "output_length": 4, "hash_ids": [], "block_tokens": 16,
+        "policy": "random", "replica": "http://a", "outcome": "complete", "status": 200, "ttft_ms": 50.0,
+        "duration_ms": 110.0,
+    })
+}
+
+/// Eight decisions; the last one, which a fit holds out, is about a long prompt.
+fn log_with_a_long_prompt(directory: &Path, long: u64) -> String {
+    let path = directory.join("decisions.jsonl");
+    let lines =
+        (0..8).map(|number| format!("{}\n", decision_of(number, if number == 7 { long } else { 100 })));
+    fs::write(&path, lines.collect::<String>()).unwrap();
+    path.to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_fit_takes_the_longest_request_or_says_which_one_is_too_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = "--base=rtx4090-llama-3.1-8b-bf16";
+    let path = log_with_a_long_prompt(folder.path(), 40_000);
+    let (status, text) = said(&["fit", &path, base]);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("max_model_len 40004 (raised to the longest that was measured)"), "{text}");
+    assert!(text.contains("held out            2"), "{text}");
+    let (status, text) = said(&["fit", &path, base, "--max-model-len=32768"]);
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains(
+        "decisions.jsonl:8: 40004 tokens of prompt and output, but the engine takes at most 32768"
+    ));
+    let path = log_with_a_long_prompt(folder.path(), 60_000);
+    let (status, text) = said(&["fit", &path, base]);
+    assert_eq!(status, Some(1), "{text}");
+    assert!(
+        text.contains("takes at most 41408") && text.contains("--fit-kv-blocks find the memory"),
+        "{text}"
+    );
+    let (status, text) = said(&["fit", &path, base, "--fit-kv-blocks"]);
+    assert!(status == Some(0) && text.contains("\"max_model_len\": 60004"), "{text}");
+}
+
+#[test]
+fn counts_of_profiles_make_the_fleet_of_a_replay() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = log_with_a_long_prompt(folder.path(), 100);
+    let replicas = |profiles: &[&str]| {
+        let output = folder.path().join("results");
+        let output_flag = format!("--output={}", output.display());
+        let mut arguments = vec!["replay", &path, "--no-bound", "--seed=1", &output_flag];
+        arguments.extend(profiles);
+        let (status, text) = said(&arguments);
+        assert_eq!(status, Some(0), "{text}");
+        let results = fs::read(output.join("results.json")).unwrap();
+        let results: Value = serde_json::from_slice(&results).unwrap();
+        results["policies"][0]["trials"][0]["simulation"]["replicas"].as_array().unwrap().len()
+    };
+    assert_eq!(replicas(&["--profile=l4-llama-3.1-8b-fp8"]), 1, "as in the log");
+    assert_eq!(replicas(&["--profile=l4-llama-3.1-8b-fp8=3", "--profile=h100-llama-3.1-8b-bf16=2"]), 5);
+    let (status, text) =
+        said(&["replay", &path, "--profile=l4-llama-3.1-8b-fp8=3", "--profile=h100-llama-3.1-8b-bf16"]);
+    assert!(status == Some(1) && text.contains("for every --profile or for none"), "{text}");
 }
 
 /// Two hundred prompts with one beginning in common, ten to a conversation. Policies that go by a key find it in the

@@ -3,7 +3,9 @@
 //! A step lasts `step_base_s + per_sequence_s * sequences + per_context_token_s * context_tokens +
 //! per_prefill_token_s * prefill_tokens`, over the sequences that take part in it. Context tokens are those
 //! whose keys and values the step reads; prefill tokens are prompt tokens that it computes, tokens computed
-//! again after a preemption included.
+//! again after a preemption included. The last token of a prompt is none of them where a step computes it alone, as
+//! it does when all before it was cached or in an earlier chunk: by its cost it is a decode, and vLLM's attention, which
+//! goes by the number of tokens, takes it for one.
 //!
 //! The built-in profiles say where each of their numbers comes from. The attention's share that grows with the
 //! product of prompt and context is left out: about 3 % of the prefill of 800 tokens, more above 10,000.

@@ -77,7 +77,8 @@ impl Sequence {
         let hit_tokens = hits.max(limit.min(self.loaded_tokens / rules.block_tokens)) * rules.block_tokens;
         let end = hit_tokens + budget.min(self.tokens() - hit_tokens);
         let needed = if rules.reserve_prompt { self.tokens() } else { end };
-        if needed.div_ceil(rules.block_tokens) - hits > pool.free() - free_hits {
+        // Where hashes repeat, against the promise, a free block was counted several times: then less is free than it seems.
+        if needed.div_ceil(rules.block_tokens) - hits > pool.free().saturating_sub(free_hits) {
             self.blocks.clear();
             return None;
         }

@@ -44,6 +44,9 @@ pub struct Coefficients {
     pub cache_tokens: u64,
 }
 
+/// No part of a step takes longer: sums over all that a replica may have stay numbers.
+const MOST_S: f64 = 1e3;
+
 impl Default for Coefficients {
     fn default() -> Self {
         Self {
@@ -65,7 +68,7 @@ impl Coefficients {
             ("context_token_s", self.context_token_s),
             ("prefill_token_s", self.prefill_token_s),
         ] {
-            check(value > 0.0 && value.is_finite(), key, value, "more than 0")?;
+            check(value > 0.0 && value <= MOST_S, key, value, "more than 0, and at most 1000 (seconds)")?;
         }
         check(self.max_sequences > 0, "max_sequences", 0, "at least 1")?;
         check(self.cache_tokens > 0, "cache_tokens", 0, "at least 1")
@@ -375,6 +378,16 @@ mod tests {
         }
         let found = learner.apply(&base);
         assert!((found.prefill_token_s / base.prefill_token_s - 3.0).abs() < 0.05, "{found:?}");
+    }
+
+    #[test]
+    fn costs_that_no_engine_has_are_refused() {
+        let with = |step_s| Coefficients { step_s, ..Coefficients::default() }.validate();
+        assert!(with(1e-9).is_ok() && with(MOST_S).is_ok());
+        for wrong in [0.0, -1.0, 1000.1, 1e300, f64::INFINITY, f64::NAN] {
+            let error = with(wrong).expect_err("out of range").to_string();
+            assert!(error.starts_with("`step_s` is") && error.contains("at most 1000"), "{error}");
+        }
     }
 
     #[test]

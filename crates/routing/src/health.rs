@@ -29,7 +29,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde::Serialize;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::{HealthSettings, Outcome};
 
@@ -124,7 +124,8 @@ pub struct Health {
     busy_until: AtomicU64,
     /// Start of the slow start in nanoseconds, or [`FULL`] or [`AT_FIRST_USE`].
     ramp_from: AtomicU64,
-    id: u64,
+    /// Hash of the replica's name.
+    name: u64,
     rules: Arc<Rules>,
     history: Mutex<History>,
 }
@@ -188,9 +189,9 @@ fn nanoseconds(time: Duration) -> u64 {
 }
 
 impl Health {
-    pub(crate) fn new(id: u64, rules: Arc<Rules>, joins_late: bool) -> Self {
+    pub(crate) fn new(name: &str, rules: Arc<Rules>, joins_late: bool) -> Self {
         Self {
-            id,
+            name: xxh3_64(name.as_bytes()),
             rules,
             checked: AtomicU8::new(UNCHECKED),
             draining: AtomicBool::new(false),
@@ -282,7 +283,7 @@ impl Health {
         let doubled = settings.ejection.saturating_mul(1 << history.ejections.min(30));
         let length = doubled.min(settings.ejection_cap);
         // Equal jitter, the same for the same balancer, replica and count, so that a run can be repeated.
-        let seed = self.id ^ self.rules.scatter.load(Relaxed);
+        let seed = self.name ^ self.rules.scatter.load(Relaxed);
         let share = (xxh3_64_with_seed(&history.ejections.to_le_bytes(), seed) >> 40) as f64;
         let length = length / 2 + (length / 2).mul_f64(share / f64::from(1 << 24));
         history.ejections = history.ejections.saturating_add(1);

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 /// Length assumed before any answer ended, in tokens.
 const ASSUMED: u32 = 128;
-/// Classes of lengths, four to an octave; the last one begins at 2^17 tokens.
+/// Classes of lengths, four to an octave; the last one begins at 57,344 tokens (7/8 of 2^16).
 const CLASSES: usize = 64;
 /// What an answer is worth one answer later: a memory of about 1,000.
 const FADE: f32 = 0.999;
@@ -187,6 +187,7 @@ mod tests {
             last = class;
         }
         assert_eq!([0, 1, 2, 3, 4, 5, 8, 1 << 20].map(class), [0, 0, 4, 6, 8, 9, 12, 63]);
+        assert_eq!((begin(CLASSES - 1), class(57_343), class(57_344)), (57_344.0, 62, 63));
     }
 
     #[test]

@@ -155,9 +155,9 @@ impl Router {
                     let slot = free.next().unwrap_or_default();
                     Arc::new(Replica {
                         id,
+                        health: Arc::new(Health::new(&spec.name, Arc::clone(&self.rules), joins_late)),
                         spec,
                         load: Arc::default(),
-                        health: Arc::new(Health::new(id, Arc::clone(&self.rules), joins_late)),
                         reported: Arc::default(),
                         history: Arc::new(History::new(slot)),
                         experience: Arc::clone(&self.experience),

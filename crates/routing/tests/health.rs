@@ -205,6 +205,19 @@ fn balancers_do_not_probe_at_the_same_moment() {
 }
 
 #[test]
+fn ejections_depend_on_names_and_not_on_what_went_before() {
+    let end = |name| {
+        let pool = router("random", specs(&[name, "b"]));
+        outcomes(&pool, 0, Outcome::Broken, 5, seconds(1));
+        let ejected =
+            |ms: &u64| state(&pool, 0, seconds(1) + Duration::from_millis(*ms)) == HealthState::Ejected;
+        (0..6000).take_while(ejected).count()
+    };
+    assert_eq!((end("a"), end("c")), (end("a"), end("c")));
+    assert_ne!(end("a"), end("c"), "replicas that fail together are not probed together");
+}
+
+#[test]
 fn busy_is_not_broken() {
     let pool = router("random", specs(&["a", "b"]));
     let now = seconds(10);

@@ -27,7 +27,7 @@ mod replayed;
 
 use engine::Profile;
 
-pub use evidence::{Evidence, Limits, MeasuredRequest, MeasuredRow, TooLong};
+pub use evidence::{Evidence, Limits, Longest, MeasuredRequest, MeasuredRow, TooLong};
 pub use judge::{Compared, Judgement};
 use nelder_mead::minimise;
 pub use read::{ReadError, read};
@@ -62,7 +62,8 @@ pub struct Fit {
 }
 
 impl Search {
-    /// Fits a profile to `evidence`. `watch` gets the number of runs so far and the least loss.
+    /// Fits a profile to `evidence`, which must [fit](Evidence::check) into the base's limits. `watch` gets the number
+    /// of runs so far and the least loss.
     pub fn fit(&self, evidence: &Evidence, mut watch: impl FnMut(usize, f64)) -> Fit {
         let mut evaluations = 0;
         let mut least = f64::INFINITY;
@@ -83,13 +84,14 @@ impl Search {
             .collect();
         starts.sort_by(|left, right| left.0.total_cmp(&right.0));
         starts.truncate(FOLLOWED);
-        let found = starts.into_iter().map(|(_, start)| {
-            let (_, found) = minimise(&start, 0.4, EVALUATIONS, &mut loss);
+        let found = starts.into_iter().flat_map(|(_, start)| {
+            let found = minimise(&start, 0.4, EVALUATIONS, &mut loss);
             // A simplex may have collapsed too early, with a number so small that it does not matter how small: begin
-            // again where it ended, with numbers that matter.
-            let lifted = self.point(&lifted(self.profile(&found)));
+            // again where it ended, with numbers that matter. It need not end better.
+            let lifted = self.point(&lifted(self.profile(&found.1)));
             let again = minimise(&lifted, 0.4, EVALUATIONS, &mut loss);
-            minimise(&again.1, 0.1, EVALUATIONS / 2, &mut loss)
+            let refined = minimise(&again.1, 0.1, EVALUATIONS / 2, &mut loss);
+            [found, refined]
         });
         let best = found.min_by(|left, right| left.0.total_cmp(&right.0));
         let point = best.map_or_else(|| self.point(&self.base), |(_, point)| point);

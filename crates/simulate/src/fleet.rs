@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,8 +11,10 @@ use protocol::BLOCK_TOKENS;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use routing::{
-    Coefficients, EngineReport, Lease, PolicySettings, PredictionSnapshot, Query, ReplicaSpec, Router,
+    Coefficients, EngineReport, Lease, PolicySettings, PredictionSnapshot, Query, ReplicaSpec, RetryBudget,
+    Router,
 };
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{Error, Fault, FaultKind, PromptHashes};
 
@@ -55,7 +58,7 @@ pub struct Scrape {
 pub struct ReplicaFigures {
     /// Requests sent to it since the last phase began.
     pub requests: u64,
-    /// The engine's own counters.
+    /// The engine's own counters, its time in steps as faults had it.
     #[serde(flatten)]
     pub counters: Counters,
 }
@@ -83,13 +86,15 @@ pub(crate) struct Fleet {
 
 pub(crate) struct SimulatedReplica {
     pub(crate) scheduler: Scheduler,
-    /// A step is under way.
-    pub(crate) stepping: bool,
+    /// End of the step under way.
+    pub(crate) step_ends: Option<Duration>,
     pub(crate) alive: bool,
     /// How often it died: what happened before says nothing about it now.
     pub(crate) deaths: u32,
     speed: f64,
     requests: u64,
+    /// Time in steps: a step is longer or shorter at another speed, and a death cuts it off.
+    busy: Duration,
     /// Of the engines that died.
     buried: Vec<Counters>,
 }
@@ -98,6 +103,7 @@ struct Balancer {
     router: Router,
     /// Replica ids in fleet order: ids are handed out in one run of numbers, so the first one places them all.
     first_id: u64,
+    budget: Arc<RetryBudget>,
 }
 
 /// A request that has come to a balancer.
@@ -159,15 +165,16 @@ impl Fleet {
         if let PolicySettings::PrefixAware(prefix_aware) = &mut policy {
             prefix_aware.balancers = count;
         }
-        let balancer = |_| {
+        let balancer = |balancer: u32| {
             let router = Router::new(policy.clone(), specs.clone())?;
+            router.scatter(xxh3_64_with_seed(&balancer.to_le_bytes(), seed));
             let replicas = router.replicas();
             let first_id = replicas.first().ok_or(Error::NoReplicas)?.id;
             debug_assert!((first_id..).zip(&*replicas).all(|(id, replica)| replica.id == id));
             for (replica, profile) in replicas.iter().zip(&settings.profiles) {
                 replica.set_cache_tokens(profile.kv_tokens());
             }
-            Ok(Balancer { router, first_id })
+            Ok(Balancer { router, first_id, budget: Arc::default() })
         };
         Ok(Self {
             balancers: (0..count).map(balancer).collect::<Result<_, Error>>()?,
@@ -179,19 +186,24 @@ impl Fleet {
         })
     }
 
-    /// A request comes to one of the balancers.
-    pub(crate) fn reach(&mut self, model: &str, prompt: &PromptHashes) -> Reached {
+    /// A request with an answer of so many tokens comes to one of the balancers.
+    pub(crate) fn reach(&mut self, model: &str, prompt: &PromptHashes, output_tokens: u32) -> Reached {
         let balancer = match self.balancers.len() {
             1 => 0,
             count => self.generator.random_range(0..count),
         };
         let loaded_tokens = self.sent.as_mut().map_or(0, |sent| {
-            let held = prompt.blocks.iter().take_while(|block| sent.contains(*block)).count();
-            sent.extend(&prompt.with_answer[held..]);
+            let held = prompt.looked_up().iter().take_while(|block| sent.contains(*block)).count();
+            sent.extend(&prompt.computed(output_tokens)[held..]);
             (held * BLOCK_TOKENS) as u32
         });
         let model = self.restricted.binary_search_by(|restricted| restricted.as_str().cmp(model)).ok();
         Reached { balancer, model, loaded_tokens }
+    }
+
+    /// What limits the retries of a balancer.
+    pub(crate) fn budget(&self, reached: Reached) -> &Arc<RetryBudget> {
+        &self.balancers[reached.balancer].budget
     }
 
     /// Picks a replica for a request that failed on those `tried` (places in the fleet).
@@ -204,7 +216,7 @@ impl Fleet {
         tried: &[usize],
         now: Duration,
     ) -> Result<(usize, Lease), Error> {
-        let Balancer { router, first_id } = &self.balancers[reached.balancer];
+        let Balancer { router, first_id, .. } = &self.balancers[reached.balancer];
         let tried: Vec<u64> = tried.iter().map(|replica| first_id + *replica as u64).collect();
         let query = Query {
             adapter: reached.model.map(|place| &*self.restricted[place]),
@@ -225,16 +237,17 @@ impl Fleet {
     /// Begins a step on an idle replica that has work; returns when it ends.
     pub(crate) fn start_step(&mut self, replica: usize, now: Duration) -> Option<Duration> {
         let replica = &mut self.replicas[replica];
-        if replica.stepping || !replica.alive {
+        if replica.step_ends.is_some() || !replica.alive {
             return None;
         }
-        let duration = replica.scheduler.start_step(now)?;
-        replica.stepping = true;
-        Some(now + duration.div_f64(replica.speed))
+        let lasts = replica.scheduler.start_step(now)?.div_f64(replica.speed);
+        replica.busy += lasts;
+        replica.step_ends = Some(now + lasts);
+        replica.step_ends
     }
 
     /// Does what a fault says. True if everything on the replica is lost.
-    pub(crate) fn fault(&mut self, fault: Fault) -> bool {
+    pub(crate) fn fault(&mut self, fault: Fault, now: Duration) -> bool {
         let replica = &mut self.replicas[fault.replica];
         match fault.kind {
             FaultKind::Speed(factor) => replica.speed = factor,
@@ -243,7 +256,10 @@ impl Fleet {
                 replica.buried.push(replica.scheduler.counters());
                 replica.scheduler = Scheduler::new(replica.scheduler.profile().clone());
                 replica.deaths += 1;
-                (replica.alive, replica.stepping) = (false, false);
+                replica.alive = false;
+                if let Some(end) = replica.step_ends.take() {
+                    replica.busy -= end.saturating_sub(now);
+                }
                 return true;
             }
             FaultKind::Down => {}
@@ -293,9 +309,9 @@ impl Fleet {
     }
 
     pub(crate) fn figures(&self) -> Vec<ReplicaFigures> {
-        let figures = |replica: &SimulatedReplica| ReplicaFigures {
-            requests: replica.requests,
-            counters: replica.buried.iter().fold(replica.scheduler.counters(), |sum, dead| add(sum, *dead)),
+        let figures = |replica: &SimulatedReplica| {
+            let sums = replica.buried.iter().fold(replica.scheduler.counters(), |sum, dead| add(sum, *dead));
+            ReplicaFigures { requests: replica.requests, counters: Counters { busy: replica.busy, ..sums } }
         };
         self.replicas.iter().map(figures).collect()
     }
@@ -326,11 +342,12 @@ impl SimulatedReplica {
     fn new(profile: &Profile) -> Self {
         Self {
             scheduler: Scheduler::new(profile.clone()),
-            stepping: false,
+            step_ends: None,
             alive: true,
             deaths: 0,
             speed: 1.0,
             requests: 0,
+            busy: Duration::ZERO,
             buried: Vec::new(),
         }
     }

@@ -63,11 +63,11 @@ impl Demand {
             demand.requests += 1;
             demand.longest_tokens = demand.longest_tokens.max(prompt.tokens.saturating_add(output));
             demand.prompt_tokens += u64::from(prompt.tokens);
-            // An engine computes at least the last token, so a block that ends the prompt is never taken whole.
-            let usable = (prompt.tokens.saturating_sub(1) as usize / BLOCK_TOKENS).min(prompt.blocks.len());
-            let found = if warm { usable as f64 } else { held(&prompt.blocks[..usable], &seen, halvings) };
+            let asked = prompt.looked_up();
+            let found = if warm { asked.len() as f64 } else { held(asked, &seen, halvings) };
             hits += (found / parts).floor() * parts;
-            seen.extend(prompt.with_answer.iter().copied().filter(|block| in_sample(*block, halvings)));
+            let computed = prompt.computed(output).iter().copied();
+            seen.extend(computed.filter(|block| in_sample(*block, halvings)));
             while seen.len() > most_blocks && halvings < 31 {
                 halvings += 1;
                 seen.retain(|block| in_sample(*block, halvings));

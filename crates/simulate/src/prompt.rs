@@ -104,8 +104,25 @@ impl PromptHashes {
         }
     }
 
-    /// Cuts a trace's blocks, whatever their size, into those of 16 tokens: one is known by the ids that it lies in,
-    /// and by where it begins in the first of them.
+    /// Blocks that a cache is asked for: an engine computes at least the prompt's last token, so that one which ends
+    /// there is never taken.
+    pub(crate) fn looked_up(&self) -> &[u64] {
+        self.within(self.tokens)
+    }
+
+    /// Blocks that a cache has after an answer of so many tokens, whose last one is never computed.
+    pub(crate) fn computed(&self, output_tokens: u32) -> &[u64] {
+        self.within(self.tokens.saturating_add(output_tokens))
+    }
+
+    /// Full blocks before the last of so many tokens.
+    fn within(&self, tokens: u32) -> &[u64] {
+        let full = tokens.saturating_sub(1) as usize / BLOCK_TOKENS;
+        &self.with_answer[..full.min(self.with_answer.len())]
+    }
+
+    /// Cuts a trace's blocks, whatever their size, into those of 16 tokens: one is known by the ids that it lies in, by
+    /// where it begins in the first of them, and by the block before it.
     fn of_trace(ids: &[u64], block_tokens: u32, tokens: u32, tail: u64) -> Self {
         let (small, size) = (BLOCK_TOKENS as u64, u64::from(block_tokens.max(1)));
         let block = |number: u64| {
@@ -116,11 +133,22 @@ impl PromptHashes {
                 .fold(place, |hash, id| xxh3_64_with_seed(&id.to_le_bytes(), hash))
         };
         let known = ids.len() as u64 * size / small;
-        let blocks: Arc<[u64]> = (0..known.min(u64::from(tokens) / small)).map(block).collect();
+        let in_prompt = known.min(u64::from(tokens) / small);
         // Ids beyond the prompt's last, partial block are the answer's.
         let goes_on = ids.len() as u64 > u64::from(tokens).div_ceil(size);
-        let with_answer = if goes_on { (0..known).map(block).collect() } else { Arc::clone(&blocks) };
-        Self { prefix: Some(prefix(&blocks, tail)), blocks, with_answer, tokens: tokens.max(1) }
+        // A key stays the same whether ids are chained, as those of Mooncake are, or not; a place in a cache does not.
+        let first: Vec<u64> = (0..in_prompt.min(2)).map(block).collect();
+        let chained = (0..if goes_on { known } else { in_prompt }).scan(None, |before, number| {
+            let own = block(number);
+            *before = Some(before.map_or(own, |before| xxh3_64_with_seed(&own.to_le_bytes(), before)));
+            *before
+        });
+        let with_answer: Arc<[u64]> = chained.collect();
+        let blocks = match goes_on {
+            true => with_answer[..in_prompt as usize].into(),
+            false => Arc::clone(&with_answer),
+        };
+        Self { prefix: Some(prefix(&first, tail)), blocks, with_answer, tokens: tokens.max(1) }
     }
 
     fn of_text(model: &str, text: &[u8], tokens: u32) -> Self {
@@ -205,6 +233,20 @@ mod tests {
             let different: std::collections::HashSet<u64> = one.blocks.iter().copied().collect();
             assert_eq!(different.len(), 60, "{size}");
         }
+    }
+
+    #[test]
+    fn a_trace_block_is_known_by_all_before_it_whatever_its_id() {
+        let request = |ids: &[u64]| {
+            let tokens = ids.len() as u32 * 16;
+            let prompt = Prompt::Blocks { ids: ids.into(), block_tokens: 16, tokens, tail: 0 };
+            History::default().turn(&Request::new(Endpoint::Completions, "m", prompt), 0, 1, false)
+        };
+        let (one, other) = (request(&[1, 9, 9, 9]), request(&[2, 9, 9, 9]));
+        let different: std::collections::HashSet<&u64> = one.blocks.iter().chain(&*other.blocks).collect();
+        assert_eq!(different.len(), 8);
+        assert_eq!(one.blocks[..2], request(&[1, 9]).blocks[..]);
+        assert_eq!((one.looked_up().len(), one.computed(1).len(), one.computed(9).len()), (3, 4, 4));
     }
 
     #[test]

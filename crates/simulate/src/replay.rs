@@ -20,7 +20,10 @@ use std::{
 use protocol::{COMPLETE, Decision, Endpoint};
 use report::Distribution;
 use serde::Serialize;
-use workload::{Dataset, Entry, Prompt, Request, Seen, Turn};
+use workload::{Dataset, Entry, MAX_PROMPT_TOKENS, Prompt, Request, Seen, Turn};
+
+/// Later arrivals are mistakes, in milliseconds since 1970: the year 2286.
+const LATEST_MS: f64 = 1e13;
 
 /// How some editors begin a file.
 pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -30,6 +33,8 @@ pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub struct DecisionLog {
     /// In order of arrival.
     decisions: Vec<Decision<'static>>,
+    /// Where each of them stands in its file, from 1.
+    lines: Vec<usize>,
     /// Requests without an answer.
     skipped: usize,
     /// Answers without output.
@@ -80,7 +85,7 @@ pub enum ReplayError {
         /// Why.
         source: io::Error,
     },
-    /// No line is a decision; this is the first one.
+    /// The first line of a file without decisions, or one that cannot be.
     #[error("{path}:{line}: not a decision: {reason}; `serve --decision-log` writes them")]
     Line {
         /// The file.
@@ -99,49 +104,58 @@ impl DecisionLog {
     /// Reads files of one log, in any order. Lines that are no decisions are counted, unless a file has no others.
     pub fn read<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Result<Self, ReplayError> {
         let mut log = Self::default();
+        let mut answered: Vec<(usize, Decision<'static>)> = Vec::new();
         for path in paths {
             let name = || path.display().to_string();
             let bytes = fs::read(path).map_err(|source| ReplayError::File { path: name(), source })?;
             let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
-            let (mut found, mut wrong) = (false, None);
-            for (place, line) in text.split(|byte| *byte == b'\n').enumerate() {
-                if line.trim_ascii().is_empty() {
+            let wrong = |line, reason| ReplayError::Line { path: name(), line, reason };
+            let (mut found, mut unreadable) = (false, None);
+            for (line, text) in (1..).zip(text.split(|byte| *byte == b'\n')) {
+                if text.trim_ascii().is_empty() {
                     continue;
                 }
-                match serde_json::from_slice(line) {
+                match serde_json::from_slice(text) {
+                    Ok(decision) if !is_possible(&decision) => {
+                        let reason = format!(
+                            "its timestamp must be from 0 to {LATEST_MS} ms, its lengths at most {MAX_PROMPT_TOKENS} tokens"
+                        );
+                        return Err(wrong(line, reason));
+                    }
                     Ok(decision) => {
                         found = true;
-                        log.take(decision);
+                        answered.extend(log.take(decision).map(|decision| (line, decision)));
                     }
                     Err(error) => {
                         log.unreadable_lines += 1;
-                        wrong.get_or_insert((place + 1, error.to_string()));
+                        unreadable.get_or_insert((line, error.to_string()));
                     }
                 }
             }
-            if let Some((line, reason)) = wrong.filter(|_| !found) {
-                return Err(ReplayError::Line { path: name(), line, reason });
+            if let Some((line, reason)) = unreadable.filter(|_| !found) {
+                return Err(wrong(line, reason));
             }
         }
-        log.decisions.sort_by(|left, right| left.timestamp.total_cmp(&right.timestamp));
+        answered.sort_by(|(_, left), (_, right)| left.timestamp.total_cmp(&right.timestamp));
+        (log.lines, log.decisions) = answered.into_iter().unzip();
         if log.decisions.is_empty() { Err(ReplayError::Empty) } else { Ok(log) }
     }
 
-    fn take(&mut self, decision: Decision<'static>) {
-        let answered = decision.outcome == COMPLETE
-            && decision.status == 200
-            && decision.replica.is_some()
-            && decision.timestamp.is_finite();
-        match answered {
-            true if decision.output_length > 0 => self.decisions.push(decision),
-            true => self.without_output += 1,
-            false => self.skipped += 1,
+    /// Counts what is left out.
+    fn take(&mut self, decision: Decision<'static>) -> Option<Decision<'static>> {
+        if decision.outcome != COMPLETE || decision.status != 200 || decision.replica.is_none() {
+            self.skipped += 1;
+        } else if decision.output_length == 0 {
+            self.without_output += 1;
+        } else {
+            return Some(decision);
         }
+        None
     }
 
-    /// Requests with an answer, in the order of their arrivals.
-    pub(crate) fn decisions(&self) -> &[Decision<'static>] {
-        &self.decisions
+    /// Requests with an answer, in the order of their arrivals, with the lines that they stand in.
+    pub(crate) fn decisions(&self) -> impl Iterator<Item = (usize, &Decision<'static>)> {
+        self.lines.iter().copied().zip(&self.decisions)
     }
 
     /// Replicas that answered.
@@ -265,6 +279,12 @@ impl DecisionLog {
             imbalance: (most * per_replica.len()) as f64 / requests.max(1) as f64,
         }
     }
+}
+
+/// What no balancer can have seen would take a simulation for ever, or all memory.
+fn is_possible(decision: &Decision<'_>) -> bool {
+    (0.0..=LATEST_MS).contains(&decision.timestamp)
+        && decision.input_length.max(decision.output_length) <= MAX_PROMPT_TOKENS
 }
 
 fn tpot_ms(decision: &Decision<'_>) -> Option<f64> {
@@ -409,6 +429,12 @@ mod tests {
     fn a_file_without_decisions_is_refused_with_its_first_line() {
         let error = written(&[], "\n{\"x\": 1}\n{\"y\": 1}\n").unwrap_err().to_string();
         assert!(error.contains("decisions.jsonl:2: not a decision"), "{error}");
+        for impossible in
+            [decision(1e25, &[1], 5), decision(-1.0, &[1], 5), decision(1.0, &[1], 4_000_000_000)]
+        {
+            let error = written(&[decision(1.0, &[1], 5), impossible], "").unwrap_err().to_string();
+            assert!(error.contains("decisions.jsonl:2: not a decision: its timestamp must"), "{error}");
+        }
         assert!(matches!(written(&[], ""), Err(ReplayError::Empty)));
     }
 }

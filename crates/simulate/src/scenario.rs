@@ -113,8 +113,8 @@ impl LoadedScenario {
     pub fn bound(&self, demand: &Demand, seed: u64, watch: impl FnMut(Progress)) -> Result<Trial, Error> {
         let mut fleet = self.scenario.fleet.clone();
         for profile in &mut fleet.profiles {
-            let longest =
-                demand.longest_tokens.div_ceil(profile.block_tokens.max(1)) + profile.preallocated_blocks;
+            let longest = demand.longest_tokens.div_ceil(profile.block_tokens.max(1));
+            let longest = longest.saturating_add(profile.preallocated_blocks);
             profile.kv_blocks =
                 profile.kv_blocks.max(longest.saturating_mul(profile.max_num_seqs).min(MOST_BLOCKS));
         }

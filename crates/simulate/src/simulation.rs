@@ -8,7 +8,7 @@ mod engines;
 use std::time::Duration;
 
 use report::{Chunk, Count, CountSource, Outcome, Record};
-use routing::{EngineReport, Lease, PolicySettings};
+use routing::{EngineReport, Lease, PolicySettings, Retry};
 use workload::{Arrival, Phase, PhaseKind};
 
 use crate::{
@@ -22,9 +22,6 @@ use crate::{
 
 /// Between two health checks of a replica whose state may change; every fifth one is of all replicas.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Tokens for which room is made beforehand: few answers are longer.
-const MOST_STAMPS: u32 = 16_384;
 
 enum Event {
     /// The next session of the plan is due.
@@ -113,6 +110,9 @@ struct Rest {
     output_limit: Option<u32>,
     session_key: Option<u64>,
     reached: Option<Reached>,
+    /// It counts for its balancer's retry budget.
+    under_way: Option<routing::ActiveRequest>,
+    retry: Option<Retry>,
     tried: Vec<usize>,
     session: Box<ActiveSession>,
 }
@@ -277,7 +277,7 @@ impl Simulation {
             delivered: false,
             replica: 0,
             lease: None,
-            stamps: Vec::with_capacity(output_tokens.min(MOST_STAMPS) as usize),
+            stamps: Vec::with_capacity(output_tokens.min(engines::MOST_STAMPS) as usize),
             rest: Box::new(Rest {
                 record,
                 prompt,
@@ -285,6 +285,8 @@ impl Simulation {
                 output_limit,
                 session_key,
                 reached: None,
+                under_way: None,
+                retry: None,
                 tried: Vec::new(),
                 session,
             }),
@@ -321,10 +323,13 @@ impl Simulation {
 
     fn send(&mut self, slot: usize) -> Result<(), Error> {
         let Some(request) = self.requests[slot].as_mut() else { return Ok(()) };
-        let Rest { record, prompt, output_limit, session_key, reached, tried, .. } = &mut *request.rest;
+        let Rest {
+            record, prompt, output_tokens, output_limit, session_key, reached, under_way, tried, ..
+        } = &mut *request.rest;
         record.sent.get_or_insert(self.now);
         record.written.get_or_insert(self.now);
-        let reached = *reached.get_or_insert_with(|| self.fleet.reach(&record.model, prompt));
+        let reached = *reached.get_or_insert_with(|| self.fleet.reach(&record.model, prompt, *output_tokens));
+        under_way.get_or_insert_with(|| self.fleet.budget(reached).begin());
         match self.fleet.pick(reached, prompt, *session_key, *output_limit, tried, self.now) {
             Ok((replica, lease)) => {
                 request.replica = replica;
@@ -344,7 +349,8 @@ impl Simulation {
         if let Some(lease) = request.lease.take() {
             lease.settle(routing::Outcome::Answered, self.now);
         }
-        let record = &mut request.rest.record;
+        let Rest { record, under_way, retry, .. } = &mut *request.rest;
+        (*under_way, *retry) = (None, None);
         if let Outcome::Status(status, _) = &outcome {
             record.status = Some(*status);
         }

@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::time::Duration;
+
 use engine::Profile;
 use routing::PolicySettings;
 use simulate::{
     ClientModel, Error, FleetSettings, Pace, Traffic,
     scenario::{LoadedScenario, Scenario, Trial},
 };
-use workload::{BlockSessions, Delay, Length};
+use workload::{BlockSessions, DatasetKind, Delay, Length};
 
 /// Conversations of three turns, all behind one preamble.
 fn described(sessions: usize, concurrency: u32, change: impl FnOnce(&mut FleetSettings)) -> Scenario {
@@ -83,6 +85,57 @@ fn what_finds_nobody_goes_elsewhere() {
 }
 
 #[test]
+fn a_run_with_faults_is_a_function_of_its_seed() {
+    let loaded = scenario(200, 40, |fleet| {
+        fleet.faults = vec!["2:1:down".parse().unwrap(), "3:1:up".parse().unwrap()];
+    });
+    let run = |seed| {
+        let trial = loaded.trial("round_robin".parse().unwrap(), seed).unwrap();
+        (trial.figures.simulated, requests(&trial))
+    };
+    // It is ejected for a time that varies, and replicas have other numbers in the process each time.
+    let first = run(1);
+    assert_eq!((run(1), run(1)), (first.clone(), first.clone()));
+    assert_ne!(run(2), first);
+}
+
+#[test]
+fn retries_keep_within_the_budget() {
+    // Twelve at once, of which half find nobody: a fifth of them is two, but three may always be tried again.
+    let scenario = described(12, 12, |fleet| {
+        fleet.profiles.truncate(2);
+        fleet.faults = vec!["0:1:down".parse().unwrap()];
+    });
+    let Traffic::Conversations(talks) = scenario.traffic else { panic!("no conversations") };
+    let single = BlockSessions { turns: Length::exactly(1), ..talks };
+    let loaded = Scenario { traffic: Traffic::Conversations(single), ..scenario }.load().unwrap();
+    let once = trial(&loaded, "round_robin");
+    let total = &once.report.total;
+    assert_eq!((once.figures.retries, total.answered(), total.failed()), (3, 9, 3));
+    assert_eq!(total.count("status"), 3);
+}
+
+#[test]
+fn busy_is_the_time_in_steps_as_faults_had_it() {
+    let busy = |faults: &[&str]| {
+        let loaded = scenario(20, 4, |fleet| {
+            fleet.profiles.truncate(1);
+            fleet.network = Duration::ZERO;
+            fleet.faults = faults.iter().map(|fault| fault.parse().unwrap()).collect();
+        });
+        let figures = trial(&loaded, "round_robin").figures;
+        (figures.replicas[0].counters.busy, figures.simulated)
+    };
+    // Somebody is always served, until the replica dies.
+    let (usual, all) = busy(&[]);
+    assert_eq!(usual, all);
+    let (slow, all) = busy(&["0:0:speed=0.5"]);
+    assert_eq!(slow, all);
+    assert!((slow.as_secs_f64() / usual.as_secs_f64() / 2.0 - 1.0).abs() < 0.01, "{slow:?} for {usual:?}");
+    assert_eq!(busy(&["2:0:down"]).0, Duration::from_secs(2));
+}
+
+#[test]
 fn a_slow_replica_gets_less() {
     let loaded = scenario(400, 40, |fleet| fleet.faults = vec!["0:2:speed=0.4".parse().unwrap()]);
     let requests = requests(&trial(&loaded, "prefix_aware"));
@@ -145,6 +198,80 @@ fn a_cache_with_room_holds_prompts_and_answers() {
         // Turns of 470, 660 and 850 tokens; the first one finds the preamble, each other one its past.
         assert!(best > if block_tokens == 16 { 0.7 } else { 0.6 } && best < 1.0, "{best}");
     }
+}
+
+#[test]
+fn the_block_of_an_answers_last_token_is_in_no_cache() {
+    // Turns that end with a block: the engine never computes the answer's last token.
+    let scenario = described(10, 1, |fleet| fleet.profiles.truncate(1));
+    let Traffic::Conversations(talks) = scenario.traffic else { panic!("no conversations") };
+    let even = BlockSessions { message: Length::exactly(152), ..talks };
+    let loaded = Scenario { traffic: Traffic::Conversations(even), ..scenario }.load().unwrap();
+    let demand = loaded.demand(1).unwrap();
+    let found = |trial: &Trial| trial.report.total.prefix_hit_ratio().unwrap();
+    let best = demand.best_hit_ratio;
+    for trial in [trial(&loaded, "prefix_aware"), loaded.bound(&demand, 1, |_| {}).unwrap()] {
+        assert!((found(&trial) - best).abs() < 1e-9, "{} of {best}", found(&trial));
+    }
+}
+
+#[test]
+fn no_cache_beats_the_best_where_texts_have_fewer_blocks_than_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talks.jsonl");
+    // Each text is rounded up to tokens by itself, so that prompts have more tokens than their bytes have.
+    let talk = |number: u32| {
+        let turn = |turn: u32| {
+            format!("{{\"text\": \"{number} {turn} {}\", \"output_length\": 30}}", "word ".repeat(9))
+        };
+        let turns: Vec<String> = (0..8).map(turn).collect();
+        format!("{{\"session_id\": \"s{number}\", \"turns\": [{}]}}\n", turns.join(", "))
+    };
+    std::fs::write(&path, (0..6).map(talk).collect::<String>()).unwrap();
+    let scenario = described(6, 1, |fleet| {
+        fleet.profiles.truncate(1);
+        fleet.profiles[0].kv_blocks *= 16;
+    });
+    let kind = DatasetKind::from_name("multi_turn");
+    let traffic = Traffic::File { path, kind, block_tokens: None };
+    for warm in [false, true] {
+        let loaded = Scenario { traffic: traffic.clone(), warm, ..scenario.clone() }.load().unwrap();
+        let best = loaded.demand(1).unwrap().best_hit_ratio;
+        let found = trial(&loaded, "round_robin").report.total.prefix_hit_ratio().unwrap();
+        assert!((found - best).abs() < 1e-9, "{warm}: {found} of {best}");
+    }
+}
+
+#[test]
+fn ids_that_repeat_within_a_prompt_are_different_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.jsonl");
+    let row = |at: u32, input: u32, output: u32, ids: &[u32]| {
+        format!(
+            "{{\"timestamp\": {at}, \"input_length\": {input}, \"output_length\": {output}, \"hash_ids\": {ids:?}}}\n"
+        )
+    };
+    let (same, long): (Vec<u32>, Vec<u32>) = (vec![7; 20], (100..143).collect());
+    let rows = [
+        row(0, 325, 2, &same),
+        row(1000, 700, 200, &long),
+        row(2000, 325, 60, &same),
+        row(2001, 325, 60, &same[..10]),
+    ];
+    std::fs::write(&path, rows.concat()).unwrap();
+    let scenario = described(4, 1, |fleet| {
+        fleet.profiles.truncate(1);
+        fleet.profiles[0].kv_blocks = 64;
+        fleet.profiles[0].max_model_len = 1024;
+    });
+    let traffic =
+        Traffic::File { path, kind: DatasetKind::from_name("mooncake_trace"), block_tokens: Some(16) };
+    let pace = Pace::OwnTimes { speed_up: 1.0 };
+    let loaded = Scenario { traffic, pace, concurrency: None, ..scenario }.load().unwrap();
+    // The first prompt's 20 blocks are known to the others, which have 20 and 10 ids like it.
+    let demand = loaded.demand(1).unwrap();
+    assert_eq!((demand.best_hit_ratio * demand.prompt_tokens as f64).round() as u32, 30 * 16);
+    assert_eq!(trial(&loaded, "round_robin").report.total.answered(), 4);
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use std::{fs, io::Write, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use engine::Profile;
 use indicatif::ProgressBar;
 use serde_json::json;
-use simulate::fit::{Fit, Judgement, Limits, Search, read};
+use simulate::fit::{Evidence, Fit, Judgement, Limits, Search, read};
 
 use super::inputs::Engines;
 use crate::commands::engine_profile::{self, LimitFlags};
@@ -22,13 +22,14 @@ const UNSHARED: &str = "not in the measurements: which prompts share a beginning
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Measurements: a vLLM request log (its meta.json beside it), evenload's records, a decision log of
-    /// `serve`, or JSON lines of figures: concurrency or rate, requests, input_tokens, output_tokens, and of
-    /// duration_s, output_tokens_per_s, mean_ttft_ms, mean_tpot_ms, mean_e2e_ms what is known.
+    /// `serve`, or JSON lines of figures: concurrency or rate, requests (by default 200, or 10 times the
+    /// concurrency), input_tokens, output_tokens, and of duration_s (with requests), output_tokens_per_s,
+    /// mean_ttft_ms, mean_tpot_ms, mean_e2e_ms what is known.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Profile that the search begins with, NAME[@SPEED], and that has what the measurements do not say: a built-in
     /// name or a JSON file.
-    #[arg(long, default_value = "rtx4090-llama-3.1-8b-bf16", value_parser = super::inputs::engines)]
+    #[arg(long, default_value = "rtx4090-llama-3.1-8b-bf16", value_parser = super::inputs::engine)]
     base: Engines,
     /// Name of the new profile. [default: the file's]
     #[arg(long)]
@@ -54,15 +55,19 @@ impl Arguments {
         let (evidence, found) = read(&self.file)?;
         let known = self.limits.limits().or(found);
         let mut base = known.over(self.base.profile()?);
-        if self.limits.limits().max_model_len.is_none() {
-            let memory = u32::try_from(base.kv_tokens()).unwrap_or(u32::MAX);
-            base.max_model_len = base.max_model_len.min(memory);
-        }
+        let model_len = self.model_len(&mut base, &known, &evidence);
         base.name = self.name.unwrap_or_else(|| {
             self.file.file_stem().map_or_else(|| "fitted".into(), |stem| stem.to_string_lossy().into_owned())
         });
+        if self.fit_kv_blocks {
+            // Where the search begins; any memory that it tries holds the longest request.
+            base.kv_blocks = base.kv_blocks.max(base.max_model_len.div_ceil(base.block_tokens.max(1)));
+        }
+        evidence.check(&base).map_err(|error| {
+            let file = self.file.display();
+            anyhow!("{file}:{}: {error}: raise --max-model-len or --kv-blocks, or let --fit-kv-blocks find the memory", error.longest.line)
+        })?;
         base.check().context("the engine's limits cannot work")?;
-        evidence.check(&base).with_context(|| self.file.display().to_string())?;
         let bar = ProgressBar::new_spinner();
         let search = Search { base, kv_blocks: self.fit_kv_blocks };
         let fit = search.fit(&evidence, |evaluations, least| {
@@ -81,7 +86,7 @@ impl Arguments {
             writeln!(out, "{}", serde_json::to_string_pretty(&value)?)?;
         } else {
             writeln!(out, "{text}\n")?;
-            writeln!(out, "{}", assumed(&fit.profile, &known, self.fit_kv_blocks))?;
+            writeln!(out, "{}", assumed(&fit.profile, &known, self.fit_kv_blocks, model_len))?;
             if evidence.hides_what_is_shared() {
                 writeln!(out, "{UNSHARED}")?;
             }
@@ -95,19 +100,41 @@ impl Arguments {
         }
         Ok(ExitCode::SUCCESS)
     }
+
+    /// Where nothing says how long a request may be, it is as the base profile has it, but no longer than the memory
+    /// and no shorter than what was measured. Says so.
+    fn model_len(&self, base: &mut Profile, known: &Limits, evidence: &Evidence) -> Option<String> {
+        let memory = u32::try_from(base.kv_tokens()).unwrap_or(u32::MAX);
+        if self.limits.limits().max_model_len.is_none() {
+            base.max_model_len = base.max_model_len.min(memory);
+        }
+        if known.max_model_len.is_some() {
+            return None;
+        }
+        let within_memory = base.max_model_len;
+        let longest = evidence.longest().map_or(0, |longest| longest.tokens);
+        base.max_model_len = within_memory.max(longest);
+        let why = match () {
+            () if longest > within_memory => " (raised to the longest that was measured)",
+            () if within_memory == memory => " (all that the KV memory holds)",
+            () => "",
+        };
+        Some(format!("max_model_len {}{why}", base.max_model_len))
+    }
 }
 
 /// What the profile has of the base, because neither the measurements nor a flag said it.
-fn assumed(profile: &Profile, known: &Limits, fit_kv_blocks: bool) -> String {
+fn assumed(profile: &Profile, known: &Limits, fit_kv_blocks: bool, model_len: Option<String>) -> String {
     let numbers = [
         ("kv_blocks", known.kv_blocks.is_some() || fit_kv_blocks, profile.kv_blocks),
         ("block_tokens", known.block_tokens.is_some(), profile.block_tokens),
         ("max_num_seqs", known.max_num_seqs.is_some(), profile.max_num_seqs),
         ("max_num_batched_tokens", known.max_num_batched_tokens.is_some(), profile.max_num_batched_tokens),
-        ("preallocated_blocks", false, profile.preallocated_blocks),
     ];
     let numbers = numbers.iter().filter(|(_, known, _)| !known);
     let mut all: Vec<String> = numbers.map(|(name, _, value)| format!("{name} {value}")).collect();
+    all.extend(model_len);
+    all.push(format!("preallocated_blocks {}", profile.preallocated_blocks));
     all.push(format!("reserve_prompt {}", profile.reserve_prompt));
     all.push(format!("prefix_caching {}", profile.prefix_caching));
     format!("not in the measurements, so the base profile's: {}", all.join(", "))

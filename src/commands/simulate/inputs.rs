@@ -2,11 +2,16 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use anyhow::bail;
 use engine::Profile;
 use routing::{PolicySettings, PrefixAwareSettings, PrefixHashSettings, SessionSettings};
 use workload::{DatasetKind, Delay, Length, Pattern};
 
 use crate::commands::engine_profile;
+
+/// Longest think time, and longest time on a network, in seconds.
+const LONGEST_DELAY_S: f64 = 1e6;
+const LONGEST_LATENCY_S: f64 = 3600.0;
 
 /// What is sent, as it is written.
 #[derive(Clone, Debug)]
@@ -24,7 +29,7 @@ pub(super) enum Workload {
 pub(super) struct Engines {
     name: String,
     speed: f64,
-    pub(super) count: Option<usize>,
+    count: Option<usize>,
 }
 
 pub(super) fn workload(text: &str) -> Result<Workload, String> {
@@ -59,12 +64,38 @@ pub(super) fn engines(text: &str) -> Result<Engines, String> {
     };
     let (name, speed) = match rest.rsplit_once('@') {
         Some((name, speed)) => {
-            let speed = speed.parse().ok().filter(|speed: &f64| *speed > 0.0 && speed.is_finite());
-            (name, speed.ok_or_else(|| format!("`{text}`: the speed after @ must be above 0"))?)
+            let speed = speed.parse().ok().filter(|speed| (1e-3..=1e3).contains(speed));
+            (name, speed.ok_or_else(|| format!("`{text}`: the speed after @ must be from 0.001 to 1000"))?)
         }
         None => (rest, 1.0),
     };
     Ok(Engines { name: name.into(), speed, count })
+}
+
+/// `NAME[@SPEED]`, of one engine.
+pub(super) fn engine(text: &str) -> Result<Engines, String> {
+    let engine = engines(text)?;
+    match engine.count {
+        Some(count) => Err(format!("`{text}`: this is about one engine: leave =COUNT (={count}) out")),
+        None => Ok(engine),
+    }
+}
+
+/// A fleet of these engines: as many as their counts say, or `replicas` of them in turn.
+pub(super) fn fleet(engines: &[Engines], replicas: usize) -> anyhow::Result<Vec<Profile>> {
+    let profiles = engines.iter().map(Engines::profile).collect::<anyhow::Result<Vec<_>>>()?;
+    let counts: Vec<usize> = engines.iter().filter_map(|engines| engines.count).collect();
+    if counts.is_empty() {
+        return Ok(profiles.into_iter().cycle().take(replicas).collect());
+    }
+    if counts.len() < engines.len() {
+        bail!("give a count (=COUNT) for every --profile or for none");
+    }
+    let all: usize = counts.iter().sum();
+    if all > usize::from(u16::MAX) {
+        bail!("{all} replicas: at most {} can be told apart", u16::MAX);
+    }
+    Ok(profiles.into_iter().zip(counts).flat_map(|(profile, count)| vec![profile; count]).collect())
 }
 
 impl Engines {
@@ -145,10 +176,12 @@ pub(super) fn length(text: &str) -> Result<Length, String> {
 
 /// `MEAN` or `MEAN,DEVIATION`, in seconds.
 pub(super) fn delay(text: &str) -> Result<Delay, String> {
-    let seconds = |seconds| Duration::try_from_secs_f64(seconds).ok();
+    let seconds = |seconds: f64| within(seconds, LONGEST_DELAY_S);
     let delay =
         pair(text).and_then(|(mean, stddev)| Some(Delay { mean: seconds(mean)?, stddev: seconds(stddev)? }));
-    delay.ok_or_else(|| format!("`{text}` is no time: give MEAN or MEAN,DEVIATION in seconds"))
+    delay.ok_or_else(|| {
+        format!("`{text}` is no time: give MEAN or MEAN,DEVIATION in seconds, at most {LONGEST_DELAY_S}")
+    })
 }
 
 fn pair(text: &str) -> Option<(f64, f64)> {
@@ -180,6 +213,13 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
 
 /// A time in milliseconds.
 pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
-    let time = text.parse().ok().and_then(|time: f64| Duration::try_from_secs_f64(time / 1e3).ok());
-    time.ok_or_else(|| format!("`{text}` is no time: give milliseconds, 0 or more"))
+    let time = text.parse().ok().and_then(|time: f64| within(time / 1e3, LONGEST_LATENCY_S));
+    time.ok_or_else(|| {
+        format!("`{text}` is no time: give milliseconds, from 0 to {}", LONGEST_LATENCY_S * 1e3)
+    })
+}
+
+/// So many seconds, if that is from 0 to `most`.
+fn within(seconds: f64, most: f64) -> Option<Duration> {
+    (0.0..=most).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }

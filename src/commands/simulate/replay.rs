@@ -29,8 +29,9 @@ pub(super) struct Arguments {
     /// Replicas, of the engine profiles in turn. [default: as many as answered in the log]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     replicas: Option<u16>,
-    /// Engine profile, NAME[@SPEED]: a built-in name or a JSON file, such as `simulate fit` writes from the same log,
-    /// and how many times as fast. Repeat for a mixed fleet.
+    /// Engine profile, NAME[@SPEED][=COUNT]: a built-in name or a JSON file, such as `simulate fit` writes from the same
+    /// log, how many times as fast, how many replicas. Repeat for a mixed fleet; with counts on all of them --replicas
+    /// plays no part.
     #[arg(long = "profile", default_value = "l4-llama-3.1-8b-fp8", value_parser = inputs::engines)]
     profiles: Vec<Engines>,
     /// Independent balancers, each with its own view.
@@ -98,9 +99,8 @@ impl Arguments {
     }
 
     fn scenario(&self, log: &DecisionLog) -> anyhow::Result<Scenario> {
-        let kinds = self.profiles.iter().map(Engines::profile).collect::<anyhow::Result<Vec<Profile>>>()?;
         let replicas = self.replicas.map_or_else(|| log.replicas(), usize::from);
-        let profiles: Vec<Profile> = kinds.iter().cycle().take(replicas).cloned().collect();
+        let profiles = inputs::fleet(&self.profiles, replicas)?;
         let same_fleet = !self.models_anywhere && profiles.len() == log.replicas();
         let policy = self.policies.first().map(|policy| policy.settings.clone()).unwrap_or_default();
         let fleet = FleetSettings::uniform(&Profile::l4(), 1, policy);

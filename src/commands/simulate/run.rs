@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, io::Write, path::PathBuf, process::ExitCode, ti
 
 use anyhow::bail;
 use clap::Args;
-use engine::Profile;
 use routing::PolicySettings;
 use simulate::{ClientModel, Fault, FleetSettings, Pace, Scrape, Traffic, scenario::Scenario};
 use workload::{BlockSessions, Delay, Length, Pattern, SequenceLengths, Synthetic};
@@ -124,7 +123,8 @@ struct Fleet {
     /// Age of such a reading when it arrives, in milliseconds.
     #[arg(long, default_value = "0", value_parser = inputs::milliseconds)]
     scrape_delay_ms: Duration,
-    /// SECONDS:REPLICA:down, SECONDS:REPLICA:up (with an empty cache) or SECONDS:REPLICA:speed=FACTOR. Repeat for more.
+    /// SECONDS:REPLICA:down, SECONDS:REPLICA:up (with an empty cache) or SECONDS:REPLICA:speed=FACTOR
+    /// (0.001 to 1000). Repeat for more.
     #[arg(long = "fault")]
     faults: Vec<Fault>,
 }
@@ -257,23 +257,8 @@ impl Made {
 
 impl Fleet {
     fn settings(&self) -> anyhow::Result<FleetSettings> {
-        let mut profiles: Vec<Profile> = Vec::new();
-        let counted = self.profiles.iter().filter(|engines| engines.count.is_some()).count();
-        if counted == self.profiles.len() {
-            for engines in &self.profiles {
-                profiles.extend(vec![engines.profile()?; engines.count.unwrap_or(1)]);
-            }
-        } else if counted == 0 {
-            let kinds = self.profiles.iter().map(Engines::profile).collect::<anyhow::Result<Vec<_>>>()?;
-            profiles.extend(kinds.iter().cycle().take(self.replicas.into()).cloned());
-        } else {
-            bail!("give a count (=COUNT) for every --profile or for none");
-        }
-        if profiles.len() > usize::from(u16::MAX) {
-            bail!("{} replicas: at most {} can be told apart", profiles.len(), u16::MAX);
-        }
         Ok(FleetSettings {
-            profiles,
+            profiles: inputs::fleet(&self.profiles, self.replicas.into())?,
             policy: PolicySettings::default(),
             balancers: self.balancers,
             network: self.network_ms,

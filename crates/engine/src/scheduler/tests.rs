@@ -208,6 +208,49 @@ fn requests_of_the_same_step_share_blocks() {
 }
 
 #[test]
+fn a_last_token_alone_costs_and_counts_as_a_decode() {
+    // A prompt of one token, one that leaves one to a second chunk, and one that is found but for its last token.
+    let mut bench =
+        Bench::new(Profile { max_num_batched_tokens: 64, per_prefill_token_s: 0.5, ..profile(100) });
+    for (id, family, prompt_tokens, expected) in [(1, 1, 1, &[0][..]), (2, 2, 65, &[64, 0]), (3, 2, 65, &[0])]
+    {
+        bench.submit(request(id, family, prompt_tokens, 3));
+        let before = bench.now;
+        let mut prefills = Vec::new();
+        while bench.step() {
+            prefills.push(bench.scheduler.last_step().prefill_tokens);
+        }
+        assert_eq!(prefills, [expected, &[0, 0]].concat(), "a prompt of {prompt_tokens} tokens");
+        let computed: u32 = expected.iter().sum();
+        assert_eq!((bench.now - before).as_secs_f64(), prefills.len() as f64 + 0.5 * f64::from(computed));
+    }
+    let counters = bench.scheduler.counters();
+    assert_eq!((counters.prefix_hit_tokens, counters.prefill_tokens), (64, 64));
+    assert_eq!(counters.prefix_query_tokens, counters.prefix_hit_tokens + counters.prefill_tokens + 3);
+}
+
+#[test]
+fn a_hash_that_repeats_within_a_prompt_gets_nobody_in_without_memory() {
+    for reserve_prompt in [false, true] {
+        let mut bench = Bench::new(Profile { reserve_prompt, ..profile(64) });
+        let repeated = |id, output_tokens| Submission {
+            block_hashes: vec![7; 20].into(),
+            ..request(id, 1, 325, output_tokens)
+        };
+        bench.submit(repeated(1, 2));
+        bench.drain();
+        bench.submit(request(2, 2, 700, 200));
+        bench.step();
+        bench.submit(repeated(3, 60));
+        bench.submit(repeated(4, 60));
+        while bench.step() {
+            bench.audit();
+        }
+        assert_eq!((bench.used(), bench.scheduler.counters().finished), (0, 4));
+    }
+}
+
+#[test]
 fn without_prefix_caching_nothing_is_found() {
     let mut bench = Bench::new(Profile { prefix_caching: false, ..profile(100) });
     bench.submit(request(1, 1, 160, 2));

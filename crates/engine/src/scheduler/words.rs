@@ -8,7 +8,8 @@ pub struct Submission {
     /// Names the request in events. The caller keeps it unique among the requests that have not ended.
     pub id: u64,
     /// One chained hash for each full block of the prompt and, where it is known beforehand, of prompt and
-    /// output. Blocks beyond the last hash are private: they are never found by another request.
+    /// output; chained, so no two are equal. Blocks beyond the last hash are private: they are never found by another
+    /// request.
     pub block_hashes: Arc<[u64]>,
     /// Prompt length; 0 counts as 1.
     pub prompt_tokens: u32,
@@ -96,7 +97,7 @@ pub struct Step {
     pub context_tokens: u64,
     /// Tokens it computes in all.
     pub tokens: u32,
-    /// Those of them that belong to prompts (or to what a preempted sequence had before).
+    /// Those of them that belong to prompts (or to what a preempted sequence had before), but for a last token alone.
     pub prefill_tokens: u32,
 }
 
@@ -111,7 +112,8 @@ pub struct Counters {
     pub prefix_query_tokens: u64,
     /// Those of them that the cache held.
     pub prefix_hit_tokens: u64,
-    /// Tokens computed for prompts, and again after preemptions.
+    /// Tokens computed for prompts, and again after preemptions; a prompt's last token, where a step computed it alone,
+    /// is not among them.
     pub prefill_tokens: u64,
     /// Output tokens.
     pub output_tokens: u64,

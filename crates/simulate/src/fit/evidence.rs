@@ -17,12 +17,16 @@ const HELD_OUT: usize = 4;
 const MOST_SQUARED: f64 = 1.0;
 /// Times below this say little: half of it is added on both sides of a ratio.
 const BLUR_S: f64 = 4e-3;
-/// Requests of a table's row where it does not say.
+/// Requests of a table's row where it does not say: so many, and as many for each of those in flight, so that the first
+/// ones, which find an empty engine, do not decide.
 const ROW_REQUESTS: usize = 200;
+const ROW_ROUNDS: usize = 10;
 
 /// One measured request.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MeasuredRequest {
+    /// Line of the file that it stands in, from 1.
+    pub line: usize,
     /// When the engine got it, in seconds since the first one.
     pub at_s: f64,
     /// Prompt length.
@@ -43,14 +47,14 @@ pub struct MeasuredRequest {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct MeasuredRow {
-    /// Where it stands in its file, from 1.
+    /// Line of the file that it stands in, from 1.
     #[serde(skip)]
     pub line: usize,
     /// Requests in flight; without it they arrive at `rate`.
     pub concurrency: Option<usize>,
     /// Requests per second, at Poisson times.
     pub rate: Option<f64>,
-    /// Requests in all.
+    /// Requests in all; by default 200, or 10 times `concurrency`.
     pub requests: Option<usize>,
     /// Mean prompt length.
     pub input_tokens: u32,
@@ -77,18 +81,26 @@ pub enum Evidence {
     Table(Vec<MeasuredRow>),
 }
 
-/// A measured request, or one of a row, that is longer than the limits allow.
+/// The longest of the requests, or rows, that were measured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Longest {
+    /// Line of the file that it stands in, from 1.
+    pub line: usize,
+    /// Prompt and output together.
+    pub tokens: u32,
+}
+
+/// An engine with these limits cannot have served what was measured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "{}a request of {prompt_tokens} prompt and {output_tokens} output tokens was measured, and with these limits an engine \
-     takes at most {limit} tokens: give the --max-model-len and the --kv-blocks of the one that was measured",
-    line.map(|line| format!("line {line}: ")).unwrap_or_default()
+    "{} tokens of prompt and output, but the engine takes at most {limit} (the least of max_model_len and of its KV \
+     memory, kv_blocks * block_tokens)", longest.tokens
 )]
 pub struct TooLong {
-    line: Option<usize>,
-    prompt_tokens: u32,
-    output_tokens: u32,
-    limit: u64,
+    /// What is too long.
+    pub longest: Longest,
+    /// Tokens of a request that the engine takes.
+    pub limit: u64,
 }
 
 /// Limits of an engine that came with the measurements.
@@ -104,6 +116,13 @@ pub struct Limits {
     pub max_num_batched_tokens: Option<u32>,
     /// Prompt and output of one request together.
     pub max_model_len: Option<u32>,
+}
+
+impl MeasuredRow {
+    fn requests(&self) -> usize {
+        let rounds = self.concurrency.unwrap_or_default().saturating_mul(ROW_ROUNDS);
+        self.requests.unwrap_or(rounds.max(ROW_REQUESTS))
+    }
 }
 
 impl Limits {
@@ -147,24 +166,33 @@ impl Evidence {
         self.len() == 0
     }
 
-    /// Refuses what an engine with these limits can never run: the limits are not those of the engine that ran it.
+    /// The longest request or row.
+    pub fn longest(&self) -> Option<Longest> {
+        let longest = |line, prompt: u32, output: u32| Longest {
+            line,
+            tokens: prompt.max(1).saturating_add(output.max(1)),
+        };
+        match self {
+            Self::Log(engines) => {
+                let requests = engines.iter().flatten();
+                requests
+                    .map(|request| longest(request.line, request.prompt_tokens, request.output_tokens))
+                    .max_by_key(|one| one.tokens)
+            }
+            Self::Table(rows) => rows
+                .iter()
+                .map(|row| longest(row.line, row.input_tokens, row.output_tokens))
+                .max_by_key(|one| one.tokens),
+        }
+    }
+
+    /// Refuses a profile that cannot serve all that was measured: nothing could be said about it.
     pub fn check(&self, profile: &Profile) -> Result<(), TooLong> {
         let limit = profile.kv_tokens().min(profile.max_model_len.into());
-        let sizes: Box<dyn Iterator<Item = (Option<usize>, u32, u32)>> = match self {
-            Self::Log(engines) => {
-                let size = |request: &MeasuredRequest| (None, request.prompt_tokens, request.output_tokens);
-                Box::new(engines.iter().flatten().map(size))
-            }
-            Self::Table(rows) => {
-                Box::new(rows.iter().map(|row| (Some(row.line), row.input_tokens, row.output_tokens)))
-            }
-        };
-        for (line, prompt_tokens, output_tokens) in sizes {
-            if u64::from(prompt_tokens.max(1)) + u64::from(output_tokens.max(1)) > limit {
-                return Err(TooLong { line, prompt_tokens, output_tokens, limit });
-            }
+        match self.longest() {
+            Some(longest) if u64::from(longest.tokens) > limit => Err(TooLong { longest, limit }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether prompts were found in caches and nothing says which of them share what.
@@ -301,7 +329,7 @@ fn ratios(request: &MeasuredRequest, times: Times) -> impl Iterator<Item = f64> 
 fn compare(profile: &Profile, row: &MeasuredRow) -> Vec<Figure> {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let mut at_s = 0.0;
-    let arriving: Vec<Arriving> = (0..row.requests.unwrap_or(ROW_REQUESTS))
+    let arriving: Vec<Arriving> = (0..row.requests())
         .map(|_| {
             if let Some(rate) = row.rate.filter(|_| row.concurrency.is_none()) {
                 let gap: f64 = Exp1.sample(&mut random);

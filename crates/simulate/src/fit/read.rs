@@ -19,6 +19,10 @@ use crate::replay::{BYTE_ORDER_MARK, DecisionLog, ReplayError};
 
 /// Requests of a row; more tell nothing new.
 const MOST_REQUESTS: usize = 1_000_000;
+/// Requests in flight in a row.
+const MOST_TOGETHER: usize = 100_000;
+/// A log that is longer, or a request that takes longer, in seconds, is a mistake: three years.
+const LONGEST_S: f64 = 1e8;
 
 /// Why a file gives no measurements.
 #[derive(Debug, thiserror::Error)]
@@ -78,11 +82,11 @@ pub fn read(path: &Path) -> Result<(Evidence, Limits), ReadError> {
     let mut limits = Limits::default();
     let evidence = if has("input_toks") {
         limits = meta(path);
-        vllm(&rows::<VllmRow>(&text, &name)?)
+        vllm(&rows(&text, &name)?, &name)?
     } else if has("evenload_records") {
-        records(path)?
+        records(path, &name)?
     } else if has("hash_ids") && has("policy") {
-        decisions(&DecisionLog::read([path])?)
+        decisions(&DecisionLog::read([path])?, &name)?
     } else if has("concurrency") || has("rate") {
         Evidence::Table(table(&text, &name)?)
     } else {
@@ -91,47 +95,52 @@ pub fn read(path: &Path) -> Result<(Evidence, Limits), ReadError> {
     if evidence.is_empty() { Err(ReadError::Empty(name)) } else { Ok((evidence, limits)) }
 }
 
-/// What each line holds that is not blank, with the line's number.
+/// Rows with their lines.
 fn rows<'t, T: Deserialize<'t>>(text: &'t str, path: &str) -> Result<Vec<(usize, T)>, ReadError> {
-    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-    let read = |(line, text): (usize, &'t str)| match serde_json::from_str(text) {
-        Ok(row) => Ok((line, row)),
-        Err(error) => Err(ReadError::Line { path: path.to_owned(), line, reason: error.to_string() }),
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let read = |(place, line): (usize, &'t str)| {
+        let read = serde_json::from_str(line).map_err(|error| wrong(path, place + 1, error.to_string()))?;
+        Ok((place + 1, read))
     };
     lines.map(read).collect()
 }
 
+fn wrong(path: &str, line: usize, reason: impl Into<String>) -> ReadError {
+    ReadError::Line { path: path.to_owned(), line, reason: reason.into() }
+}
+
 fn table(text: &str, path: &str) -> Result<Vec<MeasuredRow>, ReadError> {
-    let numbered = |(line, row)| MeasuredRow { line, ..row };
-    let rows: Vec<MeasuredRow> = rows(text, path)?.into_iter().map(numbered).collect();
-    let wrong = |row: &MeasuredRow| {
+    let rows = rows(text, path)?.into_iter().map(|(line, row)| MeasuredRow { line, ..row });
+    let rows: Vec<MeasuredRow> = rows.collect();
+    let unusable = |row: &MeasuredRow| {
         let figures =
             [row.duration_s, row.output_tokens_per_s, row.mean_ttft_ms, row.mean_tpot_ms, row.mean_e2e_ms];
         let none = figures.iter().all(Option::is_none);
-        let load = (row.concurrency.is_some_and(|together| together > 0)
+        let load = (row.concurrency.is_some_and(|together| (1..=MOST_TOGETHER).contains(&together))
             || row.rate.is_some_and(|rate| (1e-6..=1e6).contains(&rate)))
             && row.requests.is_none_or(|requests| (1..=MOST_REQUESTS).contains(&requests));
         let lengths = [row.input_tokens, row.output_tokens].iter().all(|tokens| *tokens <= MAX_PROMPT_TOKENS);
         let positive = figures.iter().flatten().all(|figure| *figure > 0.0 && figure.is_finite());
         none || !load || !lengths || !positive
     };
-    match rows.iter().find(|row| wrong(row)) {
-        Some(row) => Err(ReadError::Line {
-            path: path.to_owned(),
-            line: row.line,
-            reason: format!(
-                "a row needs a concurrency or a rate (requests per second, from 0.000001 to 1000000), at least one \
-                 figure, all above 0, at most {MAX_PROMPT_TOKENS} tokens and {MOST_REQUESTS} requests"
-            ),
-        }),
+    if let Some(row) = rows.iter().find(|row| unusable(row)) {
+        let reason = format!(
+            "a row needs a concurrency (at most {MOST_TOGETHER}) or a rate (requests per second, from 0.000001 to \
+             1000000), at least one figure, all above 0, at most {MAX_PROMPT_TOKENS} tokens and {MOST_REQUESTS} requests"
+        );
+        return Err(wrong(path, row.line, reason));
+    }
+    match rows.iter().find(|row| row.duration_s.is_some() && row.requests.is_none()) {
+        Some(row) => Err(wrong(path, row.line, "duration_s says nothing without requests: how many it took")),
         None => Ok(rows),
     }
 }
 
-fn vllm(rows: &[(usize, VllmRow)]) -> Evidence {
+fn vllm(rows: &[(usize, VllmRow)], path: &str) -> Result<Evidence, ReadError> {
     // Arrivals are stamped with another clock than the rest; no request can be queued before it arrives.
     let offset = rows.iter().map(|(_, row)| row.queued_ts - row.arrival_time).fold(f64::INFINITY, f64::min);
-    let requests = rows.iter().filter(|(_, row)| row.output_toks > 0).map(|(_, row)| MeasuredRequest {
+    let requests = rows.iter().filter(|(_, row)| row.output_toks > 0).map(|(line, row)| MeasuredRequest {
+        line: *line,
         at_s: row.arrival_time,
         prompt_tokens: row.input_toks,
         cached_tokens: 0,
@@ -140,7 +149,7 @@ fn vllm(rows: &[(usize, VllmRow)]) -> Evidence {
         e2e_s: row.last_token_ts - offset - row.arrival_time,
         content: Content::default(),
     });
-    log_of(BTreeMap::from([(0, requests.collect())]))
+    log(BTreeMap::from([(0, requests.collect())]), path)
 }
 
 /// What vLLM's benchmarks keep of the engine's configuration.
@@ -159,9 +168,10 @@ fn meta(path: &Path) -> Limits {
     }
 }
 
-fn records(path: &Path) -> Result<Evidence, ReadError> {
+fn records(path: &Path, name: &str) -> Result<Evidence, ReadError> {
     let mut engines: BTreeMap<u16, Vec<MeasuredRequest>> = BTreeMap::new();
-    for record in RecordReader::open(path)? {
+    // The first line is the file's head.
+    for (line, record) in (2..).zip(RecordReader::open(path)?) {
         let record = record?;
         let (Some(sent), Some(first), Some(last)) =
             (record.sent, record.chunks.first(), record.chunks.last())
@@ -174,6 +184,7 @@ fn records(path: &Path) -> Result<Evidence, ReadError> {
         // An answer in one piece says nothing about its first token.
         let streamed = record.chunks.len() > 1 || record.output_tokens.tokens == 1;
         engines.entry(record.target).or_default().push(MeasuredRequest {
+            line,
             at_s: sent.as_secs_f64(),
             prompt_tokens: record.input_tokens.tokens,
             cached_tokens: record.cached_tokens.unwrap_or_default(),
@@ -183,20 +194,21 @@ fn records(path: &Path) -> Result<Evidence, ReadError> {
             content: Content::default(),
         });
     }
-    Ok(log_of(engines))
+    log(engines, name)
 }
 
-fn decisions(log: &DecisionLog) -> Evidence {
+fn decisions(recorded: &DecisionLog, path: &str) -> Result<Evidence, ReadError> {
     let mut engines: BTreeMap<&str, Vec<MeasuredRequest>> = BTreeMap::new();
     // Ids are about tokens as the balancer estimates them, everything else about tokens as the engine counts them. One
     // ratio for all, so that what prompts share is equally long in each.
-    let counted = log.decisions().iter().filter_map(|row| Some((row.prompt_tokens?, row.input_length)));
+    let counted = recorded.decisions().filter_map(|(_, row)| Some((row.prompt_tokens?, row.input_length)));
     let (counted, estimated) = counted.fold((0.0, 0.0), |(counted, estimated), (count, estimate)| {
         (counted + f64::from(count), estimated + f64::from(estimate))
     });
     let ratio = if counted > 0.0 && estimated > 0.0 { counted / estimated } else { 1.0 };
-    for (row, answer) in log.decisions().iter().zip(log.answer_blocks()) {
+    for ((line, row), answer) in recorded.decisions().zip(recorded.answer_blocks()) {
         engines.entry(row.replica.as_deref().unwrap_or_default()).or_default().push(MeasuredRequest {
+            line,
             at_s: row.timestamp / 1e3,
             prompt_tokens: row.prompt_tokens.unwrap_or(row.input_length),
             cached_tokens: row.cached_tokens.unwrap_or_default(),
@@ -209,18 +221,30 @@ fn decisions(log: &DecisionLog) -> Evidence {
             },
         });
     }
-    log_of(engines)
+    log(engines, path)
 }
 
 /// Requests by engine, in order, from the first arrival on.
-fn log_of<K>(engines: BTreeMap<K, Vec<MeasuredRequest>>) -> Evidence {
-    let requests = engines.values().flatten();
-    let first = requests.map(|request| request.at_s).fold(f64::INFINITY, f64::min);
+fn log<K>(engines: BTreeMap<K, Vec<MeasuredRequest>>, path: &str) -> Result<Evidence, ReadError> {
+    let requests = || engines.values().flatten();
+    let first = requests().map(|request| request.at_s).fold(f64::INFINITY, f64::min);
+    for request in requests() {
+        if request.prompt_tokens.max(request.output_tokens) > MAX_PROMPT_TOKENS {
+            let reason = format!("a prompt or an output of more than {MAX_PROMPT_TOKENS} tokens");
+            return Err(wrong(path, request.line, reason));
+        }
+        let times = [request.at_s - first, request.e2e_s, request.ttft_s.unwrap_or_default()];
+        if times.iter().any(|time| time.is_nan() || *time > LONGEST_S) {
+            let reason = format!("more than {LONGEST_S} seconds after the first request, or of its own");
+            return Err(wrong(path, request.line, reason));
+        }
+    }
     let ordered = |mut requests: Vec<MeasuredRequest>| {
         requests.retain(|request| request.e2e_s > 0.0 && request.ttft_s.is_none_or(|ttft| ttft > 0.0));
         requests.iter_mut().for_each(|request| request.at_s -= first);
         requests.sort_by(|left, right| left.at_s.total_cmp(&right.at_s));
         requests
     };
-    Evidence::Log(engines.into_values().map(ordered).filter(|requests| !requests.is_empty()).collect())
+    let engines = engines.into_values().map(ordered).filter(|requests| !requests.is_empty());
+    Ok(Evidence::Log(engines.collect()))
 }

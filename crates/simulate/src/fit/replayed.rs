@@ -35,48 +35,92 @@ pub(super) struct Times {
 
 /// Runs requests on an engine, in their order, at most `together` at a time. Those that can never run have no
 /// times.
+///
+/// Everything happens in the order of the simulator, and of clients over a network. An idle engine begins with the first
+/// request that it gets, and one whose step is over begins the next before anybody can answer what came of the last.
 pub(super) fn replay(profile: &Profile, requests: &[Arriving], together: usize) -> Vec<Option<Times>> {
-    let mut times = vec![None; requests.len()];
-    let mut scheduler = Scheduler::new(profile.clone());
-    let (mut now, mut next, mut in_flight, mut events) = (Duration::ZERO, 0, 0, Vec::new());
+    let mut replay = Replay {
+        scheduler: Scheduler::new(profile.clone()),
+        requests,
+        together,
+        times: vec![None; requests.len()],
+        next: 0,
+        in_flight: 0,
+        step_ends: None,
+    };
+    let (mut now, mut events) = (Duration::ZERO, Vec::new());
     loop {
-        while in_flight < together
-            && let Some(request) = requests.get(next)
+        replay.submit(now);
+        if let Some(end) = replay.step_ends {
+            now = end;
+            replay.submit(now);
+            replay.scheduler.finish_step(&mut events);
+            replay.step_ends = None;
+            replay.begin_step(now);
+            events.drain(..).for_each(|event| replay.hear(event, now));
+        } else if let Some(request) = requests.get(replay.next) {
+            now = now.max(Duration::from_secs_f64(request.at_s)) + Duration::from_nanos(1);
+        } else {
+            return replay.times;
+        }
+    }
+}
+
+/// A replay under way.
+struct Replay<'a> {
+    scheduler: Scheduler,
+    requests: &'a [Arriving],
+    together: usize,
+    times: Vec<Option<Times>>,
+    /// Place of the first request that was not submitted.
+    next: usize,
+    in_flight: usize,
+    /// End of the step under way.
+    step_ends: Option<Duration>,
+}
+
+impl Replay<'_> {
+    /// Submits what is due and has room.
+    fn submit(&mut self, now: Duration) {
+        while self.in_flight < self.together
+            && let Some(request) = self.requests.get(self.next)
             && request.at_s <= now.as_secs_f64()
         {
             let submission = Submission {
-                id: next as u64,
-                block_hashes: request.block_hashes(next as u64, profile.block_tokens.max(1)),
+                id: self.next as u64,
+                block_hashes: request
+                    .block_hashes(self.next as u64, self.scheduler.profile().block_tokens.max(1)),
                 prompt_tokens: request.prompt_tokens,
                 output_tokens: request.output_tokens,
                 adapter: 0,
             };
-            if scheduler.submit_loaded(submission, request.cached_tokens, now).is_ok() {
+            if self.scheduler.submit_loaded(submission, request.cached_tokens, now).is_ok() {
                 // An engine in the middle of a step looks at a request when the step is over.
-                let submitted_s = if together == usize::MAX { request.at_s } else { now.as_secs_f64() };
-                times[next] = Some(Times { submitted_s, ..Times::default() });
-                in_flight += 1;
+                let closed_loop = self.together != usize::MAX;
+                let submitted_s = if closed_loop { now.as_secs_f64() } else { request.at_s };
+                self.times[self.next] = Some(Times { submitted_s, ..Times::default() });
+                self.in_flight += 1;
+                self.begin_step(now);
             }
-            next += 1;
+            self.next += 1;
         }
-        if let Some(lasts) = scheduler.start_step(now) {
-            now += lasts;
-            scheduler.finish_step(&mut events);
-        } else if let Some(request) = requests.get(next) {
-            now = now.max(Duration::from_secs_f64(request.at_s)) + Duration::from_nanos(1);
-        } else {
-            return times;
+    }
+
+    fn begin_step(&mut self, now: Duration) {
+        if self.step_ends.is_none() {
+            self.step_ends = self.scheduler.start_step(now).map(|lasts| now + lasts);
         }
-        for event in events.drain(..) {
-            let (Event::FirstToken { id, .. } | Event::Token { id } | Event::Finished { id }) = event;
-            let Some(times) = times.get_mut(id as usize).and_then(Option::as_mut) else { continue };
-            match event {
-                Event::FirstToken { .. } => {
-                    (times.first_s, times.last_s) = (now.as_secs_f64(), now.as_secs_f64());
-                }
-                Event::Token { .. } => times.last_s = now.as_secs_f64(),
-                Event::Finished { .. } => in_flight -= 1,
+    }
+
+    fn hear(&mut self, event: Event, now: Duration) {
+        let (Event::FirstToken { id, .. } | Event::Token { id } | Event::Finished { id }) = event;
+        let Some(times) = self.times.get_mut(id as usize).and_then(Option::as_mut) else { return };
+        match event {
+            Event::FirstToken { .. } => {
+                (times.first_s, times.last_s) = (now.as_secs_f64(), now.as_secs_f64());
             }
+            Event::Token { .. } => times.last_s = now.as_secs_f64(),
+            Event::Finished { .. } => self.in_flight -= 1,
         }
     }
 }

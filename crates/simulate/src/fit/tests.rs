@@ -1,9 +1,14 @@
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
+
+use report::Metric;
+use routing::PolicySettings;
+use workload::{BlockSessions, Delay, Length};
 
 use super::{
     replayed::{Arriving, Content, replay},
     *,
 };
+use crate::{ClientModel, FleetSettings, Pace, Traffic, scenario::Scenario};
 
 /// Requests of many lengths at uneven times, as an engine of this profile would answer them.
 fn simulated(profile: &Profile, count: u32, rate: f64) -> Evidence {
@@ -33,7 +38,7 @@ fn simulated(profile: &Profile, count: u32, rate: f64) -> Evidence {
             output_tokens: request.output_tokens,
             ttft_s: Some(times.first_s - times.submitted_s),
             e2e_s: times.last_s - times.submitted_s,
-            content: Content::default(),
+            ..MeasuredRequest::default()
         })
     });
     Evidence::Log(vec![measured.collect()])
@@ -62,35 +67,113 @@ fn a_known_profile_is_recovered_from_its_own_log() {
     assert!(close(found.per_context_token_s, known.per_context_token_s, 0.25), "{found:?}");
 }
 
+/// A row as the simulator has it: one engine without a network, in a closed loop.
+fn row(
+    profile: &Profile,
+    together: u32,
+    requests: usize,
+    input_tokens: u32,
+    output_tokens: u32,
+) -> MeasuredRow {
+    let requests_alone = BlockSessions {
+        preambles: 1,
+        preamble_tokens: 0,
+        turns: Length::exactly(1),
+        message: Length::exactly(input_tokens),
+        answer: Length::exactly(output_tokens),
+        delay: Delay::default(),
+        max_tokens: 16_384,
+    };
+    let policy: PolicySettings = "round_robin".parse().unwrap();
+    let scenario = Scenario {
+        traffic: Traffic::Conversations(requests_alone),
+        pace: Pace::AtOnce,
+        sessions: Some(requests),
+        concurrency: Some(together),
+        warm: false,
+        fleet: FleetSettings {
+            network: Duration::ZERO,
+            ..FleetSettings::uniform(profile, 1, policy.clone())
+        },
+        client: ClientModel::IDEAL,
+    };
+    let total = scenario.load().unwrap().trial(policy, 1).unwrap().report.total;
+    let mean_ms = |metric| Some(total.of(metric).mean().unwrap() / 1e6);
+    MeasuredRow {
+        concurrency: Some(together as usize),
+        requests: Some(requests),
+        input_tokens,
+        output_tokens,
+        duration_s: Some(total.duration_s()),
+        mean_ttft_ms: mean_ms(Metric::Ttft),
+        mean_tpot_ms: mean_ms(Metric::Tpot),
+        ..MeasuredRow::default()
+    }
+}
+
+const ROWS: [(u32, u32, u32); 6] =
+    [(1, 100, 50), (4, 800, 50), (16, 400, 80), (8, 1500, 40), (32, 300, 60), (64, 400, 80)];
+
+#[test]
+fn the_simulator_and_a_row_are_one_closed_loop() {
+    for known in [Profile::rtx4090(), Profile::h100()] {
+        for (together, input, output) in ROWS {
+            let rows = vec![row(&known, together, 12 * together as usize, input, output)];
+            let loss = Evidence::Table(rows).loss(&known);
+            assert!(loss < 1e-12, "{} at {together}: {loss}", known.name);
+        }
+    }
+}
+
 #[test]
 fn a_table_of_figures_is_met() {
     let known = Profile::rtx4090();
-    let row = |concurrency: usize, input_tokens: u32, output_tokens: u32| {
-        let request = Arriving { prompt_tokens: input_tokens, output_tokens, ..Arriving::default() };
-        let requests = 60;
-        let times: Vec<_> =
-            replay(&known, &vec![request; requests], concurrency).into_iter().flatten().collect();
-        let mean =
-            |value: fn(&replayed::Times) -> f64| times.iter().map(value).sum::<f64>() / requests as f64;
-        MeasuredRow {
-            concurrency: Some(concurrency),
-            requests: Some(requests),
-            input_tokens,
-            output_tokens,
-            mean_ttft_ms: Some(mean(|times| times.first_s - times.submitted_s) * 1e3),
-            mean_tpot_ms: Some(
-                mean(|times| times.last_s - times.first_s) * 1e3 / f64::from(output_tokens - 1),
-            ),
-            ..MeasuredRow::default()
-        }
-    };
-    let rows = [(1, 100, 50), (4, 800, 50), (16, 400, 80), (8, 1500, 40), (32, 300, 60)];
-    let evidence = Evidence::Table(rows.map(|(together, input, output)| row(together, input, output)).into());
+    let rows = ROWS.map(|(together, input, output)| row(&known, together, 60, input, output));
     let base = Profile { kv_blocks: known.kv_blocks, ..Profile::l4() };
     let base = Profile { max_num_batched_tokens: 2048, preallocated_blocks: 0, reserve_prompt: true, ..base };
-    let fit = Search { base, kv_blocks: false }.fit(&evidence, |_, _| {});
+    let fit = Search { base, kv_blocks: false }.fit(&Evidence::Table(rows.into()), |_, _| {});
     assert!(fit.seen.worst() < 0.03, "{:?}", fit.seen);
     assert!(fit.held_out.expect("one row in four").worst() < 0.05);
+}
+
+#[test]
+fn a_search_that_begins_with_the_truth_ends_there() {
+    let known = Profile::rtx4090();
+    let rows = ROWS[..4].iter().map(|(together, input, output)| row(&known, *together, 40, *input, *output));
+    let fit =
+        Search { base: known.clone(), kv_blocks: false }.fit(&Evidence::Table(rows.collect()), |_, _| {});
+    assert!(fit.seen.worst() < 1e-6, "{:?}", fit.seen);
+    assert!(fit.held_out.expect("one row in four").worst() < 1e-6);
+}
+
+#[test]
+fn a_row_has_many_more_requests_than_are_in_flight() {
+    let known = Profile::rtx4090();
+    let row = MeasuredRow { requests: None, duration_s: None, ..row(&known, 100, 1000, 50, 20) };
+    let loss = Evidence::Table(vec![row]).loss(&known);
+    assert!(loss < 1e-12, "10 times 100 by default, but {loss}");
+}
+
+#[test]
+fn what_the_engine_cannot_have_served_is_named() {
+    let request = |line, prompt_tokens| MeasuredRequest {
+        line,
+        prompt_tokens,
+        output_tokens: 100,
+        e2e_s: 1.0,
+        ..MeasuredRequest::default()
+    };
+    // Of those that are held out, too.
+    let evidence = Evidence::Log(vec![vec![request(3, 10), request(9, 20)], vec![request(7, 40_000)]]);
+    let profile = Profile { kv_blocks: 4000, ..Profile::rtx4090() };
+    let too_long = evidence.check(&profile).unwrap_err();
+    assert_eq!((too_long.longest.line, too_long.longest.tokens, too_long.limit), (7, 40_100, 32_768));
+    let longer = Profile { max_model_len: 40_100, ..profile };
+    assert_eq!(evidence.check(&longer), Ok(()));
+    let small = Profile { kv_blocks: 2000, ..longer };
+    assert_eq!(evidence.check(&small).map_err(|error| error.limit), Err(32_000));
+    let rows = Evidence::Table(vec![MeasuredRow { line: 2, input_tokens: 50_000, ..MeasuredRow::default() }]);
+    assert_eq!(rows.check(&small).unwrap_err().longest, Longest { line: 2, tokens: 50_001 });
 }
 
 #[test]
@@ -137,6 +220,23 @@ fn files_are_told_apart_and_faults_named() {
     let row = "{\"concurrency\":4,\"input_tokens\":9,\"output_tokens\":9,\"mean_ttft_ms\":9}";
     let edited = file("edited.jsonl", &format!("\u{feff}\n{row}\n\n{row}\n"));
     assert_eq!(read(&edited).unwrap().0.len(), 2);
+    let vllm_row = |input_toks: u32, later: f64| {
+        let row = |input_toks, at: f64| {
+            format!(
+                "{{\"input_toks\":{input_toks},\"output_toks\":10,\"arrival_time\":{},\"queued_ts\":{},\
+                 \"first_token_ts\":{},\"last_token_ts\":{}}}\n",
+                1000.0 + at,
+                50.0 + at,
+                50.2 + at,
+                51.0 + at
+            )
+        };
+        row(100, 0.0) + &row(input_toks, later)
+    };
+    let decision_rows = |timestamp, output_length| {
+        let other = protocol::Decision { timestamp, output_length, ..decision.clone() };
+        format!("{line}\n{}\n", serde_json::to_string(&other).unwrap())
+    };
     for (text, wanted) in [
         ("{\"x\":1}\n", "no measurement"),
         ("", "no measurement"),
@@ -155,6 +255,19 @@ fn files_are_told_apart_and_faults_named() {
         ),
         ("{\"input_toks\":1}\n", "bad.jsonl:1: missing field"),
         (&format!("{row}\n\n\n{}\n", row.replace("9}", "0}")), "bad.jsonl:4: a row needs"),
+        (
+            "\n{\"concurrency\":4,\"input_tokens\":9,\"output_tokens\":9,\"duration_s\":9}\n",
+            "bad.jsonl:2: duration_s says nothing without requests",
+        ),
+        (
+            "{\"concurrency\":1000000000,\"input_tokens\":9,\"output_tokens\":9,\"mean_ttft_ms\":9}\n",
+            "bad.jsonl:1: a row needs a concurrency (at most 100000)",
+        ),
+        (&vllm_row(4_294_967_295, 0.0), "bad.jsonl:2: a prompt or an output of more than 4194304 tokens"),
+        (&vllm_row(100, 1e22), "bad.jsonl:2: more than 100000000 seconds after"),
+        (&decision_rows(1e25, 3), "bad.jsonl:2: not a decision: its timestamp must"),
+        (&decision_rows(1e13, 3), "bad.jsonl:2: more than 100000000 seconds after"),
+        (&decision_rows(6e3, 4_000_000_000), "bad.jsonl:2: not a decision: its timestamp must"),
     ] {
         let error = read(&file("bad.jsonl", text)).expect_err(text).to_string();
         assert!(error.contains(wanted), "{text:?} gives {error}");
@@ -263,7 +376,7 @@ fn prompts_of_a_decision_log_share_the_memory_that_they_shared() {
 }
 
 #[test]
-fn what_the_limits_can_never_run_is_refused_with_its_line() {
+fn what_the_limits_can_never_run_is_refused_and_never_a_good_fit() {
     let profile = Profile::rtx4090();
     let row = |line, input_tokens| MeasuredRow {
         line,
@@ -276,8 +389,7 @@ fn what_the_limits_can_never_run_is_refused_with_its_line() {
     let table = |input_tokens| Evidence::Table(vec![row(1, 500), row(3, input_tokens)]);
     let longest = profile.max_model_len - 100;
     assert_eq!(table(longest).check(&profile), Ok(()));
-    let error = table(longest + 1).check(&profile).unwrap_err().to_string();
-    assert!(error.starts_with("line 3: a request of ") && error.contains("--max-model-len"), "{error}");
+    assert_eq!(table(longest + 1).check(&profile).unwrap_err().longest.line, 3);
     let request = MeasuredRequest { prompt_tokens: longest + 1, output_tokens: 100, ..Default::default() };
     assert!(Evidence::Log(vec![vec![request]]).check(&profile).is_err());
     // And if one came through all the same, its figures are no good fit.

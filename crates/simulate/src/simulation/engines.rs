@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use report::Outcome;
-use routing::RetrySettings;
+use routing::{Attempt, RetrySettings, may_retry};
 
-use super::{ActiveRequest, Event, Simulation};
+use super::{ActiveRequest, Event, Rest, Simulation};
 use crate::{Error, Fault};
+
+/// Tokens for whose stamps there is room beforehand: few answers are longer.
+pub(super) const MOST_STAMPS: u32 = 16_384;
 
 impl Simulation {
     pub(super) fn deliver(&mut self, slot: usize) -> Result<(), Error> {
@@ -37,19 +40,33 @@ impl Simulation {
         Ok(())
     }
 
-    /// Nobody listens at the request's replica: another one gets it, a few times.
+    /// Nobody listens at the request's replica: another one gets it, as often as the rule and the balancer's budget
+    /// allow.
     fn retry(&mut self, slot: usize) -> Result<(), Error> {
         let Some(request) = self.requests[slot].as_mut() else { return Ok(()) };
         if let Some(lease) = request.lease.take() {
             lease.settle(routing::Outcome::ConnectFailed, self.now);
         }
-        let tried = &mut request.rest.tried;
-        if tried.len() < RetrySettings::default().retries as usize {
+        let Rest { tried, reached, retry, .. } = &mut *request.rest;
+        let settings = RetrySettings::default();
+        let attempt = Attempt {
+            outcome: routing::Outcome::ConnectFailed,
+            retries: tried.len() as u32,
+            sent: false,
+            answering: false,
+            idempotent: false,
+        };
+        // The retry that failed is under way until another one is.
+        let granted = reached
+            .filter(|_| may_retry(&attempt, &settings).is_ok())
+            .and_then(|reached| self.fleet.budget(reached).retry(&settings));
+        if granted.is_some() {
+            *retry = granted;
             tried.push(request.replica);
             self.retries += 1;
             return self.send(slot);
         }
-        let outcome = Outcome::Status(502, "no replica could be reached".into());
+        let outcome = Outcome::Status(503, "the replica does not accept connections".into());
         self.end(slot, self.now + self.network, outcome);
         Ok(())
     }
@@ -67,7 +84,7 @@ impl Simulation {
             return;
         }
         let mut batch = self.spare_batches.pop().unwrap_or_default();
-        simulated.stepping = false;
+        simulated.step_ends = None;
         simulated.scheduler.finish_step(&mut batch);
         self.tokens += batch.len() as u64;
         self.events.push_last(self.now + self.network, Event::Tokens { batch });
@@ -75,7 +92,7 @@ impl Simulation {
     }
 
     pub(super) fn fault(&mut self, fault: Fault) {
-        if !self.fleet.fault(fault) {
+        if !self.fleet.fault(fault, self.now) {
             return;
         }
         for slot in 0..self.requests.len() {
