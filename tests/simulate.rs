@@ -35,6 +35,15 @@ fn what_would_do_nothing_is_refused() {
         (&["run", "--workload=words", "--concurrency=4", "--arrival=constant"], "give --rate"),
         (&["run", "--workload=words", "--concurrency=4", "--speed-up=2"], "a file's own times"),
         (&["replay", "none.jsonl", "--replicas=100000"], "--replicas"),
+        (
+            &["run", "--workload=words", "--concurrency=4", "--preambles=0", "--preamble-tokens=9"],
+            "--preambles 0",
+        ),
+        (&["run", "--policy={\"prefix_hash\": {\"prefix_chars\": 50}}"], "`prefix_chars` plays no part"),
+        (&["run", "--policy={\"prefix_hash\": {\"key\": \"whole_prompt\"}}"], "`key` plays no part"),
+        (&["run", "--policy={\"session\": {\"headers\": [\"x\"]}}"], "`headers` plays no part"),
+        (&["run", "--policy={\"prefix_aware\": {\"balancers\": 3}}"], "--balancers says"),
+        (&["kubeai", "--output=/dev/null/x"], "cannot create /dev/null/x"),
         (&["fit", "none.jsonl", "--base=l4-llama-3.1-8b-fp8=3"], "leave =COUNT (=3) out"),
         (&["run", "--profile=l4-llama-3.1-8b-fp8@1e-300"], "from 0.001 to 1000"),
         (&["run", "--fault=0:0:speed=1e-300"], "a factor from 0.001 to 1000"),
@@ -47,8 +56,112 @@ fn what_would_do_nothing_is_refused() {
     }
 }
 
+#[test]
+fn what_cannot_be_kept_is_refused_before_the_simulation() {
+    let (status, said) = said(&["run", "--workload=conversations", "--rate=1", "--output=/dev/null/x"]);
+    assert_ne!(status, Some(0));
+    assert!(said.contains("cannot create /dev/null/x") && !said.contains("tokens/s"), "{said}");
+}
+
+#[test]
+fn a_file_with_times_is_sent_once_and_otherwise_as_often_as_it_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.jsonl");
+    let row = |at: u32| format!("{{\"timestamp\": {at}, \"input_length\": 40, \"output_length\": 3}}\n");
+    fs::write(&path, (0..5).map(row).collect::<String>()).unwrap();
+    let workload = format!("--workload=mooncake_trace:{}", path.display());
+    let run = |more: &[&str]| said(&[&["run", &workload, "--no-bound", "--seed=1"], more].concat());
+    let (status, refused) = run(&["--sessions=6"]);
+    assert_ne!(status, Some(0));
+    assert!(refused.contains("times for 5 sessions, not for 6"), "{refused}");
+    for (more, requests) in
+        [(&["--sessions=5"][..], "5 requests with"), (&["--sessions=12", "--rate=10"], "12 requests with")]
+    {
+        let (status, said) = run(more);
+        assert!(status == Some(0) && said.starts_with(requests), "{more:?}: {said}");
+    }
+    fs::write(&path, row(0).replace("3}", "4000000000}")).unwrap();
+    let (status, refused) = run(&[]);
+    assert!(status != Some(0) && refused.contains("an answer of 4000000000 tokens"), "{refused}");
+}
+
+/// A request that a balancer recorded.
+fn decision(number: u64, model: &str, replica: &str) -> Value {
+    json!({
+        "timestamp": number * 20, "input_length": 400, "output_length": 20, "model": model, "block_tokens": 16,
+        "hash_ids": (0..25).map(|block| number << 8 | block).collect::<Vec<_>>(), "policy": "random",
+        "replica": replica, "outcome": "complete", "status": 200, "ttft_ms": 50, "duration_ms": 500,
+    })
+}
+
+#[test]
+fn models_go_where_they_went_and_what_is_left_out_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("decisions.jsonl");
+    // Nine in ten are for an adapter that one of three replicas has.
+    let replicas = ["http://a", "http://b", "http://c"];
+    let mut lines: Vec<String> = (0..200)
+        .map(|number| match number % 10 {
+            0 => decision(number, "base", replicas[number as usize / 10 % 3]),
+            _ => decision(number, "support", "http://b"),
+        })
+        .map(|decision| decision.to_string())
+        .collect();
+    let mut embedding = decision(9, "base", "http://a");
+    embedding["output_length"] = json!(0);
+    lines.extend([embedding.to_string(), "{\"cut".to_owned()]);
+    fs::write(&path, lines.join("\n")).unwrap();
+    let path = path.to_string_lossy();
+    let output = folder.path().join("results");
+    let output = format!("--output={}", output.display());
+    let replay = |more: &[&str]| {
+        let arguments = ["replay", &path, "--policy=least_requests", "--no-bound", "--seed=1"];
+        let (status, said) = said(&[&arguments, more].concat());
+        assert_eq!(status, Some(0), "{said}");
+        said
+    };
+    let imbalance = |more: &[&str]| {
+        let said = replay(&[&["--json"], more].concat());
+        let rows: Vec<Value> = said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        assert_eq!(rows[0]["policy"], "as recorded");
+        rows[1]["figures"]["imbalance"].as_f64().unwrap()
+    };
+    assert!(imbalance(&[]) >= 2.7, "the adapter is on one replica of three");
+    assert!(imbalance(&["--models-anywhere"]) < 1.5);
+    assert!(imbalance(&["--replicas=4"]) < 1.5);
+
+    let said = replay(&[&output]);
+    for wanted in [
+        "support (to 1 of 3)",
+        "left out: answers without output tokens (embeddings) 1, lines that are no decisions 1",
+    ] {
+        assert!(said.contains(wanted), "{said}");
+    }
+    assert!(replay(&["--replicas=4"]).contains("with 4 of them every one serves every model"));
+    let file = |name: &str| fs::read_to_string(folder.path().join("results").join(name)).unwrap();
+    let results: Value = serde_json::from_str(&file("results.json")).unwrap();
+    assert_eq!(results["recorded"]["mean_ttft_ms"].as_f64(), Some(50.0));
+    assert!(file("report.html").contains(">as recorded<"));
+}
+
+#[test]
+fn a_fit_says_what_it_did_not_find_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("decisions.jsonl");
+    let lines = (0..3).map(|number| format!("{}\n", decision(number * 100, "m", "http://a")));
+    fs::write(&path, lines.collect::<String>()).unwrap();
+    let (status, said) = said(&["fit", &path.to_string_lossy()]);
+    assert_eq!(status, Some(0), "{said}");
+    for wanted in [
+        "preallocated_blocks 0, reserve_prompt true, prefix_caching true",
+        "held out: nothing; that needs four",
+    ] {
+        assert!(said.contains(wanted), "{said}");
+    }
+}
+
 /// A decision of a replica at its second, with an answer of four tokens.
-fn decision(number: u64, input_length: u64) -> Value {
+fn decision_of(number: u64, input_length: u64) -> Value {
     json!({
         "timestamp": number * 1000, "input_length": input_length, "output_length": 4, "hash_ids": [], "block_tokens": 16,
         "policy": "random", "replica": "http://a", "outcome": "complete", "status": 200, "ttft_ms": 50.0,
@@ -59,7 +172,8 @@ fn decision(number: u64, input_length: u64) -> Value {
 /// Eight decisions; the last one, which a fit holds out, is about a long prompt.
 fn log_with_a_long_prompt(directory: &Path, long: u64) -> String {
     let path = directory.join("decisions.jsonl");
-    let lines = (0..8).map(|number| format!("{}\n", decision(number, if number == 7 { long } else { 100 })));
+    let lines =
+        (0..8).map(|number| format!("{}\n", decision_of(number, if number == 7 { long } else { 100 })));
     fs::write(&path, lines.collect::<String>()).unwrap();
     path.to_string_lossy().into_owned()
 }

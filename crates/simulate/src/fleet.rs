@@ -1,6 +1,10 @@
 //! Replicas and the balancers in front of them.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use engine::{Counters, Profile, Scheduler};
 use protocol::BLOCK_TOKENS;
@@ -36,6 +40,8 @@ pub struct FleetSettings {
     /// Goes into the replicas' names. Homes are found by hashing them, so how even these are is luck: a run of
     /// a scenario has names of its own for each seed.
     pub names: Option<u64>,
+    /// Models that only some replicas serve, with the places of these.
+    pub served: BTreeMap<String, BTreeSet<usize>>,
 }
 
 /// How balancers learn of engines' queues.
@@ -72,6 +78,8 @@ pub(crate) struct Fleet {
     balancers: Vec<Balancer>,
     generator: ChaCha8Rng,
     output_known: bool,
+    /// Models that only some replicas serve, in order.
+    restricted: Vec<String>,
     /// Every block ever sent, where all of them are hits.
     sent: Option<HashSet<u64>>,
 }
@@ -102,6 +110,8 @@ struct Balancer {
 #[derive(Clone, Copy)]
 pub(crate) struct Reached {
     balancer: usize,
+    /// Place of its model among those that only some replicas serve.
+    model: Option<usize>,
     /// Prompt tokens that need not be computed, whatever the replica's cache holds.
     pub(crate) loaded_tokens: u32,
 }
@@ -119,6 +129,7 @@ impl FleetSettings {
             faults: Vec::new(),
             all_hits: false,
             names: None,
+            served: BTreeMap::new(),
         }
     }
 }
@@ -142,7 +153,12 @@ impl Fleet {
         }
         let names = settings.names.map(|names| format!("-{names}")).unwrap_or_default();
         let specs: Vec<ReplicaSpec> = (0..settings.profiles.len())
-            .map(|index| ReplicaSpec::new(format!("replica-{index:04}{names}")))
+            .map(|index| {
+                let models = settings.served.iter().filter(|(_, replicas)| replicas.contains(&index));
+                let adapters = models.map(|(model, _)| model.clone()).collect();
+                let spec = ReplicaSpec::new(format!("replica-{index:04}{names}"));
+                ReplicaSpec { adapters: Some(adapters), ..spec }
+            })
             .collect();
         let count = settings.balancers.max(1);
         let mut policy = settings.policy.clone();
@@ -165,12 +181,13 @@ impl Fleet {
             replicas: settings.profiles.iter().map(SimulatedReplica::new).collect(),
             generator: ChaCha8Rng::seed_from_u64(seed),
             output_known: settings.output_known,
+            restricted: settings.served.keys().cloned().collect(),
             sent: settings.all_hits.then(HashSet::new),
         })
     }
 
     /// A request with an answer of so many tokens comes to one of the balancers.
-    pub(crate) fn reach(&mut self, prompt: &PromptHashes, output_tokens: u32) -> Reached {
+    pub(crate) fn reach(&mut self, model: &str, prompt: &PromptHashes, output_tokens: u32) -> Reached {
         let balancer = match self.balancers.len() {
             1 => 0,
             count => self.generator.random_range(0..count),
@@ -180,7 +197,8 @@ impl Fleet {
             sent.extend(&prompt.computed(output_tokens)[held..]);
             (held * BLOCK_TOKENS) as u32
         });
-        Reached { balancer, loaded_tokens }
+        let model = self.restricted.binary_search_by(|restricted| restricted.as_str().cmp(model)).ok();
+        Reached { balancer, model, loaded_tokens }
     }
 
     /// What limits the retries of a balancer.
@@ -201,6 +219,7 @@ impl Fleet {
         let Balancer { router, first_id, .. } = &self.balancers[reached.balancer];
         let tried: Vec<u64> = tried.iter().map(|replica| first_id + *replica as u64).collect();
         let query = Query {
+            adapter: reached.model.map(|place| &*self.restricted[place]),
             prefix_key: prompt.prefix.map(|prefix| routing::prefix_key(None, &prefix.to_le_bytes())),
             session_key,
             blocks: if self.sent.is_some() { &[] } else { &prompt.blocks },
@@ -208,7 +227,6 @@ impl Fleet {
             prompt_tokens: prompt.tokens - reached.loaded_tokens.min(prompt.tokens - 1),
             output_tokens: output_tokens.filter(|_| self.output_known),
             tried: &tried,
-            ..Query::default()
         };
         let lease = router.pick(&query, now, &mut self.generator)?.lease;
         let replica = (lease.replica().id - first_id) as usize;

@@ -1,15 +1,16 @@
 //! A balancer's recorded traffic again: what would another policy have done with it?
 //!
 //! The requests come at the times at which they came, with the blocks that they had, and their answers have the
-//! lengths that they had. Requests without an answer are left out. What an answer leaves in a cache is not in the
-//! log; it is taken from the first later prompt that goes on where the answer ended.
+//! lengths that they had. Requests without an answer are left out, and so are answers without output tokens
+//! (embeddings). What an answer leaves in a cache is not in the log; it is taken from the first later prompt that goes on
+//! where the answer ended.
 //!
 //! What stays as it was though another policy would have changed it: when clients came back. The fleet begins with
 //! empty caches, or with those that a first pass leaves. Lengths of prompts are the balancer's estimates, which the
 //! blocks follow; a profile that was fitted to the engine's own counts is off by as much as these differ.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
     path::Path,
     sync::Arc,
@@ -17,19 +18,29 @@ use std::{
 };
 
 use protocol::{COMPLETE, Decision, Endpoint};
+use report::Distribution;
 use serde::Serialize;
 use workload::{Dataset, Entry, MAX_PROMPT_TOKENS, Prompt, Request, Seen, Turn};
 
 /// Later arrivals are mistakes, in milliseconds since 1970: the year 2286.
 const LATEST_MS: f64 = 1e13;
 
+/// How some editors begin a file.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// A decision log in memory.
 #[derive(Clone, Debug, Default)]
 pub struct DecisionLog {
     /// In order of arrival.
     decisions: Vec<Decision<'static>>,
-    /// Lines that say nothing about traffic that can be repeated.
+    /// Where each of them stands in its file, from 1.
+    lines: Vec<usize>,
+    /// Requests without an answer.
     skipped: usize,
+    /// Answers without output.
+    without_output: usize,
+    /// Lines that are no decisions: one was cut off where a process or its machine died.
+    unreadable_lines: usize,
 }
 
 /// What happened, as the log has it.
@@ -39,6 +50,10 @@ pub struct Recorded {
     pub requests: usize,
     /// Requests without one, which are left out.
     pub skipped: usize,
+    /// Answers without output tokens, such as embeddings, which are left out too.
+    pub without_output: usize,
+    /// Lines that are no decisions.
+    pub unreadable_lines: usize,
     /// Replicas that answered.
     pub replicas: usize,
     /// The policy, or several.
@@ -70,7 +85,7 @@ pub enum ReplayError {
         /// Why.
         source: io::Error,
     },
-    /// A line is no decision.
+    /// The first line of a file without decisions, or one that cannot be.
     #[error("{path}:{line}: not a decision: {reason}; `serve --decision-log` writes them")]
     Line {
         /// The file.
@@ -86,42 +101,89 @@ pub enum ReplayError {
 }
 
 impl DecisionLog {
-    /// Reads files of one log, in any order. The last line of the last file may be cut off.
+    /// Reads files of one log, in any order. Lines that are no decisions are counted, unless a file has no others.
     pub fn read<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Result<Self, ReplayError> {
         let mut log = Self::default();
+        let mut answered: Vec<(usize, Decision<'static>)> = Vec::new();
         for path in paths {
-            let name = path.display().to_string();
-            let text = fs::read_to_string(path)
-                .map_err(|source| ReplayError::File { path: name.clone(), source })?;
-            for (place, line) in text.split_inclusive('\n').enumerate() {
-                let reason = match serde_json::from_str::<Decision<'static>>(line) {
-                    Ok(decision) if !is_possible(&decision) => format!(
-                        "its timestamp must be from 0 to {LATEST_MS} ms, its lengths at most {MAX_PROMPT_TOKENS} tokens"
-                    ),
+            let name = || path.display().to_string();
+            let bytes = fs::read(path).map_err(|source| ReplayError::File { path: name(), source })?;
+            let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
+            let wrong = |line, reason| ReplayError::Line { path: name(), line, reason };
+            let (mut found, mut unreadable) = (false, None);
+            for (line, text) in (1..).zip(text.split(|byte| *byte == b'\n')) {
+                if text.trim_ascii().is_empty() {
+                    continue;
+                }
+                match serde_json::from_slice(text) {
+                    Ok(decision) if !is_possible(&decision) => {
+                        let reason = format!(
+                            "its timestamp must be from 0 to {LATEST_MS} ms, its lengths at most {MAX_PROMPT_TOKENS} tokens"
+                        );
+                        return Err(wrong(line, reason));
+                    }
                     Ok(decision) => {
-                        match is_answer(&decision) {
-                            true => log.decisions.push(decision),
-                            false => log.skipped += 1,
-                        }
-                        continue;
+                        found = true;
+                        answered.extend(log.take(decision).map(|decision| (line, decision)));
                     }
-                    Err(_) if !line.ends_with('\n') => {
-                        log.skipped += 1;
-                        continue;
+                    Err(error) => {
+                        log.unreadable_lines += 1;
+                        unreadable.get_or_insert((line, error.to_string()));
                     }
-                    Err(error) => error.to_string(),
-                };
-                return Err(ReplayError::Line { path: name, line: place + 1, reason });
+                }
+            }
+            if let Some((line, reason)) = unreadable.filter(|_| !found) {
+                return Err(wrong(line, reason));
             }
         }
-        log.decisions.sort_by(|left, right| left.timestamp.total_cmp(&right.timestamp));
+        answered.sort_by(|(_, left), (_, right)| left.timestamp.total_cmp(&right.timestamp));
+        (log.lines, log.decisions) = answered.into_iter().unzip();
         if log.decisions.is_empty() { Err(ReplayError::Empty) } else { Ok(log) }
+    }
+
+    /// Counts what is left out.
+    fn take(&mut self, decision: Decision<'static>) -> Option<Decision<'static>> {
+        if decision.outcome != COMPLETE || decision.status != 200 || decision.replica.is_none() {
+            self.skipped += 1;
+        } else if decision.output_length == 0 {
+            self.without_output += 1;
+        } else {
+            return Some(decision);
+        }
+        None
+    }
+
+    /// Requests with an answer, in the order of their arrivals, with the lines that they stand in.
+    pub(crate) fn decisions(&self) -> impl Iterator<Item = (usize, &Decision<'static>)> {
+        self.lines.iter().copied().zip(&self.decisions)
     }
 
     /// Replicas that answered.
     pub fn replicas(&self) -> usize {
-        let names = self.decisions.iter().filter_map(|decision| decision.replica.as_deref());
-        names.collect::<HashSet<_>>().len()
+        self.replica_names().len()
+    }
+
+    fn replica_names(&self) -> BTreeSet<&str> {
+        self.decisions.iter().filter_map(|decision| decision.replica.as_deref()).collect()
+    }
+
+    /// Models that did not go to every replica, with the places of those that they went to in the order of the replicas'
+    /// names. The log does not tell whether others could have served them.
+    pub fn served(&self) -> BTreeMap<String, BTreeSet<usize>> {
+        let places: HashMap<&str, usize> = self.replica_names().into_iter().zip(0..).collect();
+        let mut served: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+        for decision in &self.decisions {
+            let Some(place) = decision.replica.as_deref().and_then(|name| places.get(name)) else { continue };
+            match served.get_mut(&*decision.model) {
+                Some(replicas) => _ = replicas.insert(*place),
+                None => _ = served.insert(decision.model.to_string(), BTreeSet::from([*place])),
+            }
+        }
+        if served.len() < 2 {
+            return BTreeMap::new();
+        }
+        served.retain(|_, replicas| replicas.len() < places.len());
+        served
     }
 
     /// The traffic, for [`Traffic::Dataset`](crate::Traffic::Dataset).
@@ -148,7 +210,7 @@ impl DecisionLog {
 
     /// The blocks of each answer, as far as a later prompt tells: one that begins with this prompt, came after this
     /// answer, and is longer.
-    fn answer_blocks(&self) -> Vec<Vec<u64>> {
+    pub(crate) fn answer_blocks(&self) -> Vec<Vec<u64>> {
         let mut endings = vec![Vec::new(); self.decisions.len()];
         // Prompts without an ending, by their last block.
         let mut open: HashMap<u64, Vec<usize>> = HashMap::new();
@@ -180,8 +242,9 @@ impl DecisionLog {
         let first = self.decisions.first().map_or(0.0, |decision| decision.timestamp);
         let ends = self.decisions.iter().map(|decision| decision.timestamp + decision.duration_ms);
         let duration_s = (ends.fold(first, f64::max) - first) / 1e3;
-        let mut ttfts: Vec<f64> = self.decisions.iter().filter_map(|decision| decision.ttft_ms).collect();
-        ttfts.sort_by(f64::total_cmp);
+        let mut ttfts = Distribution::default();
+        let known = self.decisions.iter().filter_map(|decision| decision.ttft_ms);
+        known.for_each(|ttft| ttfts.record((ttft * 1e6).max(0.0) as u64));
         let tpots: Vec<f64> = self.decisions.iter().filter_map(tpot_ms).collect();
         let mut per_replica: HashMap<&str, usize> = HashMap::new();
         let mut policies: Vec<&str> = Vec::new();
@@ -203,24 +266,19 @@ impl DecisionLog {
         Recorded {
             requests,
             skipped: self.skipped,
+            without_output: self.without_output,
+            unreadable_lines: self.unreadable_lines,
             replicas: self.replicas(),
             policy: policies.join(", "),
             duration_s,
             total_tokens_per_s: tokens as f64 / duration_s.max(1e-9),
-            mean_ttft_ms: mean(&ttfts),
-            p99_ttft_ms: ttfts.get((ttfts.len() * 99 / 100).min(ttfts.len().saturating_sub(1))).copied(),
+            mean_ttft_ms: ttfts.mean().map(|ttft| ttft / 1e6),
+            p99_ttft_ms: ttfts.percentile(99.0).map(|ttft| ttft / 1e6),
             mean_tpot_ms: mean(&tpots),
             prefix_hit_ratio: (prompts > 0).then(|| cached as f64 / prompts as f64),
             imbalance: (most * per_replica.len()) as f64 / requests.max(1) as f64,
         }
     }
-}
-
-fn is_answer(decision: &Decision<'_>) -> bool {
-    decision.outcome == COMPLETE
-        && decision.status == 200
-        && decision.replica.is_some()
-        && decision.output_length > 0
 }
 
 /// What no balancer can have seen would take a simulation for ever, or all memory.
@@ -311,10 +369,15 @@ mod tests {
     fn what_was_recorded_is_summed_up() {
         let failed = Decision { outcome: "client_gone".into(), ..decision(1.0, &[1], 5) };
         let other = Decision { replica: Some("http://b".into()), ..decision(1500.0, &[1, 2], 9) };
-        let log = written(&[decision(2000.0, &[3], 5), failed, other, decision(1000.0, &[1], 5)], "{\"cut")
-            .unwrap();
+        let embedding = decision(1200.0, &[4], 0);
+        let log = written(
+            &[decision(2000.0, &[3], 5), failed, other, embedding, decision(1000.0, &[1], 5)],
+            "{\"cut",
+        )
+        .unwrap();
         let recorded = log.recorded();
-        assert_eq!((recorded.requests, recorded.skipped, recorded.replicas), (3, 2, 2));
+        assert_eq!((recorded.requests, recorded.skipped, recorded.replicas), (3, 1, 2));
+        assert_eq!((recorded.without_output, recorded.unreadable_lines), (1, 1));
         assert!((recorded.duration_s - 1.1).abs() < 1e-9);
         assert_eq!(recorded.mean_ttft_ms, Some(20.0));
         assert_eq!(recorded.mean_tpot_ms, Some((20.0 + 20.0 + 10.0) / 3.0));
@@ -323,8 +386,48 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_decision_is_named() {
-        let error = written(&[decision(1.0, &[1], 5)], "{\"x\": 1}\n").unwrap_err().to_string();
+    fn models_are_known_by_the_replicas_that_they_went_to() {
+        let of = |model: &'static str, replica: &'static str| Decision {
+            model: model.into(),
+            replica: Some(replica.into()),
+            ..decision(1.0, &[1], 5)
+        };
+        let served = |decisions: &[Decision<'_>]| {
+            written(decisions, "").unwrap().served().into_iter().collect::<Vec<_>>()
+        };
+        let all = [of("base", "b"), of("support", "b"), of("base", "a"), of("legal", "c"), of("base", "c")];
+        let expected =
+            [("legal".to_owned(), BTreeSet::from([2])), ("support".to_owned(), BTreeSet::from([1]))];
+        assert_eq!(served(&all), expected);
+        assert_eq!(served(&[of("base", "a"), of("base", "b")]), []);
+    }
+
+    #[test]
+    fn the_99th_percentile_is_that_of_every_report() {
+        let with_ttft = |number: u32| Decision { ttft_ms: Some(f64::from(number)), ..decision(1.0, &[1], 5) };
+        let log = written(&(1..=10).map(with_ttft).collect::<Vec<_>>(), "").unwrap();
+        let p99 = log.recorded().p99_ttft_ms.unwrap();
+        assert!((p99 - 9.91).abs() < 0.01, "between the two largest of ten: {p99}");
+    }
+
+    #[test]
+    fn a_log_that_was_cut_or_edited_is_read_on() {
+        let line = serde_json::to_string(&decision(1.0, &[1], 5)).unwrap();
+        let text = format!("\n{}{line}\r\n\n{line}\n\u{0}\u{0}\n", &line[..40]);
+        let log = written(&[decision(1.0, &[1], 5)], &text).unwrap();
+        let recorded = log.recorded();
+        assert_eq!((recorded.requests, recorded.unreadable_lines), (2, 2));
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edited.jsonl");
+        fs::write(&path, [BYTE_ORDER_MARK, line.as_bytes(), b"\n{\"model\": \"\xe4"].concat()).unwrap();
+        let recorded = DecisionLog::read([path.as_path()]).unwrap().recorded();
+        assert_eq!((recorded.requests, recorded.unreadable_lines), (1, 1));
+    }
+
+    #[test]
+    fn a_file_without_decisions_is_refused_with_its_first_line() {
+        let error = written(&[], "\n{\"x\": 1}\n{\"y\": 1}\n").unwrap_err().to_string();
         assert!(error.contains("decisions.jsonl:2: not a decision"), "{error}");
         for impossible in
             [decision(1e25, &[1], 5), decision(-1.0, &[1], 5), decision(1.0, &[1], 4_000_000_000)]

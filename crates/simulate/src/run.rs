@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use report::Record;
 use routing::PredictionSnapshot;
-use workload::Plan;
+use workload::{MAX_PROMPT_TOKENS, Plan};
 
 use crate::{ClientModel, FleetSettings, Learned, ReplicaFigures, simulation::Simulation};
 
@@ -59,6 +59,23 @@ pub enum Error {
     /// The pace of a file that has none.
     #[error("the workload has no times of its own: give a rate or a concurrency")]
     NoTimes,
+    /// More sessions than a file has, at its own times.
+    #[error(
+        "the workload has times for {times} sessions, not for {asked}: send fewer, or give a rate or a concurrency, \
+         which begin it again"
+    )]
+    FewTimes {
+        /// Sessions to send.
+        asked: usize,
+        /// Sessions in the file.
+        times: usize,
+    },
+    /// An answer that no engine gives.
+    #[error("an answer of {tokens} tokens in the workload: at most {MAX_PROMPT_TOKENS} are simulated")]
+    Output {
+        /// The longest one.
+        tokens: u32,
+    },
     /// The policy's settings are wrong.
     #[error(transparent)]
     Policy(#[from] routing::SettingsError),

@@ -277,7 +277,7 @@ impl Simulation {
             delivered: false,
             replica: 0,
             lease: None,
-            stamps: Vec::with_capacity(output_tokens as usize),
+            stamps: Vec::with_capacity(output_tokens.min(engines::MOST_STAMPS) as usize),
             rest: Box::new(Rest {
                 record,
                 prompt,
@@ -328,7 +328,7 @@ impl Simulation {
         } = &mut *request.rest;
         record.sent.get_or_insert(self.now);
         record.written.get_or_insert(self.now);
-        let reached = *reached.get_or_insert_with(|| self.fleet.reach(prompt, *output_tokens));
+        let reached = *reached.get_or_insert_with(|| self.fleet.reach(&record.model, prompt, *output_tokens));
         under_way.get_or_insert_with(|| self.fleet.budget(reached).begin());
         match self.fleet.pick(reached, prompt, *session_key, *output_limit, tried, self.now) {
             Ok((replica, lease)) => {

@@ -6,8 +6,9 @@ use protocol::Endpoint;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use workload::{
-    Arrival, Arrivals, BlockSessions, Dataset, DatasetKind, Pattern, Phase, Rate, RequestTemplate, Sampling,
-    Schedule, SeedPrompt, Synthetic, Turn, kubeai_seed, read_seed_prompts, seed_sessions,
+    Arrival, Arrivals, BlockSessions, Dataset, DatasetKind, MAX_PROMPT_TOKENS, Pattern, Phase, Rate,
+    RequestTemplate, Sampling, Schedule, SeedPrompt, Synthetic, Turn, kubeai_seed, read_seed_prompts,
+    seed_sessions,
 };
 
 use crate::Error;
@@ -101,7 +102,23 @@ impl Source {
             Traffic::Conversations(sessions) => What::Conversations(*sessions),
             Traffic::Words(synthetic) => What::Words(synthetic.clone()),
         };
-        Ok(Self { what, template })
+        let turns: Box<dyn Iterator<Item = Option<u32>>> = match &what {
+            What::Prompts { prompts, .. } => {
+                Box::new(prompts.iter().map(|prompt| Some(prompt.output_tokens)))
+            }
+            What::Sessions(sessions) => {
+                Box::new(sessions.iter().flatten().map(|turn| turn.request.output_tokens))
+            }
+            What::Dataset(dataset) => {
+                let turns = dataset.entries.iter().flat_map(|entry| &entry.turns);
+                Box::new(turns.map(|turn| turn.request.output_tokens))
+            }
+            What::Conversations(_) | What::Words(_) => Box::new(std::iter::empty()),
+        };
+        match turns.flatten().max() {
+            Some(tokens) if tokens > MAX_PROMPT_TOKENS => Err(Error::Output { tokens }),
+            _ => Ok(Self { what, template }),
+        }
     }
 
     /// Whether a file brings times of its own.
@@ -157,7 +174,12 @@ impl Source {
             (Pace::OwnTimes { speed_up }, What::Dataset(dataset)) => {
                 let schedule = Schedule { from_first: true, speed_up, ..Schedule::default() };
                 let mut arrivals = dataset.clone().schedule(&schedule)?;
-                arrivals.truncate(count.unwrap_or(usize::MAX));
+                if let Some(asked) = count {
+                    if asked > arrivals.len() {
+                        return Err(Error::FewTimes { asked, times: arrivals.len() });
+                    }
+                    arrivals.truncate(asked);
+                }
                 Phase::scheduled(name, arrivals)
             }
             (Pace::Rate { pattern, rate }, _) => {

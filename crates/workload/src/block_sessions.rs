@@ -25,7 +25,7 @@ pub struct BlockSessions {
     pub answer: Length,
     /// Think time before each turn but the first.
     pub delay: Delay,
-    /// A session ends before its prompt and answer would be longer than this.
+    /// A session ends before its prompt and answer would be longer than this; its first turn stays whatever its length.
     pub max_tokens: u32,
 }
 

@@ -17,6 +17,9 @@ use crate::{
 
 /// Errors of a figure above this are worth a word.
 const POOR: f64 = 0.1;
+/// Said where measurements tell that prompts were found in caches, and not which ones are alike.
+const UNSHARED: &str = "not in the measurements: which prompts share a beginning. Each is taken to hold what it found in \
+                        the cache alone: where the memory was full, a decision log fits better";
 
 /// Flags of `evenload simulate fit`.
 #[derive(Debug, Args)]
@@ -93,21 +96,9 @@ impl Arguments {
             writeln!(out, "{}", serde_json::to_string_pretty(&value)?)?;
         } else {
             writeln!(out, "{text}\n")?;
-            let assumed = [
-                ("kv_blocks", known.kv_blocks.is_none() && !self.fit_kv_blocks, fit.profile.kv_blocks),
-                ("block_tokens", known.block_tokens.is_none(), fit.profile.block_tokens),
-                ("max_num_seqs", known.max_num_seqs.is_none(), fit.profile.max_num_seqs),
-                (
-                    "max_num_batched_tokens",
-                    known.max_num_batched_tokens.is_none(),
-                    fit.profile.max_num_batched_tokens,
-                ),
-            ];
-            let assumed = assumed.iter().filter(|(_, assumed, _)| *assumed);
-            let assumed = assumed.map(|(name, _, value)| format!("{name} {value}"));
-            let assumed: Vec<String> = assumed.chain(model_len).collect();
-            if !assumed.is_empty() {
-                writeln!(out, "not in the measurements, so the base profile's: {}", assumed.join(", "))?;
+            writeln!(out, "{}", assumed(&fit.profile, &known, self.fit_kv_blocks, model_len))?;
+            if evidence.hides_what_is_shared() {
+                writeln!(out, "{UNSHARED}")?;
             }
             print(&fit, &mut out)?;
         }
@@ -136,6 +127,23 @@ impl Arguments {
     }
 }
 
+/// What the profile has of the base, because neither the measurements nor a flag said it.
+fn assumed(profile: &Profile, known: &Limits, fit_kv_blocks: bool, model_len: Option<String>) -> String {
+    let numbers = [
+        ("kv_blocks", known.kv_blocks.is_some() || fit_kv_blocks, profile.kv_blocks),
+        ("block_tokens", known.block_tokens.is_some(), profile.block_tokens),
+        ("max_num_seqs", known.max_num_seqs.is_some(), profile.max_num_seqs),
+        ("max_num_batched_tokens", known.max_num_batched_tokens.is_some(), profile.max_num_batched_tokens),
+    ];
+    let numbers = numbers.iter().filter(|(_, known, _)| !known);
+    let mut all: Vec<String> = numbers.map(|(name, _, value)| format!("{name} {value}")).collect();
+    all.extend(model_len);
+    all.push(format!("preallocated_blocks {}", profile.preallocated_blocks));
+    all.push(format!("reserve_prompt {}", profile.reserve_prompt));
+    all.push(format!("prefix_caching {}", profile.prefix_caching));
+    format!("not in the measurements, so the base profile's: {}", all.join(", "))
+}
+
 fn print(fit: &Fit, out: &mut impl Write) -> anyhow::Result<()> {
     writeln!(out, "{} simulated runs", fit.evaluations)?;
     writeln!(
@@ -146,16 +154,19 @@ fn print(fit: &Fit, out: &mut impl Write) -> anyhow::Result<()> {
     table("fitted to", &fit.seen, out)?;
     match &fit.held_out {
         Some(held_out) => table("held out", held_out, out)?,
-        None => writeln!(out, "held out: nothing; a table needs four rows for that")?,
+        None => writeln!(
+            out,
+            "held out: nothing; that needs four rows of a table, or four requests to an engine"
+        )?,
     }
     let worst = fit.held_out.as_ref().unwrap_or(&fit.seen).worst();
     let verdict = if fit.held_out.is_none() {
         "not judged: what a fit is made from says little about it"
-    } else if worst > POOR {
+    } else if worst <= POOR {
+        "good"
+    } else {
         "poor: are the limits right (--fit-kv-blocks finds the memory), does all load of the engine appear in the \
          measurements?"
-    } else {
-        "good"
     };
     writeln!(out, "\nlargest error of a figure: {:.1} % ({verdict})", worst * 100.0)?;
     Ok(())

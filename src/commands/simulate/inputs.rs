@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use engine::Profile;
-use routing::{PolicySettings, PrefixHashSettings};
+use routing::{PolicySettings, PrefixAwareSettings, PrefixHashSettings, SessionSettings};
 use workload::{DatasetKind, Delay, Length, Pattern};
 
 use crate::commands::engine_profile;
@@ -131,12 +131,36 @@ pub(super) fn policy(text: &str) -> Result<Policy, String> {
         None => text.parse().map_err(|error: routing::SettingsError| error.to_string())?,
     };
     settings.validate().map_err(|error| error.to_string())?;
+    if let Some((setting, why)) = unused(&settings) {
+        return Err(format!("`{setting}` plays no part in a simulation, {why}: leave it out"));
+    }
     let label = match label {
         None if json.is_some() => settings.name().to_string(),
         None => text.replace('-', "_"),
         Some(label) => label.to_owned(),
     };
     Ok(Policy { label, settings })
+}
+
+/// A setting that is not the usual one and plays no part here, with the reason: who gives one believes to have tried it.
+fn unused(settings: &PolicySettings) -> Option<(&'static str, &'static str)> {
+    const KEY: &str = "whose prompts are known by the first hundred characters of the first user message";
+    match settings {
+        PolicySettings::PrefixHash(given) => {
+            let usual = PrefixHashSettings::default();
+            if given.prefix_chars != usual.prefix_chars {
+                return Some(("prefix_chars", KEY));
+            }
+            (given.key != usual.key).then_some(("key", KEY))
+        }
+        PolicySettings::Session(given) if given.headers != SessionSettings::default().headers => {
+            Some(("headers", "whose requests have none: their sessions are known"))
+        }
+        PolicySettings::PrefixAware(given) if given.balancers != PrefixAwareSettings::default().balancers => {
+            Some(("balancers", "where --balancers says how many there are"))
+        }
+        _ => None,
+    }
 }
 
 /// `MEAN`, `MEAN,DEVIATION` or `LOW-HIGH`.

@@ -9,6 +9,8 @@ use report::{PolicyFigures, published};
 use serde_json::json;
 use simulate::{ClientModel, kubeai};
 
+use super::output;
+
 /// Flags of `evenload simulate kubeai`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -37,6 +39,7 @@ impl Arguments {
             Client::Legacy => ClientModel::LEGACY,
             Client::Ideal => ClientModel::IDEAL,
         };
+        output::create(self.output.as_deref())?;
         let mut text = String::new();
         let mut rows = Vec::new();
         writeln!(
@@ -67,8 +70,6 @@ impl Arguments {
             }
         }
         if let Some(directory) = self.output {
-            std::fs::create_dir_all(&directory)
-                .with_context(|| format!("cannot create {}", directory.display()))?;
             let path = directory.join("kubeai.json");
             let object = serde_json::to_string_pretty(
                 &json!({"seed": self.seed, "client": format!("{:?}", self.client).to_lowercase(), "rows": rows}),

@@ -12,7 +12,7 @@ use report::{
     comparison_page, judge,
 };
 use serde_json::{Value, json};
-use simulate::{Means, insight::Demand, scenario::Trial};
+use simulate::{Means, insight::Demand, replay::Recorded, scenario::Trial};
 
 use crate::commands::process;
 
@@ -24,6 +24,8 @@ const FLAGS: Flags = Flags {
     tokenizer: "--workload",
     prompts: Some("--workload"),
 };
+/// Name of what a decision log has of its own, among policies.
+pub(super) const AS_RECORDED: &str = "as recorded";
 /// Points of a line over time.
 const POINTS: f64 = 120.0;
 
@@ -95,9 +97,32 @@ pub(super) fn row(compared: &Compared) -> String {
     ])
 }
 
+/// What a decision log has of its own, under the same header.
+pub(super) fn recorded_row(recorded: &Recorded) -> String {
+    line([
+        AS_RECORDED.to_owned(),
+        cell(recorded.duration_s, 2),
+        "-".to_owned(),
+        cell(recorded.total_tokens_per_s, 0),
+        known(recorded.mean_ttft_ms, 1),
+        known(recorded.p99_ttft_ms, 1),
+        known(recorded.mean_tpot_ms, 2),
+        known(recorded.prefix_hit_ratio, 3),
+        cell(recorded.imbalance, 2),
+        "-".to_owned(),
+        "-".to_owned(),
+        "-".to_owned(),
+    ])
+}
+
 /// A figure; none where nothing was answered.
 fn cell(value: f64, decimals: usize) -> String {
     if value.is_finite() { format!("{value:.decimals$}") } else { "-".to_owned() }
+}
+
+/// A figure that a log may not have.
+fn known(value: Option<f64>, decimals: usize) -> String {
+    cell(value.unwrap_or(f64::NAN), decimals)
 }
 
 /// A line of the table: the first cell to the left, the others to the right.
@@ -130,15 +155,21 @@ pub(super) fn json(compared: &Compared, seeds: &[u64]) -> Value {
     json!({"policy": compared.name, "seeds": seeds, "figures": compared.means})
 }
 
+/// Makes the directory for files, before anything takes time.
+pub(super) fn create(directory: Option<&Path>) -> anyhow::Result<()> {
+    let Some(directory) = directory else { return Ok(()) };
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))
+}
+
 /// Writes the files; returns their paths.
 pub(super) fn write(
     directory: &Path,
     demand: &Demand,
+    recorded: Option<&Recorded>,
     compared: &[Compared],
     seeds: &[u64],
     what: &str,
 ) -> anyhow::Result<Vec<PathBuf>> {
-    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let policy = |compared: &Compared| {
         let trials = seeds.iter().zip(&compared.trials).map(|(seed, trial)| {
             let figures = PolicyFigures::new(compared.name.as_str(), &trial.report.total, 1.0);
@@ -148,10 +179,13 @@ pub(super) fn write(
         json!({"policy": compared.name, "means": compared.means, "trials": trials})
     };
     let policies: Vec<Value> = compared.iter().map(policy).collect();
-    let results = json!({"command": what, "demand": demand, "seeds": seeds, "policies": policies});
+    let mut results = json!({"command": what, "demand": demand, "seeds": seeds, "policies": policies});
+    if let Some(recorded) = recorded {
+        results["recorded"] = json!(recorded);
+    }
     let files = [
         ("results.json", serde_json::to_string_pretty(&results)?),
-        ("report.html", page(demand, compared, what)),
+        ("report.html", page(demand, recorded, compared, what)),
     ];
     let mut paths = Vec::new();
     for (name, content) in files {
@@ -195,7 +229,7 @@ fn imbalance_over_time(trial: &Trial) -> (f64, Vec<Option<Imbalance>>) {
     (step.as_secs_f64(), (0..points).map(at).collect())
 }
 
-fn page(demand: &Demand, compared: &[Compared], what: &str) -> String {
+fn page(demand: &Demand, recorded: Option<&Recorded>, compared: &[Compared], what: &str) -> String {
     let runs: Vec<PolicyRun> = compared
         .iter()
         .filter_map(|compared| {
@@ -241,7 +275,21 @@ fn page(demand: &Demand, compared: &[Compared], what: &str) -> String {
         "preemptions",
         "failed",
     ];
-    let table = compared.iter().fold(TextTable::new("Means over the seeds", columns), |table, one| {
+    let table = TextTable::new("Means over the seeds", columns);
+    let table = recorded.into_iter().fold(table, |table, recorded| {
+        table.row([
+            AS_RECORDED.to_owned(),
+            cell(recorded.duration_s, 2),
+            cell(recorded.total_tokens_per_s, 0),
+            known(recorded.mean_ttft_ms, 1),
+            known(recorded.p99_ttft_ms, 1),
+            known(recorded.prefix_hit_ratio, 3),
+            "-".to_owned(),
+            "-".to_owned(),
+            "-".to_owned(),
+        ])
+    });
+    let table = compared.iter().fold(table, |table, one| {
         let means = &one.means;
         table.row([
             one.name.clone(),

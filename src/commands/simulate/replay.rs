@@ -1,6 +1,6 @@
 //! `evenload simulate replay`: recorded traffic under other policies.
 
-use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 use engine::Profile;
@@ -47,6 +47,10 @@ pub(super) struct Arguments {
     /// Divide the log's times by this: the same requests, so many times as fast.
     #[arg(long, default_value_t = 1.0)]
     speed_up: f64,
+    /// Let every replica serve every model. Without it a model goes only to those that it went to in the log, as an
+    /// adapter does that is not everywhere.
+    #[arg(long)]
+    models_anywhere: bool,
     /// Send everything once before, so that caches are warm.
     #[arg(long)]
     warm: bool,
@@ -68,24 +72,27 @@ impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let log = DecisionLog::read(self.files.iter().map(PathBuf::as_path))?;
         let recorded = log.recorded();
-        let loaded = self.scenario(&log)?.load()?;
+        let scenario = self.scenario(&log)?;
+        let models = self.models(&log, &scenario.fleet);
+        let loaded = scenario.load()?;
+        output::create(self.output.as_deref())?;
         let demand = loaded.demand(self.seeds.first().copied().unwrap_or(1))?;
         let mut out = print::Output;
         if self.json {
-            writeln!(out, "{}", json!({"policy": "recorded", "figures": recorded}))?;
+            writeln!(out, "{}", json!({"policy": output::AS_RECORDED, "figures": recorded}))?;
         } else {
             writeln!(out, "{}", output::demand_lines(&demand))?;
-            if recorded.skipped > 0 {
-                writeln!(out, "{} requests without an answer are left out\n", recorded.skipped)?;
+            for line in left_out(&recorded).into_iter().chain(models) {
+                writeln!(out, "{line}\n")?;
             }
-            writeln!(out, "{}\n{}", output::header(), recorded_row(&recorded))?;
+            writeln!(out, "{}\n{}", output::header(), output::recorded_row(&recorded))?;
         }
         let comparison = Comparison { loaded: &loaded, demand: &demand, seeds: &self.seeds, json: self.json };
         let compared = comparison.run(&self.policies, !self.no_bound, &mut out)?;
         if let Some(directory) = &self.output {
             let arguments: Vec<String> = std::env::args().skip(1).collect();
             let what = format!("evenload {}", arguments.join(" "));
-            for path in output::write(directory, &demand, &compared, &self.seeds, &what)? {
+            for path in output::write(directory, &demand, Some(&recorded), &compared, &self.seeds, &what)? {
                 remark!("written: {}", path.display());
             }
         }
@@ -95,6 +102,7 @@ impl Arguments {
     fn scenario(&self, log: &DecisionLog) -> anyhow::Result<Scenario> {
         let replicas = self.replicas.map_or_else(|| log.replicas(), usize::from);
         let profiles = inputs::fleet(&self.profiles, replicas)?;
+        let same_fleet = !self.models_anywhere && profiles.len() == log.replicas();
         let policy = self.policies.first().map(|policy| policy.settings.clone()).unwrap_or_default();
         let fleet = FleetSettings::uniform(&Profile::l4(), 1, policy);
         Ok(Scenario {
@@ -108,30 +116,41 @@ impl Arguments {
                 balancers: self.balancers,
                 network: self.network_ms,
                 output_known: !self.unknown_output,
+                served: if same_fleet { log.served() } else { BTreeMap::new() },
                 ..fleet
             },
             client: ClientModel::IDEAL,
         })
     }
+
+    /// Where models may go, if that is not everywhere.
+    fn models(&self, log: &DecisionLog, fleet: &FleetSettings) -> Option<String> {
+        let served = log.served();
+        if served.is_empty() || self.models_anywhere {
+            return None;
+        }
+        let (before, replicas) = (log.replicas(), fleet.profiles.len());
+        if before != replicas {
+            return Some(format!(
+                "models did not go to all {before} replicas of the log; with {replicas} of them every one serves every model"
+            ));
+        }
+        let models = served.iter().map(|(model, to)| format!("{model} (to {} of {replicas})", to.len()));
+        let models = models.collect::<Vec<_>>().join(", ");
+        Some(format!(
+            "models that go only to replicas that they went to in the log (--models-anywhere: to all): {models}"
+        ))
+    }
 }
 
-/// The log's own figures, under the same header.
-fn recorded_row(recorded: &Recorded) -> String {
-    let known = |value: Option<f64>, digits: usize| {
-        value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
-    };
-    output::line([
-        "as recorded".to_owned(),
-        format!("{:.2}", recorded.duration_s),
-        "-".to_owned(),
-        format!("{:.0}", recorded.total_tokens_per_s),
-        known(recorded.mean_ttft_ms, 1),
-        known(recorded.p99_ttft_ms, 1),
-        known(recorded.mean_tpot_ms, 2),
-        known(recorded.prefix_hit_ratio, 3),
-        format!("{:.2}", recorded.imbalance),
-        "-".to_owned(),
-        "-".to_owned(),
-        "-".to_owned(),
-    ])
+/// What of the log is not sent again.
+fn left_out(recorded: &Recorded) -> Option<String> {
+    let parts = [
+        (recorded.skipped, "requests without an answer"),
+        (recorded.without_output, "answers without output tokens (embeddings)"),
+        (recorded.unreadable_lines, "lines that are no decisions"),
+    ];
+    let parts = parts.into_iter().filter(|(count, _)| *count > 0);
+    let parts: Vec<String> = parts.map(|(count, what)| format!("{what} {count}")).collect();
+    (!parts.is_empty()).then(|| format!("left out: {}", parts.join(", ")))
 }

@@ -1,6 +1,6 @@
 //! `evenload simulate run`: routing policies compared on a workload.
 
-use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
@@ -30,10 +30,12 @@ pub(super) struct Arguments {
     /// settings, as {"prefix_hash": {"load_factor_percent": 150}}, with LABEL= before it or not.
     #[arg(long = "policy", default_value = "prefix_aware", value_parser = inputs::policy)]
     policies: Vec<Policy>,
-    /// Sessions to send; without it the whole file, or 8000 of what has no end.
+    /// Sessions to send; without it the whole file, or 8000 of what has no end. More than a file has begin it again,
+    /// except at its own times.
     #[arg(long)]
     sessions: Option<usize>,
-    /// Sessions in flight; without it the loop is open.
+    /// Sessions in flight; without it the loop is open. `kubeai` without this and --rate is sent as it was published,
+    /// with 800 sessions in flight and 800 a second.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: Option<u32>,
     /// Sessions per second; without it one starts as soon as there is room, or at the file's own times.
@@ -87,7 +89,8 @@ struct Made {
     /// Seconds from an answer to the next message: MEAN or MEAN,DEVIATION. [default: 0]
     #[arg(long, value_parser = inputs::delay)]
     think_time_s: Option<Delay>,
-    /// A conversation ends before its prompt and answer would be longer than this. [default: 8192]
+    /// A conversation ends before its prompt and answer would be longer than this; its first turn is sent whatever its
+    /// length. [default: 8192]
     #[arg(long)]
     max_session_tokens: Option<u32>,
     /// Tokens in a block of the file's ids, where that is not the kind's usual number.
@@ -130,6 +133,7 @@ struct Fleet {
 impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let loaded = self.scenario()?.load()?;
+        output::create(self.output.as_deref())?;
         let demand = loaded.demand(self.seeds.first().copied().unwrap_or(1))?;
         let mut out = print::Output;
         if !self.json {
@@ -139,7 +143,7 @@ impl Arguments {
         let comparison = Comparison { loaded: &loaded, demand: &demand, seeds: &self.seeds, json: self.json };
         let compared = comparison.run(&self.policies, !self.no_bound, &mut out)?;
         if let Some(directory) = &self.output {
-            for path in output::write(directory, &demand, &compared, &self.seeds, &self.what())? {
+            for path in output::write(directory, &demand, None, &compared, &self.seeds, &self.what())? {
                 remark!("written: {}", path.display());
             }
         }
@@ -240,10 +244,15 @@ impl Made {
             ("max-session-tokens", self.max_session_tokens.is_some(), conversations),
             ("block-tokens", self.block_tokens.is_some(), matches!(workload, Workload::File { .. })),
         ];
-        match flags.into_iter().find(|(_, given, used)| *given && !used) {
-            Some((flag, ..)) => bail!("--{flag} plays no part in this --workload: leave it out"),
-            None => Ok(()),
+        if let Some((flag, ..)) = flags.into_iter().find(|(_, given, used)| *given && !used) {
+            bail!("--{flag} plays no part in this --workload: leave it out");
         }
+        if self.preambles == Some(0) && self.preamble_tokens.is_some_and(|tokens| tokens > 0) {
+            bail!(
+                "--preambles 0 with --preamble-tokens: give 1 or more preambles, or leave their tokens out"
+            );
+        }
+        Ok(())
     }
 }
 
@@ -259,6 +268,7 @@ impl Fleet {
             faults: self.faults.clone(),
             all_hits: false,
             names: None,
+            served: BTreeMap::new(),
         })
     }
 }

@@ -5,8 +5,8 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
-    path::PathBuf,
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::Ordering::Relaxed,
@@ -44,7 +44,10 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn open(settings: &DecisionLogSettings, counts: Arc<Counts>) -> io::Result<Self> {
         let path = settings.path.clone();
-        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+        if is_cut(&path).unwrap_or(false) {
+            file.write_all(b"\n")?;
+        }
         let length = file.metadata()?.len();
         let mut writer = Self {
             path,
@@ -182,6 +185,15 @@ impl Writer {
     }
 }
 
+/// Whether a process that died left part of a line: what follows begins on a line of its own.
+fn is_cut(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,6 +262,26 @@ mod tests {
                 (0..).map_while(|number| Some(fs::metadata(name(number)).ok()?.len())).collect::<Vec<_>>();
             assert_eq!(found, left, "of {lengths:?}");
             assert_eq!(counts.bytes.load(Relaxed), left.iter().sum::<u64>());
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_spoils_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("decisions.jsonl");
+        let settings = DecisionLogSettings { path: path.clone(), max_bytes: 1 << 20, salt: None };
+        for (before, expected) in [("", 1), ("{\"timest", 2), ("{}\n", 2)] {
+            fs::write(&path, before).unwrap();
+            let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+            sender.send(decision(7)).unwrap();
+            drop(sender);
+            let counts = Arc::<Counts>::default();
+            Writer::open(&settings, Arc::clone(&counts)).unwrap().run(&receiver);
+            let text = fs::read_to_string(&path).unwrap();
+            assert_eq!(text.lines().count(), expected, "{text}");
+            let last: Decision<'_> = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+            assert_eq!(last, decision(7));
+            assert_eq!(counts.bytes.load(Relaxed), text.len() as u64);
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     judge::{Figure, Figures, Judgement},
-    replayed::{Arriving, Times, replay},
+    replayed::{Arriving, Content, Times, replay},
 };
 
 /// One in so many is held out.
@@ -23,7 +23,7 @@ const ROW_REQUESTS: usize = 200;
 const ROW_ROUNDS: usize = 10;
 
 /// One measured request.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct MeasuredRequest {
     /// Line of the file that it stands in, from 1.
     pub line: usize,
@@ -39,6 +39,8 @@ pub struct MeasuredRequest {
     pub ttft_s: Option<f64>,
     /// To the last token.
     pub e2e_s: f64,
+    /// What others may share with it.
+    pub(super) content: Content,
 }
 
 /// Aggregate figures of one run, as benchmarks print them.
@@ -193,6 +195,12 @@ impl Evidence {
         }
     }
 
+    /// Whether prompts were found in caches and nothing says which of them share what.
+    pub fn hides_what_is_shared(&self) -> bool {
+        let hidden = |request: &MeasuredRequest| request.cached_tokens > 0 && request.content.ids.is_empty();
+        matches!(self, Self::Log(engines) if engines.iter().flatten().any(hidden))
+    }
+
     /// How far a profile is from what may be seen; 0 is met.
     pub(super) fn loss(&self, profile: &Profile) -> f64 {
         match self {
@@ -299,6 +307,7 @@ fn run(profile: &Profile, engine: &[MeasuredRequest]) -> Vec<Option<Times>> {
             prompt_tokens: request.prompt_tokens,
             cached_tokens: request.cached_tokens,
             output_tokens: request.output_tokens,
+            content: request.content.clone(),
         })
         .collect();
     replay(profile, &arriving, usize::MAX)
@@ -331,6 +340,7 @@ fn compare(profile: &Profile, row: &MeasuredRow) -> Vec<Figure> {
                 prompt_tokens: row.input_tokens,
                 cached_tokens: 0,
                 output_tokens: row.output_tokens.max(1),
+                content: Content::default(),
             }
         })
         .collect();

@@ -134,9 +134,10 @@ impl Judgement {
         self.squared
     }
 
-    /// The largest error of a figure.
+    /// The largest error of a figure; one that is no number is larger than any.
     pub fn worst(&self) -> f64 {
-        self.figures.iter().map(|compared| compared.error).fold(0.0, f64::max)
+        let errors = self.figures.iter().map(|compared| compared.error);
+        errors.map(|error| if error.is_nan() { f64::INFINITY } else { error }).fold(0.0, f64::max)
     }
 }
 

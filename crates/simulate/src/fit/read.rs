@@ -1,20 +1,21 @@
-//! Measurements from files: whose they are is told from the first line.
+//! Measurements from files: whose they are is told from the first line that is JSON.
 //!
 //! - `{"input_toks", "output_toks", "arrival_time", "queued_ts", "first_token_ts", "last_token_ts"}` a line: vLLM's
 //!   own times of requests. A `meta.json` beside it gives the engine's limits.
 //! - `{"evenload_records": ...}`: a load generator's records. Each target is an engine.
-//! - `{"timestamp", "hash_ids", "policy", ...}` a line: a balancer's decisions. Each replica is an engine.
+//! - `{"timestamp", "hash_ids", "policy", ...}` a line: a balancer's decisions, read as `replay` reads them. Each replica
+//!   is an engine. These alone say what prompts share; elsewhere each is taken to hold all its memory alone.
 //! - `{"concurrency" or "rate", "input_tokens", ...}` a line: a table of figures.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use protocol::{COMPLETE, Decision};
 use report::{Outcome, RecordReader};
 use serde::Deserialize;
 use serde_json::Value;
 use workload::MAX_PROMPT_TOKENS;
 
-use super::{Evidence, Limits, MeasuredRequest, MeasuredRow};
+use super::{Evidence, Limits, MeasuredRequest, MeasuredRow, replayed::Content};
+use crate::replay::{BYTE_ORDER_MARK, DecisionLog, ReplayError};
 
 /// Requests of a row; more tell nothing new.
 const MOST_REQUESTS: usize = 1_000_000;
@@ -53,6 +54,9 @@ pub enum ReadError {
     /// Records cannot be read.
     #[error(transparent)]
     Records(#[from] report::RecordsError),
+    /// A decision log cannot be read.
+    #[error(transparent)]
+    Decisions(#[from] ReplayError),
     /// Nothing to fit to.
     #[error("{0} has no complete request with an output and its times")]
     Empty(String),
@@ -71,9 +75,9 @@ struct VllmRow {
 /// Reads measurements, and the engine's limits if they are beside them.
 pub fn read(path: &Path) -> Result<(Evidence, Limits), ReadError> {
     let name = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|source| ReadError::File { path: name.clone(), source })?;
-    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    let first: Value = serde_json::from_str(first).unwrap_or_default();
+    let bytes = fs::read(path).map_err(|source| ReadError::File { path: name.clone(), source })?;
+    let text = String::from_utf8_lossy(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes));
+    let first: Value = text.lines().find_map(|line| serde_json::from_str(line).ok()).unwrap_or_default();
     let has = |member: &str| first.get(member).is_some();
     let mut limits = Limits::default();
     let evidence = if has("input_toks") {
@@ -82,7 +86,7 @@ pub fn read(path: &Path) -> Result<(Evidence, Limits), ReadError> {
     } else if has("evenload_records") {
         records(path, &name)?
     } else if has("hash_ids") && has("policy") {
-        decisions(&rows(&text, &name)?, &name)?
+        decisions(&DecisionLog::read([path])?, &name)?
     } else if has("concurrency") || has("rate") {
         Evidence::Table(table(&text, &name)?)
     } else {
@@ -143,6 +147,7 @@ fn vllm(rows: &[(usize, VllmRow)], path: &str) -> Result<Evidence, ReadError> {
         output_tokens: row.output_toks,
         ttft_s: Some(row.first_token_ts - offset - row.arrival_time),
         e2e_s: row.last_token_ts - offset - row.arrival_time,
+        content: Content::default(),
     });
     log(BTreeMap::from([(0, requests.collect())]), path)
 }
@@ -186,26 +191,34 @@ fn records(path: &Path, name: &str) -> Result<Evidence, ReadError> {
             output_tokens: record.output_tokens.tokens,
             ttft_s: streamed.then(|| first.at.saturating_sub(sent).as_secs_f64()),
             e2e_s: last.at.saturating_sub(sent).as_secs_f64(),
+            content: Content::default(),
         });
     }
     log(engines, name)
 }
 
-fn decisions(rows: &[(usize, Decision<'_>)], path: &str) -> Result<Evidence, ReadError> {
+fn decisions(recorded: &DecisionLog, path: &str) -> Result<Evidence, ReadError> {
     let mut engines: BTreeMap<&str, Vec<MeasuredRequest>> = BTreeMap::new();
-    for (line, row) in rows {
-        let Some(replica) = row.replica.as_deref() else { continue };
-        if row.outcome != COMPLETE || row.status != 200 || row.output_length == 0 {
-            continue;
-        }
-        engines.entry(replica).or_default().push(MeasuredRequest {
-            line: *line,
+    // Ids are about tokens as the balancer estimates them, everything else about tokens as the engine counts them. One
+    // ratio for all, so that what prompts share is equally long in each.
+    let counted = recorded.decisions().filter_map(|(_, row)| Some((row.prompt_tokens?, row.input_length)));
+    let (counted, estimated) = counted.fold((0.0, 0.0), |(counted, estimated), (count, estimate)| {
+        (counted + f64::from(count), estimated + f64::from(estimate))
+    });
+    let ratio = if counted > 0.0 && estimated > 0.0 { counted / estimated } else { 1.0 };
+    for ((line, row), answer) in recorded.decisions().zip(recorded.answer_blocks()) {
+        engines.entry(row.replica.as_deref().unwrap_or_default()).or_default().push(MeasuredRequest {
+            line,
             at_s: row.timestamp / 1e3,
             prompt_tokens: row.prompt_tokens.unwrap_or(row.input_length),
             cached_tokens: row.cached_tokens.unwrap_or_default(),
             output_tokens: row.output_length,
             ttft_s: row.ttft_ms.map(|ttft| ttft / 1e3),
             e2e_s: row.duration_ms / 1e3,
+            content: Content {
+                ids: row.hash_ids.iter().copied().chain(answer).collect(),
+                id_tokens: f64::from(row.block_tokens.max(1)) * ratio,
+            },
         });
     }
     log(engines, path)

@@ -1,11 +1,12 @@
 //! One engine's requests again, in virtual time.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use engine::{Event, Profile, Scheduler, Submission};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A request as the engine gets it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Arriving {
     /// Since the first one.
     pub(super) at_s: f64,
@@ -13,6 +14,15 @@ pub(super) struct Arriving {
     /// Found in the cache when it was measured.
     pub(super) cached_tokens: u32,
     pub(super) output_tokens: u32,
+    pub(super) content: Content,
+}
+
+/// What a prompt and its answer are, as far as it was measured: equal ids are equal beginnings up to there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Content {
+    pub(super) ids: Arc<[u64]>,
+    /// Tokens of the engine for each of them.
+    pub(super) id_tokens: f64,
 }
 
 /// When a request was submitted, answered and done.
@@ -76,12 +86,10 @@ impl Replay<'_> {
             && let Some(request) = self.requests.get(self.next)
             && request.at_s <= now.as_secs_f64()
         {
-            // What a request found of others is told; of itself it may find something after a preemption.
-            let tokens = u64::from(request.prompt_tokens) + u64::from(request.output_tokens);
-            let blocks = tokens / u64::from(self.scheduler.profile().block_tokens.max(1));
             let submission = Submission {
                 id: self.next as u64,
-                block_hashes: (0..blocks).map(|block| (self.next as u64) << 32 | block).collect(),
+                block_hashes: request
+                    .block_hashes(self.next as u64, self.scheduler.profile().block_tokens.max(1)),
                 prompt_tokens: request.prompt_tokens,
                 output_tokens: request.output_tokens,
                 adapter: 0,
@@ -114,5 +122,24 @@ impl Replay<'_> {
             Event::Token { .. } => times.last_s = now.as_secs_f64(),
             Event::Finished { .. } => self.in_flight -= 1,
         }
+    }
+}
+
+impl Arriving {
+    /// The engine's full blocks, which its cache may find again, and whose memory it shares. Each is known by the last id
+    /// that reaches into it, and by its place. Beyond the ids they are the request's own: it may find them
+    /// itself, after a preemption.
+    fn block_hashes(&self, number: u64, block_tokens: u32) -> Arc<[u64]> {
+        let Content { ids, id_tokens } = &self.content;
+        let tokens = u64::from(self.prompt_tokens) + u64::from(self.output_tokens);
+        let hash = |block: u64| {
+            let end = (block + 1) * u64::from(block_tokens);
+            let last = (end as f64 / id_tokens).ceil() - 1.0;
+            match ids.get(last as usize) {
+                Some(id) => xxh3_64_with_seed(&id.to_le_bytes(), block),
+                None => number << 32 | block,
+            }
+        };
+        (0..tokens / u64::from(block_tokens)).map(hash).collect()
     }
 }

@@ -5,7 +5,7 @@ use routing::PolicySettings;
 use workload::{BlockSessions, Delay, Length};
 
 use super::{
-    replayed::{Arriving, replay},
+    replayed::{Arriving, Content, replay},
     *,
 };
 use crate::{ClientModel, FleetSettings, Pace, Traffic, scenario::Scenario};
@@ -24,6 +24,7 @@ fn simulated(profile: &Profile, count: u32, rate: f64) -> Evidence {
                 prompt_tokens: 30 + spread(number, 2, 1800),
                 cached_tokens: if number % 3 == 0 { 16 } else { 0 },
                 output_tokens: 2 + spread(number, 3, 120),
+                content: Content::default(),
             }
         })
         .collect();
@@ -216,6 +217,9 @@ fn files_are_told_apart_and_faults_named() {
         "{\"concurrency\":4,\"input_tokens\":9,\"output_tokens\":9,\"mean_ttft_ms\":9}\n",
     );
     assert_eq!(read(&table).unwrap().0.len(), 1);
+    let row = "{\"concurrency\":4,\"input_tokens\":9,\"output_tokens\":9,\"mean_ttft_ms\":9}";
+    let edited = file("edited.jsonl", &format!("\u{feff}\n{row}\n\n{row}\n"));
+    assert_eq!(read(&edited).unwrap().0.len(), 2);
     let vllm_row = |input_toks: u32, later: f64| {
         let row = |input_toks, at: f64| {
             format!(
@@ -250,6 +254,7 @@ fn files_are_told_apart_and_faults_named() {
             "bad.jsonl:1: unknown field",
         ),
         ("{\"input_toks\":1}\n", "bad.jsonl:1: missing field"),
+        (&format!("{row}\n\n\n{}\n", row.replace("9}", "0}")), "bad.jsonl:4: a row needs"),
         (
             "\n{\"concurrency\":4,\"input_tokens\":9,\"output_tokens\":9,\"duration_s\":9}\n",
             "bad.jsonl:2: duration_s says nothing without requests",
@@ -260,12 +265,136 @@ fn files_are_told_apart_and_faults_named() {
         ),
         (&vllm_row(4_294_967_295, 0.0), "bad.jsonl:2: a prompt or an output of more than 4194304 tokens"),
         (&vllm_row(100, 1e22), "bad.jsonl:2: more than 100000000 seconds after"),
-        (&decision_rows(1e25, 3), "bad.jsonl:2: more than 100000000 seconds after"),
-        (&decision_rows(6e3, 4_000_000_000), "bad.jsonl:2: a prompt or an output"),
+        (&decision_rows(1e25, 3), "bad.jsonl:2: not a decision: its timestamp must"),
+        (&decision_rows(1e13, 3), "bad.jsonl:2: more than 100000000 seconds after"),
+        (&decision_rows(6e3, 4_000_000_000), "bad.jsonl:2: not a decision: its timestamp must"),
     ] {
         let error = read(&file("bad.jsonl", text)).expect_err(text).to_string();
         assert!(error.contains(wanted), "{text:?} gives {error}");
     }
+}
+
+/// A decision log of an engine of this profile, whose memory is full, and whose prompts begin in one of three ways. The
+/// balancer takes a token of the engine for two thirds of one of its own.
+fn shared_log(profile: &Profile) -> Vec<protocol::Decision<'static>> {
+    const ESTIMATED: u32 = 3;
+    const COUNTED: u32 = 2;
+    let (prompt_tokens, output_tokens, shared, count) = (960, 40, 800, 60);
+    let mut scheduler = engine::Scheduler::new(profile.clone());
+    let arrival = |number: u64| std::time::Duration::from_millis(20 * number);
+    let ids = |number: u64, block_tokens: u32| -> Vec<u64> {
+        let own = |block: u32| (block + 1) * block_tokens > shared * block_tokens / profile.block_tokens;
+        (0..prompt_tokens / profile.block_tokens)
+            .map(|block| u64::from(block) << 32 | if own(block) { 100 + number } else { number % 3 })
+            .collect()
+    };
+    let mut decisions: Vec<protocol::Decision<'static>> = (0..count)
+        .map(|number| protocol::Decision {
+            timestamp: arrival(number).as_secs_f64() * 1e3,
+            input_length: prompt_tokens * ESTIMATED / COUNTED,
+            output_length: output_tokens,
+            hash_ids: ids(number, profile.block_tokens).into(),
+            block_tokens: profile.block_tokens * ESTIMATED / COUNTED,
+            prompt_tokens: Some(prompt_tokens),
+            policy: "random".into(),
+            replica: Some("http://a".into()),
+            outcome: COMPLETE_ROW.into(),
+            status: 200,
+            ..protocol::Decision::default()
+        })
+        .collect();
+    let (mut now, mut next, mut events) = (std::time::Duration::ZERO, 0, Vec::new());
+    loop {
+        while next < count && arrival(next) <= now {
+            let submission = engine::Submission {
+                id: next,
+                block_hashes: ids(next, profile.block_tokens).into(),
+                prompt_tokens,
+                output_tokens,
+                adapter: 0,
+            };
+            scheduler.submit(submission, now).unwrap();
+            next += 1;
+        }
+        if let Some(lasts) = scheduler.start_step(now) {
+            now += lasts;
+            scheduler.finish_step(&mut events);
+        } else if next < count {
+            now = arrival(next);
+        } else {
+            return decisions;
+        }
+        for event in events.drain(..) {
+            let (engine::Event::FirstToken { id, .. }
+            | engine::Event::Token { id }
+            | engine::Event::Finished { id, .. }) = event;
+            let decision = &mut decisions[id as usize];
+            let since = (now - arrival(id)).as_secs_f64() * 1e3;
+            match event {
+                engine::Event::FirstToken { cached_tokens, .. } => {
+                    (decision.ttft_ms, decision.cached_tokens) = (Some(since), Some(cached_tokens));
+                }
+                engine::Event::Token { .. } => {}
+                engine::Event::Finished { .. } => decision.duration_ms = since,
+            }
+        }
+    }
+}
+
+#[test]
+fn prompts_of_a_decision_log_share_the_memory_that_they_shared() {
+    // Room for twelve prompts that share nothing, and for many more that do.
+    let known = Profile {
+        kv_blocks: 750,
+        max_model_len: 2048,
+        preallocated_blocks: 0,
+        reserve_prompt: true,
+        ..Profile::rtx4090()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("decisions.jsonl");
+    let decisions = shared_log(&known);
+    for told in [true, false] {
+        let lines = decisions.iter().map(|decision| {
+            let cached_tokens = decision.cached_tokens.filter(|_| told);
+            serde_json::to_string(&protocol::Decision { cached_tokens, ..decision.clone() }).unwrap() + "\n"
+        });
+        std::fs::write(&path, lines.collect::<String>()).unwrap();
+        let (evidence, _) = read(&path).unwrap();
+        assert!(!evidence.hides_what_is_shared());
+        let (seen, held_out) = evidence.judge(&known);
+        assert!(seen.worst() < 0.005 && held_out.unwrap().worst() < 0.005, "{seen:?}");
+    }
+    // Without the ids each prompt would take all its memory alone.
+    let Evidence::Log(mut engines) = read(&path).unwrap().0 else { panic!() };
+    engines[0].iter_mut().zip(&decisions).for_each(|(request, decision)| {
+        request.cached_tokens = decision.cached_tokens.unwrap();
+        request.content = Content::default();
+    });
+    let alone = Evidence::Log(engines);
+    assert!(alone.hides_what_is_shared() && alone.judge(&known).0.worst() > 0.2, "the memory is not full");
+}
+
+#[test]
+fn what_the_limits_can_never_run_is_refused_and_never_a_good_fit() {
+    let profile = Profile::rtx4090();
+    let row = |line, input_tokens| MeasuredRow {
+        line,
+        concurrency: Some(1),
+        input_tokens,
+        output_tokens: 100,
+        mean_ttft_ms: Some(9.0),
+        ..MeasuredRow::default()
+    };
+    let table = |input_tokens| Evidence::Table(vec![row(1, 500), row(3, input_tokens)]);
+    let longest = profile.max_model_len - 100;
+    assert_eq!(table(longest).check(&profile), Ok(()));
+    assert_eq!(table(longest + 1).check(&profile).unwrap_err().longest.line, 3);
+    let request = MeasuredRequest { prompt_tokens: longest + 1, output_tokens: 100, ..Default::default() };
+    assert!(Evidence::Log(vec![vec![request]]).check(&profile).is_err());
+    // And if one came through all the same, its figures are no good fit.
+    let (seen, _) = table(longest + 1).judge(&profile);
+    assert!(seen.worst().is_infinite(), "{seen:?}");
 }
 
 const COMPLETE_ROW: &str = protocol::COMPLETE;

@@ -8,6 +8,9 @@ use routing::{Attempt, RetrySettings, may_retry};
 use super::{ActiveRequest, Event, Rest, Simulation};
 use crate::{Error, Fault};
 
+/// Tokens for whose stamps there is room beforehand: few answers are longer.
+pub(super) const MOST_STAMPS: u32 = 16_384;
+
 impl Simulation {
     pub(super) fn deliver(&mut self, slot: usize) -> Result<(), Error> {
         let Some(request) = self.requests[slot].as_mut() else { return Ok(()) };
