@@ -181,7 +181,7 @@ fn a_run_that_is_ended_in_the_pause_has_no_files_of_the_stage_after_it() {
     let config = "load: {stages: [{rate: 20, duration: 1}, {rate: 20, duration: 1}], interval: 600}\n";
     let (stage, output, said) = ended_by_hand(config, &[], "stage 1: ", 1);
     assert_eq!(output.status.code(), Some(130), "{said}");
-    assert!(said.contains("1 stages were not run: stopped by hand"), "{said}");
+    assert!(said.contains("1 stage was not run: stopped by hand"), "{said}");
     assert!(stage.path("out/stage_0_lifecycle_metrics.json").exists(), "{said}");
     assert!(!stage.path("out/stage_1_lifecycle_metrics.json").exists(), "{said}");
     assert!(run_support::said(&output.stdout).contains("The run was ended by hand"), "{output:?}");

@@ -366,7 +366,7 @@ fn a_circuit_breaker_ends_the_run_and_the_reports_are_there() {
         text.contains("stage 0 has failed: circuit breaker many has opened: 10 hits one after the other"),
         "{text}"
     );
-    assert!(text.contains("1 stages were not run"), "{text}");
+    assert!(text.contains("1 stage was not run"), "{text}");
     let report = stage.report("stage_0_lifecycle_metrics.json");
     assert!((10..900).contains(&report["failures"]["count"].as_u64().unwrap()));
 }

@@ -237,6 +237,9 @@ impl Default for PrefixAwareSettings {
     }
 }
 
+/// Far beyond what makes sense; costs stay numbers.
+const MOST_WEIGHT: f64 = 1e6;
+
 impl PrefixAwareSettings {
     pub(crate) fn validate(&self) -> Result<(), SettingsError> {
         self.engine.validate()?;
@@ -252,10 +255,10 @@ impl PrefixAwareSettings {
             ("request_slack", self.request_slack),
             ("history_factor", self.history_factor),
         ] {
-            check(value >= 0.0 && value.is_finite(), key, value, "0 or more")?;
+            check((0.0..=MOST_WEIGHT).contains(&value), key, value, "from 0 to 1000000")?;
         }
         for (key, value) in [("work_factor", self.work_factor), ("request_factor", self.request_factor)] {
-            check(value >= 1.0 && value.is_finite(), key, value, "at least 1")?;
+            check((1.0..=MOST_WEIGHT).contains(&value), key, value, "from 1 to 1000000")?;
         }
         check(self.common_followers != Some(0), "common_followers", 0, "at least 1")?;
         check(self.index_bytes >= 1 << 20, "index_bytes", self.index_bytes, "at least 1048576")

@@ -57,6 +57,8 @@ fn mistakes_are_named() {
             "`load_factor_percent` is 99: it must be from 100",
         ),
         (r#"{"prefix_hash": {"virtual_nodes": 0}}"#, "`virtual_nodes` is 0"),
+        (r#"{"prefix_aware": {"interference": 1e308}}"#, "it must be from 0 to 1000000"),
+        (r#"{"prefix_aware": {"work_factor": 0.5}}"#, "`work_factor` is 0.5: it must be from 1 to 1000000"),
         (r#"{"session": {"headers": []}}"#, "`headers` is empty: it must be a list"),
     ] {
         let error = policy(json).unwrap().validate().unwrap_err().to_string();

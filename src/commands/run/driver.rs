@@ -124,7 +124,8 @@ impl<'a> Driver<'a> {
         let Progress { mut keeping, stages, mut health, .. } = progress;
         if left_out > 0 {
             let why = keeping.opened.as_deref().unwrap_or("stopped by hand");
-            lines.warn(&format!("{left_out} stages were not run: {why}"));
+            let what = if left_out == 1 { "stage was" } else { "stages were" };
+            lines.warn(&format!("{left_out} {what} not run: {why}"));
         }
         keeping.finish();
         let Keeping { mut books, opened, problem, .. } = keeping;
