@@ -55,11 +55,17 @@ pub(crate) struct Flight {
 pub(crate) struct Attempt {
     pub(crate) lease: Lease,
     pub(crate) backend: Arc<Backend>,
-    pub(crate) _retry: Option<Retry>,
+    _retry: Option<Retry>,
     /// What its health shall learn, where that is known.
     pub(crate) outcome: Option<Outcome>,
     /// An answer that is no error has begun.
-    pub(crate) begun: bool,
+    begun: bool,
+}
+
+impl Attempt {
+    pub(crate) fn new(lease: Lease, backend: Arc<Backend>, retry: Option<Retry>) -> Self {
+        Self { lease, backend, _retry: retry, outcome: None, begun: false }
+    }
 }
 
 // === impl Flight ===

@@ -108,8 +108,7 @@ pub(crate) async fn ask(
         attempts += 1;
         let outgoing = outgoing::write(head, &client, &backend, request_id, body.len());
         let mut request = Outgoing::new(outgoing, &body);
-        let (backend_too, _retry) = (Arc::clone(&backend), retry.take());
-        flight.attempt(Attempt { lease, backend: backend_too, _retry, outcome: None, begun: false });
+        flight.attempt(Attempt::new(lease, Arc::clone(&backend), retry.take()));
         let failure = match exchange(&client, &backend, &mut request, head).await {
             Ok(asked) if asked.head.status == StatusCode::SWITCHING_PROTOCOLS && !upgrade => {
                 Failure { outcome: Outcome::Broken, reason: Reason::UpstreamInvalid, sent: true }

@@ -2,8 +2,8 @@
 //!
 //! A thread a page reads it at an interval, and at both edges of what is watched, so that counters are known before
 //! the first request and after the last; [`Pages::read_edge`] does so between two phases. A page that is not found at
-//! the first time of asking is asked for once only; one that fails is asked for again. Times are those of a monotonic clock; the wall-clock
-//! time of its zero goes with them.
+//! the first time of asking is asked for once only; one that fails is asked for again. Times are those of a monotonic
+//! clock; the wall-clock time of its zero goes with them.
 
 use std::{
     sync::mpsc::channel,
@@ -43,8 +43,6 @@ struct Page<'a> {
     name: String,
     /// What is asked for.
     url: String,
-    /// Its target's URL is that of the page.
-    own_url: bool,
     targets: &'a Targets,
     target: u16,
     /// It is no target of the run.
@@ -61,9 +59,9 @@ impl<'a> Pages<'a> {
             });
             named.map(move |(targets, target, name)| {
                 // A page's own URL may hold its path; scheme and host bring two slashes.
-                let own_url = other && name.matches('/').count() > 2;
-                let url = if own_url { name.clone() } else { format!("{name}{PATH}") };
-                Page { name, url, own_url, targets, target, other, series: Mutex::default() }
+                let has_path = other && name.matches('/').count() > 2;
+                let url = if has_path { name.clone() } else { format!("{name}{PATH}") };
+                Page { name, url, targets, target, other, series: Mutex::default() }
             })
         };
         let mut pages: Vec<Page<'a>> = of(targets, false).chain(of(others, true)).take(MOST_PAGES).collect();
@@ -121,7 +119,7 @@ impl<'a> Pages<'a> {
 
     /// Reads a page once. False if there is no sense in doing so again.
     fn read(&self, page: &Page<'_>, seen: impl Fn(u16, &EngineMetrics), edge: bool) -> bool {
-        let path = if page.own_url { AskPath::Given } else { AskPath::Below(PATH) };
+        let path = if page.url == page.name { AskPath::Given } else { AskPath::Below(PATH) };
         let ask = Ask { path, ..Ask::get(PATH, TIMEOUT) };
         let asked = Instant::now();
         let reply = ask.send(page.targets, page.target);

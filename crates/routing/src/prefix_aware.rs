@@ -92,16 +92,6 @@ pub struct Cost {
     pub allowed: bool,
 }
 
-/// The candidates as they stand.
-#[derive(Debug)]
-struct Surveyed {
-    views: Views,
-    /// Those that are counted in what the candidates hold.
-    answers: Vec<Answer>,
-    /// How many balancers' requests are counted.
-    balancers: u32,
-}
-
 /// What a policy run needs besides the candidates.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weighing<'a> {
@@ -236,11 +226,11 @@ impl Weighing<'_> {
         let Self { settings, experience, engine, .. } = *self;
         let prompt = self.query.prompt_tokens;
         let output = experience.outputs.left(self.expected, 0);
-        let Surveyed { mut views, answers, balancers } = self.survey(candidates);
+        let (mut views, answers) = self.survey(candidates);
         let all = views.totals();
         let mean_requests = all.requests / views.count() as f64;
         // A balancer whose requests are counted brings as many more as this one.
-        let replicas = views.count() as f64 / f64::from(balancers);
+        let replicas = views.count() as f64 / f64::from(views.balancers);
         let coming = experience.arrivals.coming(mean_requests, replicas, self.now, take);
         let prices = Prices::of(engine, settings, [prompt, output], coming);
         let unknown = f64::from(prompt) - all.least_cached;
@@ -301,7 +291,8 @@ impl Weighing<'_> {
         Bounds { work, work_slack, requests, request_slack }
     }
 
-    fn survey(&self, candidates: &Candidates<'_>) -> Surveyed {
+    /// The candidates as they stand, and the answers that are counted in what they hold.
+    fn survey(&self, candidates: &Candidates<'_>) -> (Views, Vec<Answer>) {
         let Self { settings, experience, query, .. } = *self;
         let widely = settings.common_followers.unwrap_or_else(|| self.common_followers());
         let mut matches = experience.index.matches(query.blocks, self.slots, widely);
@@ -315,16 +306,14 @@ impl Weighing<'_> {
             prompt_tokens: query.prompt_tokens,
         };
         let mut views = Views::read(candidates, &matches, scale);
-        let mut balancers = 1;
         if settings.balancers > 1 || experience.has_queues(self.now, settings.stale_after) {
-            balancers = self.listen(candidates, &mut views);
+            self.listen(candidates, &mut views);
         }
-        Surveyed { views, answers: matches.answers, balancers }
+        (views, matches.answers)
     }
 
-    /// Takes in what engines report: requests of other balancers, and queues. Returns how many balancers' requests are
-    /// counted now.
-    fn listen(&self, candidates: &Candidates<'_>, views: &mut Views) -> u32 {
+    /// Takes in what engines report: requests of other balancers, and queues.
+    fn listen(&self, candidates: &Candidates<'_>, views: &mut Views) {
         let reports: Vec<Option<(EngineReport, Others)>> = candidates
             .list
             .iter()
@@ -332,13 +321,9 @@ impl Weighing<'_> {
                 candidates.standing(one).replica.reported.with_others(self.now, self.settings.stale_after)
             })
             .collect();
-        let mut balancers = 1;
         if self.settings.balancers > 1 {
             match reports.iter().map(|heard| Some(heard.as_ref()?.1)).collect::<Option<Vec<Others>>>() {
-                Some(others) => {
-                    views.join(&others);
-                    balancers = self.settings.balancers;
-                }
+                Some(others) => views.join(&others, self.settings.balancers),
                 None => views.approach(|mean| self.trust(mean)),
             }
         }
@@ -349,7 +334,6 @@ impl Weighing<'_> {
         for (place, _) in queues().filter(|(_, report)| report.has_queue()) {
             views.raise_wait(place, factor);
         }
-        balancers
     }
 
     /// From how many followers on a prefix counts as held by all.

@@ -141,10 +141,9 @@ impl SessionSettings {
             !name.is_empty()
                 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
         };
-        match self.headers.iter().find(|name| !is_name(name)) {
-            Some(name) => check(false, "headers", name, "names that a header can have"),
-            None => Ok(()),
-        }
+        self.headers
+            .iter()
+            .try_for_each(|name| check(is_name(name), "headers", name, "names that a header can have"))
     }
 }
 

@@ -41,6 +41,8 @@ pub(crate) struct View {
 pub(crate) struct Views {
     groups: Vec<Group>,
     count: usize,
+    /// How many balancers' requests are counted.
+    pub(crate) balancers: u32,
 }
 
 /// Some of them, a column a quantity. Places without a candidate hold what changes no sum and no extreme.
@@ -114,7 +116,7 @@ impl Views {
             }
             group.scale(&open, blocks, candidates_of_group.len(), scale);
         }
-        Self { groups, count }
+        Self { groups, count, balancers: 1 }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -188,8 +190,10 @@ impl Views {
         (lowest, places.take_while(|place| *place < self.count))
     }
 
-    /// Adds the requests of other balancers, in the order of the candidates, each taken for the mean of the own ones.
-    pub(crate) fn join(&mut self, others: &[Others]) {
+    /// Adds the requests of the others of so many balancers, in the order of the candidates, each taken for the mean of
+    /// the own ones.
+    pub(crate) fn join(&mut self, others: &[Others], balancers: u32) {
+        self.balancers = balancers;
         let own = self.even();
         let a_request = |sum: f32| sum / own.requests.max(1.0);
         let [context_tokens, output_tokens, outstanding_s] =
@@ -392,7 +396,8 @@ mod tests {
             places.iter().enumerate().for_each(|(lane, place)| group.set(lane, view(*place)));
             group
         };
-        Views { groups: places.chunks(LANES).map(group).collect(), count: count as usize }
+        let groups = places.chunks(LANES).map(group).collect();
+        Views { groups, count: count as usize, balancers: 1 }
     }
 
     #[test]
@@ -486,7 +491,7 @@ mod tests {
         joined.groups[1].set(0, own);
         let mut others = vec![Others::default(); 17];
         others[16] = Others { requests: 48.0, waiting: 4.0 };
-        joined.join(&others);
+        joined.join(&others, 2);
         let view = joined.at(16);
         assert_eq!((view.requests, view.waiting_share), (64.0, 12.0 / 64.0));
         assert_eq!(view.waiting_tokens, 30.0 + 4.0 * 30.0 / 8.0, "eight of the own ones wait");

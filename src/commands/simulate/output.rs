@@ -75,13 +75,35 @@ const COLUMNS: [(&str, usize); 12] = [
     ("failed", 7),
 ];
 
+/// Those that a page has, and what it calls them.
+const PAGE_COLUMNS: [(usize, &str); 9] = [
+    (0, ""),
+    (1, "seconds"),
+    (3, "tokens/s"),
+    (4, "mean TTFT ms"),
+    (5, "P99 TTFT ms"),
+    (7, "hits"),
+    (9, "evicted blocks"),
+    (10, "preemptions"),
+    (11, "failed"),
+];
+
 pub(super) fn header() -> String {
     line(COLUMNS.map(|(name, _)| name.to_owned()))
 }
 
 pub(super) fn row(compared: &Compared) -> String {
+    line(cells(compared))
+}
+
+/// What a decision log has of its own, under the same header.
+pub(super) fn recorded_row(recorded: &Recorded) -> String {
+    line(recorded_cells(recorded))
+}
+
+fn cells(compared: &Compared) -> [String; COLUMNS.len()] {
     let means = &compared.means;
-    line([
+    [
         compared.name.clone(),
         cell(means.duration_s, 2),
         cell(means.duration_deviation_s, 2),
@@ -94,12 +116,11 @@ pub(super) fn row(compared: &Compared) -> String {
         cell(means.evictions, 0),
         cell(means.preemptions, 0),
         cell(means.failed, 0),
-    ])
+    ]
 }
 
-/// What a decision log has of its own, under the same header.
-pub(super) fn recorded_row(recorded: &Recorded) -> String {
-    line([
+fn recorded_cells(recorded: &Recorded) -> [String; COLUMNS.len()] {
+    [
         AS_RECORDED.to_owned(),
         cell(recorded.duration_s, 2),
         "-".to_owned(),
@@ -112,7 +133,7 @@ pub(super) fn recorded_row(recorded: &Recorded) -> String {
         "-".to_owned(),
         "-".to_owned(),
         "-".to_owned(),
-    ])
+    ]
 }
 
 /// A figure; none where nothing was answered.
@@ -244,7 +265,8 @@ fn page(demand: &Demand, recorded: Option<&Recorded>, compared: &[Compared], wha
         .collect();
     let subtitle = format!(
         "A simulated fleet in virtual time: {} requests for each policy. Bars, tables and the figures at the top are means \
-         over the seeds; verdicts and what is drawn over time are the first seed's. `bound` is a fleet in which every prefix is a hit wherever a request goes.",
+         over the seeds; verdicts and what is drawn over time are the first seed's. `bound` is a fleet in which every prefix is a \
+         hit wherever a request goes.",
         demand.requests
     );
     let mut imbalance = LineChart::new(
@@ -264,45 +286,9 @@ fn page(demand: &Demand, recorded: Option<&Recorded>, compared: &[Compared], wha
         .fold(BarChart::new("Prefix cache hits", "percent").colour_by_group(), |chart, one| {
             chart.group(one.name.as_str(), [Some(one.means.prefix_hit_ratio * 100.0)])
         });
-    let columns = [
-        "",
-        "seconds",
-        "tokens/s",
-        "mean TTFT ms",
-        "P99 TTFT ms",
-        "hits",
-        "evicted blocks",
-        "preemptions",
-        "failed",
-    ];
-    let table = TextTable::new("Means over the seeds", columns);
-    let table = recorded.into_iter().fold(table, |table, recorded| {
-        table.row([
-            AS_RECORDED.to_owned(),
-            cell(recorded.duration_s, 2),
-            cell(recorded.total_tokens_per_s, 0),
-            known(recorded.mean_ttft_ms, 1),
-            known(recorded.p99_ttft_ms, 1),
-            known(recorded.prefix_hit_ratio, 3),
-            "-".to_owned(),
-            "-".to_owned(),
-            "-".to_owned(),
-        ])
-    });
-    let table = compared.iter().fold(table, |table, one| {
-        let means = &one.means;
-        table.row([
-            one.name.clone(),
-            cell(means.duration_s, 2),
-            cell(means.total_tokens_per_s, 0),
-            cell(means.mean_ttft_ms, 1),
-            cell(means.p99_ttft_ms, 1),
-            cell(means.prefix_hit_ratio, 3),
-            cell(means.evictions, 0),
-            cell(means.preemptions, 0),
-            cell(means.failed, 0),
-        ])
-    });
+    let table = TextTable::new("Means over the seeds", PAGE_COLUMNS.map(|(_, name)| name));
+    let rows = recorded.map(recorded_cells).into_iter().chain(compared.iter().map(cells));
+    let table = rows.fold(table, |table, row| table.row(PAGE_COLUMNS.map(|(column, _)| row[column].clone())));
     comparison_page("Routing policies, simulated", &subtitle, &runs)
         .section("Caches and balance", demand_lines(demand))
         .bars(&hits)

@@ -104,8 +104,8 @@ struct Fleet {
     /// Replicas in all, of the engine profiles in turn.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     replicas: u16,
-    /// Engine profile, NAME[@SPEED][=COUNT]: a built-in name (`evenload engine --help` has them) or a JSON file, how many times as fast, how many
-    /// replicas. Repeat for a mixed fleet; with counts on all of them --replicas plays no part.
+    /// Engine profile, NAME[@SPEED][=COUNT]: a built-in name (`evenload engine --help` has them) or a JSON file, how many
+    /// times as fast, how many replicas. Repeat for a mixed fleet; with counts on all of them --replicas plays no part.
     #[arg(long = "profile", default_value = "l4-llama-3.1-8b-fp8", value_parser = inputs::engines)]
     profiles: Vec<Engines>,
     /// Independent balancers, each with its own view.

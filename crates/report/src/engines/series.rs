@@ -4,10 +4,10 @@
 //! a number. When [`READINGS`] are kept, or their numbers fill the room, every second one is dropped and every second
 //! further one is taken; those at the edges of what was watched stay. Counters are differences from the window's
 //! start to its end, divided by its length, so that a rate is that of the window and not of the time between two
-//! readings; where the readings begin or end inside the window, by the part of it that they cover. A reading at an edge was taken while nothing was under way: where one was the last before the window, or
-//! comes within [`AT_ONCE`] after it, it is what the counter was then. Elsewhere the end is the first reading after
-//! it; the start lies on the line between two readings, or, in a window of only a few readings, is the last one
-//! before it.
+//! readings; where the readings begin or end inside the window, by the part of it that they cover. A reading at an edge
+//! was taken while nothing was under way: where one was the last before the window, or comes within [`AT_ONCE`] after it,
+//! it is what the counter was then. Elsewhere the end is the first reading after it; the start lies on the line between
+//! two readings, or, in a window of only a few readings, is the last one before it.
 
 use std::{collections::HashMap, time::Duration};
 
