@@ -30,7 +30,7 @@ pub(crate) struct Experience {
     /// The second in which what replicas had of their own last faded.
     faded: AtomicU64,
     /// Share of known prompts that were not in the cache.
-    missed: Number,
+    pub(crate) missed: Number,
     /// Share of answers with which prompts that could, went on: half of them before any was seen.
     pub(crate) answers_found: Number,
     /// When an engine last reported a queue, in seconds.
@@ -130,7 +130,7 @@ impl Experience {
     }
 
     /// A known prompt was missed, or not. Returns the share that are, as it was before; at least a little.
-    pub(crate) fn missed(&self, missed: bool) -> f64 {
+    pub(crate) fn judge(&self, missed: bool) -> f64 {
         let usual = self.missed.get();
         self.missed.approach(f64::from(u8::from(missed)), SHARE_OF_A_REQUEST);
         usual.clamp(0.02, 0.95)

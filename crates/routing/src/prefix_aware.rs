@@ -9,10 +9,12 @@
 //! K  sum of (L + o), each times the share of its output that is left       T  output tokens they have left
 //! S  outstanding work in seconds: d u until the first token, and left x (b + c L + w / B), summed
 //! m  tokens of the prompt that the history says the replica holds; u = L - m
+//! P  prompt tokens in flight  C  tokens that its cache holds               s  share of known prompts that were missed
 //!
 //! cost = d [ u (1 + 0.5 (n + x)) + 0.4 Q ]        its prefill delays itself and all who run; prefills ahead
 //!      + 3.2 (b n + c K) o T / (o n + T) (1 - q / n)   sequences slow one another down while both run
 //!      + S q / n (1 + 12 f)                       what waits ahead, as far as requests there are seen to wait
+//!      + 200 d (u + o) s min(1.2, (P + T + L + o) / C)^8     what it takes in a cache that is short and full
 //!      - home 0.3 d (L - m_all) (1 + 0.5 (n + x)) if the replica is the home of the unknown part
 //! ```
 //!
@@ -31,6 +33,11 @@
 //! - **Queues** that engines report: `f` is 0 unless requests wait at this one and its cache is full, and then the
 //!   share of the replicas where none waits. Where everyone waits, waiting cannot be avoided and must not cost
 //!   affinity; where some have room it can, and to wait for a fast replica that is full is worth less than it seems.
+//! - **Memory**: caches are always full, and mostly of what nobody asks for again. Only where prompts that were known are
+//!   seen to be missed (`s`) is something pushed out that would have been used; then a request that takes a replica's
+//!   cache beyond what it holds pushes out the prefixes of those beside it, or one of them. That is a wall rather than a
+//!   price, and no steeper than what is known of lengths. `N` balancers that flee from the same replica to the same other
+//!   one make it worse, so it has `1 / N^2` of its height.
 //! - **History**, not the engine's cache: what was sent to a replica counts as held, for twice its cache. An
 //!   exact view forgets where a conversation lived as soon as it is evicted, and scatters it.
 //! - **Answers** that were sent are in the engine's cache too, but a balancer knows their lengths alone. A prompt that
@@ -82,6 +89,8 @@ pub struct Cost {
     pub decode_s: f32,
     /// Work ahead of it.
     pub wait_s: f32,
+    /// What it takes in a cache that is short.
+    pub memory_s: f32,
     /// Taken off for the home of its prefix.
     pub home_s: f32,
     /// The sum, for the replica's speed and weight. The lowest wins.
@@ -109,6 +118,8 @@ pub(crate) struct Weighing<'a> {
 
 /// A wait costs so many times more where no other replica has a queue.
 const AVOIDABLE: f32 = 12.0;
+/// A cache is no fuller than so many times what it holds: where all are, they are equal.
+const FULLEST: f32 = 1.2;
 /// How uneven loads are, as a share of the mean, where that is no chance.
 const UNEVEN: f32 = 0.8;
 
@@ -134,6 +145,8 @@ struct Prices {
     context: f32,
     output: f32,
     wait: f32,
+    /// Of a new token in a full cache.
+    memory: f32,
 }
 
 /// The safety net.
@@ -146,7 +159,13 @@ struct Bounds {
 }
 
 impl Prices {
-    fn of(engine: &Coefficients, settings: &PrefixAwareSettings, query: [u32; 2], coming: f64) -> Self {
+    fn of(
+        engine: &Coefficients,
+        settings: &PrefixAwareSettings,
+        query: [u32; 2],
+        coming: f64,
+        short: f64,
+    ) -> Self {
         let [prompt, output] = query.map(f64::from);
         let prices = [
             prompt,
@@ -158,10 +177,11 @@ impl Prices {
             engine.context_token_s * settings.decode_weight,
             output,
             settings.wait_weight,
+            engine.prefill_token_s * settings.memory_weight * short,
         ];
-        let [prompt, coming, prefill, queue, interference, sequence, context, output, wait] =
+        let [prompt, coming, prefill, queue, interference, sequence, context, output, wait, memory] =
             prices.map(|price| price as f32);
-        Self { prompt, coming, prefill, queue, interference, sequence, context, output, wait }
+        Self { prompt, coming, prefill, queue, interference, sequence, context, output, wait, memory }
     }
 
     /// What a candidate costs; a home is worth `home_price`, others nothing.
@@ -171,18 +191,21 @@ impl Prices {
         let beside = self.sequence * view.requests + self.context * view.context_tokens;
         let side_by_side =
             self.output * view.output_tokens / (self.output * view.requests + view.output_tokens).max(1.0);
+        let taken = view.prompt_tokens + view.output_tokens + self.prompt + self.output;
+        let full = (taken / view.cache_tokens).min(FULLEST).powi(8);
         let mut cost = Cost {
             cached_tokens: view.cached as u32,
             prefill_s: self.prefill * (self.prompt - view.cached) * delayed,
             queue_s: self.queue * view.waiting_tokens,
             decode_s: beside * side_by_side * (1.0 - view.waiting_share),
             wait_s: self.wait * view.outstanding_s * view.wait_burden * view.waiting_share,
+            memory_s: self.memory * (self.prompt - view.cached + self.output) * full,
             home_s: home_price * delayed,
             total_s: 0.0,
             outstanding_s: view.outstanding_s,
             allowed,
         };
-        let paid = cost.prefill_s + cost.queue_s + cost.decode_s - cost.home_s;
+        let paid = cost.prefill_s + cost.queue_s + cost.decode_s + cost.memory_s - cost.home_s;
         cost.total_s = paid * view.burden + cost.wait_s;
         cost
     }
@@ -232,7 +255,8 @@ impl Weighing<'_> {
         // A balancer whose requests are counted brings as many more as this one.
         let replicas = views.count() as f64 / f64::from(views.balancers);
         let coming = experience.arrivals.coming(mean_requests, replicas, self.now, take);
-        let prices = Prices::of(engine, settings, [prompt, output], coming);
+        let short = experience.missed.get() * self.unseen();
+        let prices = Prices::of(engine, settings, [prompt, output], coming, short);
         let unknown = f64::from(prompt) - all.least_cached;
         let bounds = self.bounds(&all, work(engine, prompt, unknown as u32, output, self.together()));
         let known = (all.most_cached - all.least_cached) / unknown.max(1.0);
@@ -304,6 +328,7 @@ impl Weighing<'_> {
             common_blocks: matches.common,
             block_tokens: query.block_tokens,
             prompt_tokens: query.prompt_tokens,
+            cache_tokens: self.engine.cache_tokens,
         };
         let mut views = Views::read(candidates, &matches, scale);
         if settings.balancers > 1 || experience.has_queues(self.now, settings.stale_after) {

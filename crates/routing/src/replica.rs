@@ -119,7 +119,7 @@ impl Replica {
     /// where caches are short; so many in a row that this does not explain it mean that the engine started anew, and
     /// what it was sent before the first of them is forgotten.
     pub(crate) fn judge_history(&self, missed: bool, opened: Duration) {
-        let usual = self.experience.missed(missed);
+        let usual = self.experience.judge(missed);
         let prediction = &self.load.prediction;
         if !missed {
             prediction.misses_in_row.store(0, Relaxed);
@@ -154,13 +154,14 @@ pub struct Load {
     pub(crate) outstanding: AtomicU64,
     pub(crate) slowness: Slowness,
     pub(crate) output_tokens: AtomicU64,
+    pub(crate) prompt_tokens: AtomicU64,
+    /// What its engine's cache holds; 0 unless it says so.
+    pub(crate) cache_tokens: AtomicU64,
     /// Credit of the smooth weighted round robin.
     pub(crate) turn: AtomicI64,
-    pub(crate) prompt_tokens: AtomicU64,
     pub(crate) picked: AtomicU64,
     /// Uncached prompt tokens of all leases that ever got their first token.
     pub(crate) prefilled_tokens: AtomicU64,
-    pub(crate) cache_tokens: AtomicU64,
     pub(crate) prediction: Prediction,
     /// When a token last arrived, in nanoseconds; 0 before the first.
     pub(crate) produced_at: AtomicU64,

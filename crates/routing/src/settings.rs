@@ -186,6 +186,8 @@ pub struct PrefixAwareSettings {
     pub decode_weight: f64,
     /// Weight of the work that waits ahead.
     pub wait_weight: f64,
+    /// Weight of what it takes in a cache that is full and seen to be short.
+    pub memory_weight: f64,
     /// What the home of an unknown prefix is worth, as a share of its prefill; by default 0.3, more for more
     /// balancers.
     pub home_weight: Option<f64>,
@@ -222,6 +224,7 @@ impl Default for PrefixAwareSettings {
             queue_weight: 0.4,
             decode_weight: 3.2,
             wait_weight: 1.0,
+            memory_weight: 200.0,
             home_weight: None,
             home_threshold: None,
             work_factor: 1.5,
@@ -248,6 +251,7 @@ impl PrefixAwareSettings {
             ("queue_weight", self.queue_weight),
             ("decode_weight", self.decode_weight),
             ("wait_weight", self.wait_weight),
+            ("memory_weight", self.memory_weight),
             ("home_weight", self.home_weight.unwrap_or_default()),
             ("home_threshold", self.home_threshold.unwrap_or_default()),
             ("work_slack", self.work_slack),

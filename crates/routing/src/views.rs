@@ -25,6 +25,9 @@ pub(crate) struct View {
     pub(crate) context_tokens: f32,
     /// Those still to come.
     pub(crate) output_tokens: f32,
+    pub(crate) prompt_tokens: f32,
+    /// What its cache holds.
+    pub(crate) cache_tokens: f32,
     pub(crate) outstanding_s: f32,
     /// Prompt tokens that its cache is expected to hold.
     pub(crate) cached: f32,
@@ -53,6 +56,8 @@ struct Group {
     waiting_tokens: [f32; LANES],
     context_tokens: [f32; LANES],
     output_tokens: [f32; LANES],
+    prompt_tokens: [f32; LANES],
+    cache_tokens: [f32; LANES],
     outstanding_s: [f32; LANES],
     cached: [f32; LANES],
     burden: [f32; LANES],
@@ -71,6 +76,8 @@ pub(crate) struct Scale {
     pub(crate) common_blocks: u32,
     pub(crate) block_tokens: u32,
     pub(crate) prompt_tokens: u32,
+    /// What the caches hold of engines that do not say it.
+    pub(crate) cache_tokens: u64,
 }
 
 /// Sums over the views, and the extremes of what is cached.
@@ -92,6 +99,7 @@ struct Even {
     waiting_tokens: f32,
     context_tokens: f32,
     output_tokens: f32,
+    prompt_tokens: f32,
     outstanding_s: f32,
 }
 
@@ -109,6 +117,8 @@ impl Views {
                 group.waiting_tokens[lane] = number(&load.waiting_tokens);
                 group.context_tokens[lane] = number(&load.context_tokens);
                 group.output_tokens[lane] = number(&load.output_tokens);
+                group.prompt_tokens[lane] = number(&load.prompt_tokens);
+                group.cache_tokens[lane] = number(&load.cache_tokens);
                 group.outstanding_s[lane] = number(&load.outstanding);
                 blocks[lane] = matches.blocks[standing.slot as usize];
                 group.burden[lane] = load.slowness.logarithm() as f32;
@@ -196,8 +206,8 @@ impl Views {
         self.balancers = balancers;
         let own = self.even();
         let a_request = |sum: f32| sum / own.requests.max(1.0);
-        let [context_tokens, output_tokens, outstanding_s] =
-            [own.context_tokens, own.output_tokens, own.outstanding_s].map(a_request);
+        let [context_tokens, output_tokens, prompt_tokens, outstanding_s] =
+            [own.context_tokens, own.output_tokens, own.prompt_tokens, own.outstanding_s].map(a_request);
         let waiting_tokens = own.waiting_tokens / (own.waiting_share * own.requests).max(1.0);
         for (place, others) in others.iter().enumerate() {
             let (group, lane) = (&mut self.groups[place / LANES], place % LANES);
@@ -208,6 +218,7 @@ impl Views {
             view.waiting_tokens += others.waiting * waiting_tokens;
             view.context_tokens += others.requests * context_tokens;
             view.output_tokens += others.requests * output_tokens;
+            view.prompt_tokens += others.requests * prompt_tokens;
             view.outstanding_s += others.requests * outstanding_s;
             group.set(lane, view);
         }
@@ -241,6 +252,7 @@ impl Views {
             waiting_tokens: sum(|view| view.waiting_tokens),
             context_tokens: sum(|view| view.context_tokens),
             output_tokens: sum(|view| view.output_tokens),
+            prompt_tokens: sum(|view| view.prompt_tokens),
             outstanding_s: sum(|view| view.outstanding_s),
         }
     }
@@ -253,6 +265,8 @@ impl Group {
         waiting_tokens: [0.0; LANES],
         context_tokens: [0.0; LANES],
         output_tokens: [0.0; LANES],
+        prompt_tokens: [0.0; LANES],
+        cache_tokens: [0.0; LANES],
         outstanding_s: [0.0; LANES],
         cached: [0.0; LANES],
         burden: [0.0; LANES],
@@ -269,6 +283,9 @@ impl Group {
         self.wait_burden[count..].fill(mean_weight);
         self.burden[count..].fill(shared_slowness);
         let Self { requests, waiting_share, outstanding_s, cached, burden, wait_burden, speed, .. } = self;
+        for cache in self.cache_tokens.iter_mut().filter(|tokens| **tokens == 0.0) {
+            *cache = scale.cache_tokens as f32;
+        }
         let [common, block, prompt] =
             [scale.common_blocks, scale.block_tokens, scale.prompt_tokens].map(|count| count as f32);
         for lane in 0..LANES {
@@ -301,6 +318,8 @@ impl Group {
         self.waiting_tokens[lane] = view.waiting_tokens;
         self.context_tokens[lane] = view.context_tokens;
         self.output_tokens[lane] = view.output_tokens;
+        self.prompt_tokens[lane] = view.prompt_tokens;
+        self.cache_tokens[lane] = view.cache_tokens;
         self.outstanding_s[lane] = view.outstanding_s;
         self.cached[lane] = view.cached;
         self.burden[lane] = view.burden;
@@ -316,6 +335,8 @@ impl Group {
             waiting_tokens: self.waiting_tokens[lane],
             context_tokens: self.context_tokens[lane],
             output_tokens: self.output_tokens[lane],
+            prompt_tokens: self.prompt_tokens[lane],
+            cache_tokens: self.cache_tokens[lane],
             outstanding_s: self.outstanding_s[lane],
             cached: self.cached[lane],
             burden: self.burden[lane],
@@ -335,6 +356,7 @@ impl View {
         draw(&mut self.waiting_tokens, all.waiting_tokens * share);
         draw(&mut self.context_tokens, all.context_tokens * share);
         draw(&mut self.output_tokens, all.output_tokens * share);
+        draw(&mut self.prompt_tokens, all.prompt_tokens * share);
         draw(&mut self.outstanding_s, all.outstanding_s * share);
     }
 }
@@ -408,15 +430,17 @@ mod tests {
             common_blocks: 2,
             block_tokens: 16,
             prompt_tokens: 100,
+            cache_tokens: 1000,
         };
         let read = |open, blocks, logarithm, weight| {
             let mut group = Group::EMPTY;
-            let counters = View { outstanding_s: 2e9, ..View::default() };
+            let counters = View { outstanding_s: 2e9, cache_tokens: 700.0, ..View::default() };
             group.set(1, View { burden: logarithm, wait_burden: weight, ..counters });
             group.set(0, View { burden: 0.5, wait_burden: 3.0, ..View::default() });
             let open = OpenCount { requests: open, waiting: open * 3 / 4 };
             group.scale(&[open; LANES], [blocks; LANES], 2, scale);
             assert_eq!(group.view(2), View { cached: group.cached[0], ..View::default() });
+            assert_eq!((group.view(0).cache_tokens, group.view(1).cache_tokens), (1000.0, 700.0));
             group.view(1)
         };
         let usual = read(4, 5, 0.55, 3.0);

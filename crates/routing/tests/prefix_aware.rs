@@ -172,6 +172,34 @@ fn affinity_has_its_price() {
 }
 
 #[test]
+fn where_known_prompts_are_missed_a_full_cache_is_left_alone() {
+    for balancers in [1, 8] {
+        let settings = format!(r#"{{"prefix_aware": {{"balancers": {balancers}, "home_weight": 0.0}}}}"#);
+        let pool = with(&settings, specs(&["small", "large"]));
+        pool.replicas()[0].set_cache_tokens(500);
+        pool.replicas()[1].set_cache_tokens(50_000);
+        let mut random = generator(1);
+        let known: Vec<Vec<u64>> = (0..10).map(|id| prompt(id, 0, 20)).collect();
+        let memory = || {
+            let explained = pool.explain(&query(&prompt(99, 0, 20)), NOW, &mut generator(1));
+            [0, 1].map(|place| explained.candidates[place].cost.unwrap().memory_s)
+        };
+        known.iter().for_each(|blocks| drop(pick(&pool, blocks, &mut random)));
+        assert_eq!(memory(), [0.0; 2], "nothing was missed");
+        for blocks in &known {
+            let later = NOW + seconds(60);
+            pool.pick(&query(blocks), later, &mut random).unwrap().lease.observed_cached(0);
+        }
+        let [small, large] = memory();
+        assert!(small > 0.0 && large < small / 1e6, "{small} and {large}, {balancers} balancers");
+        let held: Vec<Pick> = (100..106).map(|id| pick(&pool, &prompt(id, 0, 20), &mut random)).collect();
+        let to_the_small = held.iter().filter(|pick| name(pick) == "small").count();
+        let expected = if balancers == 1 { 0..=1 } else { 2..=4 };
+        assert!(expected.contains(&to_the_small), "{to_the_small} of 6, {balancers} balancers");
+    }
+}
+
+#[test]
 fn answers_that_are_about_to_end_slow_nobody() {
     let pool = with(r#"{"prefix_aware": {"learn": false}}"#, specs(&["ending", "beginning"]));
     let mut random = generator(1);
@@ -210,7 +238,7 @@ fn the_explanation_is_the_pick() {
         assert_eq!(explained.chosen.as_deref(), Some(name(&picked).as_str()));
         assert_eq!(explained.reason, picked.reason.label());
         assert_eq!((cost.total_s.into(), Some(cost.cached_tokens)), (picked.score, picked.cached_tokens));
-        let sum = cost.prefill_s + cost.queue_s + cost.decode_s + cost.wait_s - cost.home_s;
+        let sum = cost.prefill_s + cost.queue_s + cost.decode_s + cost.wait_s + cost.memory_s - cost.home_s;
         assert!((sum - cost.total_s).abs() < 1e-6 * cost.total_s, "equal replicas: the total is the sum");
         assert!(explained.candidates.iter().all(|row| row.cost.unwrap().total_s >= cost.total_s));
         held.push(picked);
