@@ -40,7 +40,7 @@ use crate::{HealthSettings, Outcome};
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HealthState {
-    /// Not checked yet.
+    /// Passed no check yet, and did not fail enough of them.
     Unknown,
     /// In service.
     Healthy,
