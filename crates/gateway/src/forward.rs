@@ -175,7 +175,7 @@ fn has_other(client: &Client, understood: &Understood<'_>, tried: &[u64]) -> boo
 /// One attempt: a connection, the request, the head of the answer.
 async fn exchange(
     client: &Client,
-    backend: &Backend,
+    backend: &Arc<Backend>,
     request: &mut Outgoing,
     asked: &RequestHead,
 ) -> Result<Asked, Failure> {
@@ -245,11 +245,19 @@ async fn pass_interim(client: &Client, asked: &RequestHead, head: &ResponseHead)
 
 /// Connects to the first of the replica's addresses that accepts. Each has an equal part of the time that is left, so
 /// that one that hangs does not keep the others from being tried.
-async fn connect(client: &Client, backend: &Backend) -> Result<Connection, Failure> {
+async fn connect(client: &Client, backend: &Arc<Backend>) -> Result<Connection, Failure> {
     let failure = |outcome, reason| Failure { outcome, reason, sent: false };
     let mut last = Reason::ConnectFailed;
+    let limit = client.worker.limits().connect_timeout;
+    let until = client.worker.now() + limit;
+    if backend.addresses().is_empty() {
+        // It joined a moment ago.
+        client.enter(Phase::Upstream, limit);
+        let mut look_up = pin!(backend.resolve());
+        poll_fn(|context| if client.is_late() { Poll::Ready(()) } else { look_up.as_mut().poll(context) })
+            .await;
+    }
     let addresses = backend.addresses();
-    let until = client.worker.now() + client.worker.limits().connect_timeout;
     for (&address, untried) in addresses.iter().zip((1..=addresses.len() as u32).rev()) {
         client.enter(Phase::Upstream, until.saturating_duration_since(client.worker.now()) / untried);
         let secret = backend.secret(&client.worker.shared.security);
@@ -329,7 +337,7 @@ mod tests {
         let _fill = [(); 3].map(|()| fill());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let backend = Backend::new(1, &format!("http://{address}").parse().unwrap());
+        let backend = Arc::new(Backend::new(1, &format!("http://{address}").parse().unwrap()));
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let connects = |addresses: Vec<SocketAddr>| {
             backend.set_addresses(addresses);

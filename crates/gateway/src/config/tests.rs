@@ -75,7 +75,13 @@ fn flags_go_over_the_file() {
 #[test]
 fn what_cannot_be_used_is_refused() {
     assert!(matches!(read(""), Err(ConfigError::NoReplicas)));
-    assert!(matches!(read("replicas: [http://a, 'http://a/']"), Err(ConfigError::Twice(_))));
+    for again in ["http://a/", "http://a:80", "http://A", "http://a:080//"] {
+        assert!(
+            matches!(read(&format!("replicas: [http://a, '{again}']")), Err(ConfigError::Twice(_))),
+            "{again}"
+        );
+    }
+    read("replicas: [http://a, https://a, 'http://a:81', http://a/b, http://a/B]").unwrap();
     assert!(matches!(read("replicas: [http://a]\nhealth: {rise: 0}"), Err(ConfigError::Value(_))));
     for key in [
         "limits: {max_body_bytes",
