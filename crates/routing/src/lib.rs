@@ -31,6 +31,7 @@ mod ring;
 mod router;
 mod seconds;
 mod settings;
+mod silence;
 mod snapshot;
 mod views;
 
