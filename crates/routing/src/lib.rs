@@ -18,6 +18,7 @@ mod experience;
 mod explain;
 mod health;
 mod lease;
+mod outcome;
 mod outputs;
 mod pick;
 mod policy;
@@ -37,7 +38,8 @@ mod views;
 
 pub use coefficients::Coefficients;
 pub use health::{Health, HealthState};
-pub use lease::{Lease, Outcome};
+pub use lease::Lease;
+pub use outcome::Outcome;
 pub use pick::{Considered, Exclusion, Explanation, NoReplica, Pick, PickReason};
 pub use policy::{Needs, PolicyName, PolicySettings, PrefixNeed};
 pub use prefix_aware::Cost;
