@@ -279,6 +279,8 @@ impl Drop for Flight {
             });
         }
         let metrics = &worker.shared.metrics;
+        // The log and the decision log have a status even where nobody gave one.
+        let answered = self.status;
         if let Some(reason) = self.reason {
             metrics.errors(reason).add(1);
             if self.status == 0 {
@@ -289,7 +291,7 @@ impl Drop for Flight {
         match &self.attempt {
             Some(Attempt { backend, .. }) => {
                 let metrics = &backend.metrics;
-                metrics.answers(self.status).add(1);
+                metrics.answers(answered).add(1);
                 metrics.duration.observe(elapsed);
                 metrics.output_tokens.add(self.output_tokens());
                 metrics.cached_tokens.add(self.usage.cached_tokens.unwrap_or_default().into());
@@ -297,7 +299,7 @@ impl Drop for Flight {
                     metrics.first_token.observe(first.saturating_duration_since(self.started));
                 }
             }
-            None => metrics.own_answers[class(self.status)].add(1),
+            None => metrics.own_answers[class(answered)].add(1),
         }
         if let Some(attempt) = self.attempt.as_mut().filter(|_| !self.complete)
             && attempt.outcome == Some(Outcome::Answered)

@@ -91,11 +91,11 @@ fn mistakes_are_named() {
 fn retries_are_safe_or_asked_for() {
     let settings = RetrySettings::default();
     let brave = RetrySettings { after_sending: true, ..RetrySettings::default() };
-    let attempt = Attempt { outcome: Outcome::Broken, retries: 0, sent: true, answering: false, idempotent: false };
+    let attempt = Attempt { outcome: Outcome::Broken, retries: 0, sent: true, answering: false, safe: false };
     for (attempt, expected, expected_brave) in [
         (attempt, Err(NoRetry::MayHaveRun), Ok(())),
         (Attempt { sent: false, ..attempt }, Ok(()), Ok(())),
-        (Attempt { idempotent: true, ..attempt }, Ok(()), Ok(())),
+        (Attempt { safe: true, ..attempt }, Ok(()), Ok(())),
         (Attempt { outcome: Outcome::ConnectFailed, ..attempt }, Ok(()), Ok(())),
         (
             Attempt { outcome: Outcome::Busy { retry_after: None }, ..attempt },

@@ -54,7 +54,7 @@ impl Simulation {
             retries: tried.len() as u32,
             sent: false,
             answering: false,
-            idempotent: false,
+            safe: false,
         };
         // The retry that failed is under way until another one is.
         let granted = reached
