@@ -148,6 +148,11 @@ impl Fleet {
         self.adapters.load().contains(model)
     }
 
+    /// Whether some replica says which adapters it has.
+    pub(crate) fn has_adapters(&self) -> bool {
+        !self.adapters.load().is_empty()
+    }
+
     /// Whether some replica takes requests now.
     pub(crate) fn is_ready(&self) -> bool {
         let now = self.now();

@@ -8,12 +8,12 @@
 mod outgoing;
 pub(crate) mod query;
 
-use std::{future::poll_fn, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, mem, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
 use protocol::Endpoint;
-use routing::{NoReplica, Outcome, Pick, may_retry};
+use routing::{Health, NoReplica, Outcome, Pick, Retry, may_retry};
 use tokio::net::TcpStream;
 
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
     },
     security,
     server::{Client, Phase, write_interim},
+    shared::Shared,
     upstream::connection::{Connection, ExchangeError, Outgoing},
     wire::{Wire, is_own_want},
     worker::Worker,
@@ -103,13 +104,13 @@ pub(crate) async fn ask(
             decision.expected_tokens = cached_tokens;
         }
         backend.metrics.picks(reason).add(1);
-        backend.metrics.prompt_tokens.add(understood.prompt_tokens().into());
         tried.push(backend.id);
         attempts += 1;
         let outgoing = outgoing::write(head, &client, &backend, request_id, body.len());
         let mut request = Outgoing::new(outgoing, &body);
         flight.attempt(Attempt::new(lease, Arc::clone(&backend), retry.take()));
-        let failure = match exchange(&client, &backend, &mut request, head).await {
+        let failure = match exchange(&client, &backend, &mut request, head, understood.prompt_tokens()).await
+        {
             Ok(asked) if asked.head.status == StatusCode::SWITCHING_PROTOCOLS && !upgrade => {
                 Failure { outcome: Outcome::Broken, reason: Reason::UpstreamInvalid, sent: true }
             }
@@ -120,56 +121,53 @@ pub(crate) async fn ask(
                 }
                 let outcome = flight.current().and_then(|attempt| attempt.outcome);
                 let attempt = retryable(outcome.unwrap_or(Outcome::Answered), true, head, attempts);
-                if may_retry(&attempt, &shared.in_force.load().retry).is_err()
-                    || !has_other(&client, &understood, &tried)
-                {
-                    return Ok(asked);
+                // An answer in hand is thrown away for a replica only that is as good as others.
+                retry = again(shared, &attempt, || has_other(&client, &understood, &tried, Health::eligible));
+                match retry {
+                    Some(_) => continue,
+                    None => return Ok(asked),
                 }
-                match shared.budget.retry(&shared.in_force.load().retry) {
-                    Some(granted) => retry = Some(granted),
-                    None => {
-                        shared.metrics.retries_refused.add(1);
-                        return Ok(asked);
-                    }
-                }
-                shared.metrics.retries.add(1);
-                continue;
             }
             Err(failure) => failure,
         };
         flight.judge(failure.outcome);
         let attempt = retryable(failure.outcome, failure.sent, head, attempts);
-        if may_retry(&attempt, &shared.in_force.load().retry).is_err() {
-            return Err(failed(&failure, &backend));
+        retry = again(shared, &attempt, || has_other(&client, &understood, &tried, Health::available));
+        let refusal = failed(&failure, &backend);
+        if retry.is_none() {
+            return Err(refusal);
         }
-        match shared.budget.retry(&shared.in_force.load().retry) {
-            Some(granted) => retry = Some(granted),
-            None => {
-                shared.metrics.retries_refused.add(1);
-                return Err(failed(&failure, &backend));
-            }
-        }
-        shared.metrics.retries.add(1);
-        last = Some(failed(&failure, &backend));
+        last = Some(refusal);
     }
+}
+
+/// Leave to repeat an attempt, if the rule, the replicas and the budget give it.
+fn again(shared: &Shared, attempt: &routing::Attempt, has_other: impl FnOnce() -> bool) -> Option<Retry> {
+    let rule = &shared.in_force.load().retry;
+    if may_retry(attempt, rule).is_err() || !has_other() {
+        return None;
+    }
+    let retry = shared.budget.retry(rule);
+    let count = if retry.is_some() { &shared.metrics.retries } else { &shared.metrics.retries_refused };
+    count.add(1);
+    retry
 }
 
 fn retryable(outcome: Outcome, sent: bool, head: &RequestHead, attempts: u32) -> routing::Attempt {
-    routing::Attempt {
-        outcome,
-        retries: attempts - 1,
-        sent,
-        answering: false,
-        idempotent: head.method.is_idempotent(),
-    }
+    routing::Attempt { outcome, retries: attempts - 1, sent, answering: false, safe: head.method.is_safe() }
 }
 
-/// Whether a replica that was not tried could take the request, so that an answer in hand is worth throwing away.
-fn has_other(client: &Client, understood: &Understood<'_>, tried: &[u64]) -> bool {
+/// Whether a replica that was not tried, and is fit, could take the request.
+fn has_other(
+    client: &Client,
+    understood: &Understood<'_>,
+    tried: &[u64],
+    is_fit: fn(&Health, Duration) -> bool,
+) -> bool {
     let query = understood.query(tried);
     let now = client.worker.routing_now();
     let replicas = client.worker.shared.fleet.router.replicas();
-    replicas.iter().any(|replica| query.admits(replica) && replica.health.eligible(now))
+    replicas.iter().any(|replica| query.admits(replica) && is_fit(&replica.health, now))
 }
 
 /// One attempt: a connection, the request, the head of the answer.
@@ -178,7 +176,9 @@ async fn exchange(
     backend: &Arc<Backend>,
     request: &mut Outgoing,
     asked: &RequestHead,
+    prompt_tokens: u32,
 ) -> Result<Asked, Failure> {
+    let mut prompt_tokens = prompt_tokens.into();
     let to_head = asked.method == Method::HEAD;
     let worker = &client.worker;
     let limits = worker.limits();
@@ -194,6 +194,8 @@ async fn exchange(
                 connected => connected?,
             },
         };
+        // Nothing was sent to who cannot be connected to.
+        backend.metrics.prompt_tokens.add(mem::take(&mut prompt_tokens));
         client.enter(Phase::Upstream, limits.response_timeout);
         let begun = worker.now();
         let exchanged = poll_fn(|context| {

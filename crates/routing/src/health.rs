@@ -346,6 +346,11 @@ impl Health {
         self.availability(now, &self.rules.settings.load()) == Availability::Untried
     }
 
+    /// Whether the replica gets requests where no other can.
+    pub fn available(&self, now: Duration) -> bool {
+        self.availability(now, &self.rules.settings.load()) != Availability::Never
+    }
+
     /// It is ready, with its full weight, and no time that passes will change that: only a disturbance can.
     pub(crate) fn is_ordinary(&self, now: Duration, settings: &HealthSettings) -> bool {
         self.availability(now, settings) == Availability::Ready && self.ramp_from.load(Relaxed) == FULL

@@ -173,6 +173,7 @@ impl Default for LeastQueueSettings {
 #[serde(default, deny_unknown_fields)]
 pub struct PrefixAwareSettings {
     /// What an engine's step costs, before anything is learned.
+    #[serde(deserialize_with = "crate::silence::deserialize")]
     pub engine: Coefficients,
     /// Learn it from the times of answers.
     pub learn: bool,

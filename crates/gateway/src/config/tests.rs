@@ -35,6 +35,12 @@ fn faults_name_their_line_and_column() {
         ("threads: 0\n", "evenload.yaml:1:1: `threads`: ", "zero"),
         ("policy: {session: {nope: 1}}\n", "evenload.yaml:1:20: unknown", "`nope`"),
         (
+            "policy: {session: {minimum_load: many}}\n",
+            "evenload.yaml:1:34: `policy.session.minimum_load`: ",
+            "",
+        ),
+        ("policy: {session: 5}\n", "evenload.yaml:1:19: `policy.session`: ", ""),
+        (
             "drain_timeout_s: 30s\n",
             "evenload.yaml:1:18: `drain_timeout_s`: ",
             "`30s` is not a time in seconds",
@@ -58,6 +64,16 @@ fn keys_without_a_value_say_nothing() {
             read("replicas: [http://a]").unwrap()
         );
     }
+    for policy in [
+        "prefix_aware:\n    # all: commented out",
+        "{prefix_aware: {balancers: , engine: , home_weight: ~}}",
+        "{prefix_aware: {engine: {prefill_token_s: }}}",
+    ] {
+        let settings = read(&format!("replicas: [http://a]\npolicy:\n  {policy}\n")).unwrap();
+        assert_eq!(settings.policy, PolicySettings::default(), "{policy}");
+    }
+    read("replicas: [http://a]\npolicy: {session: {headers: }}\n").unwrap();
+    read("replicas: [http://a]\npolicy: {random: }\n").unwrap();
     read("replicas: [http://a]\ntls:\n  insecure_replicas:\nlimits:\n  idle_timeout_s: ~\n").unwrap();
     read("replicas: [{url: 'http://a', weight: }]\n").unwrap();
     assert!(matches!(read("replicas:\n"), Err(ConfigError::NoReplicas)));

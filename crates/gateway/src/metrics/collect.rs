@@ -84,17 +84,21 @@ const REPLICA_COUNTERS: &[Row<ReplicaMetrics>] = &[
 
 /// Of answers that said how much of their prompt was cached, where the policy expected something.
 const PREDICTION_COUNTERS: &[Row<Replica>] = &[
-    ("predicted_cached_tokens", "Prompt tokens that a replica's cache was expected to hold.", |replica| {
-        replica.load.prediction().expected_tokens
-    }),
+    (
+        "predicted_cached_tokens",
+        "Prompt tokens that a replica's cache was expected to hold, estimated.",
+        |replica| replica.load.prediction().expected_tokens,
+    ),
     (
         "predicted_missing_tokens",
-        "Prompt tokens that were expected in a replica's cache and not found.",
+        "Prompt tokens that were expected in a replica's cache and not found, estimated.",
         |replica| replica.load.prediction().missing_tokens,
     ),
-    ("unpredicted_cached_tokens", "Prompt tokens that a replica's cache held unexpectedly.", |replica| {
-        replica.load.prediction().surprising_tokens
-    }),
+    (
+        "unpredicted_cached_tokens",
+        "Prompt tokens that a replica's cache held unexpectedly, estimated.",
+        |replica| replica.load.prediction().surprising_tokens,
+    ),
 ];
 
 const REPLICA_GAUGES: &[Row<Replica>] = &[
