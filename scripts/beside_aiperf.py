@@ -22,6 +22,8 @@ import sys
 import tempfile
 import time
 
+from machine import commit
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -64,9 +66,8 @@ def main():
     urls = [engine.stdout.readline().strip() for _ in range(2)]
     stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
     raw = ROOT / "docs/benchmarks/raw" / f"beside-aiperf-{stamp}.jsonl"
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     head = {"what": f"AIPerf 0.13.0 and evenload profile against engines of TTFT {ttft} ms and ITL {itl} ms",
-            "commit": commit.strip(), "cores": os.cpu_count(), "load_average_before": os.getloadavg()}
+            "commit": commit(), "cores": os.cpu_count(), "load_average_before": os.getloadavg()}
     lines = [head]
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -14,6 +14,6 @@ trap 'rm -f "$points"' EXIT
 load=$(cut -d' ' -f1-3 /proc/loadavg)
 "$binary" calibrate --json "$points" "$@" || true
 printf '{"what": "evenload calibrate %s", "commit": "%s", "cores": %s, "load_average_before": "%s", "kernel": "%s"}\n' \
-    "$*" "$(git rev-parse --short HEAD)" "$(nproc)" "$load" "$(uname -r)" > "$raw"
+    "$*" "$(git describe --always --dirty)" "$(nproc)" "$load" "$(uname -r)" > "$raw"
 cat "$points" >> "$raw"
 echo "raw output: $raw"

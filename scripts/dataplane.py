@@ -25,7 +25,6 @@ import platform
 import resource
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ from pathlib import Path
 
 from dataplane_parts import loads, proxies, tables
 from dataplane_parts.processes import Process, SyscallCount, core_busy_seconds, free_port
+from machine import commit
 
 ROOT = Path(__file__).resolve().parent.parent
 PROXY_CORE, LOAD_CORE = 0, 1
@@ -219,14 +219,10 @@ def wait_until_answering(port):
 
 
 def environment(arguments, targets):
-    def output(command):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False, cwd=ROOT)
-        return done.stdout.strip()
-
     model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": output(["git", "describe", "--always", "--dirty", "--abbrev=12"]),
+        "commit": commit(),
         "kernel": platform.release(),
         "processor": model[0].partition(": ")[2] if model else platform.machine(),
         "cores": os.cpu_count(),

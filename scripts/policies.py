@@ -18,6 +18,8 @@ import subprocess
 import sys
 import time
 
+from machine import commit
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EVENLOAD = ROOT / "target/release/evenload"
 DATA = os.environ.get("EVENLOAD_DATA")
@@ -39,7 +41,7 @@ BASE = {
     "sessions-preamble": PREAMBLE,
     "mooncake": MOONCAKE,
 }
-# The published workload is in the program; these are made: loads, lengths and engines that nothing was tuned on.
+# The published workload is in the program; these are made. What was chosen by them stands in docs/benchmarks/policies.md.
 MADE = {
     "chat-low": "--workload conversations --rate 2 --sessions 600 --turns 6,3 --think-time-s 20,10 --preamble-tokens 400",
     "chat-high": "--workload conversations --rate 4 --sessions 2400 --turns 6,3 --think-time-s 20,10 --preamble-tokens 400",
@@ -123,10 +125,9 @@ def main():
         return
     stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
     path = arguments.output or ROOT / f"docs/benchmarks/raw/policies-{stamp}.jsonl"
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     seeds = [flag for seed in arguments.seeds.split(",") for flag in ("--seed", seed)]
     with path.open("w") as raw:
-        head = {"commit": commit.stdout.strip(), "time": stamp, "seeds": arguments.seeds}
+        head = {"commit": commit(), "time": stamp, "seeds": arguments.seeds}
         print(json.dumps(head), file=raw, flush=True)
         for name, flags, policies, bound in runs():
             if arguments.names and not any(name == wanted or wanted in name.split("/") for wanted in arguments.names):

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 
+from machine import commit
+
 TURNS = 5
 SESSIONS_PER_S = 0.4
 
@@ -47,8 +49,7 @@ def main():
     parser.add_argument("--replicas", type=int, action="append")
     parser.add_argument("--requests", type=int, action="append")
     arguments = parser.parse_args()
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    print(json.dumps({"commit": commit, "cores": os.cpu_count(), "load_average": os.getloadavg()}), flush=True)
+    print(json.dumps({"commit": commit(), "cores": os.cpu_count(), "load_average": os.getloadavg()}), flush=True)
     for policy in arguments.policy or ["least_requests", "prefix_aware"]:
         for requests in arguments.requests or [10_000, 100_000, 1_000_000]:
             for replicas in arguments.replicas or [10, 100, 1_000]:

@@ -297,6 +297,7 @@ fn a_gap_is_filled_from_the_replay_or_clears_the_index() {
     check("a gap that is filled", true, &[3, 7], &[3, 4, 5, 6], [1, 4, 0, 5]);
     check("a gap that is not kept whole", true, &[3, 7], &[3, 6], [1, 1, 1, 1]);
     check("a gap without a replay", false, &[3, 7], &[3, 4, 5, 6], [1, 0, 1, 1]);
+    check("a number that no batch can have", false, &[5, u64::MAX, 6], &[], [0, 0, 0, 2]);
 }
 
 #[test]

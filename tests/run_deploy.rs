@@ -49,6 +49,11 @@ fn command(stage: &Stage, job: &Value) -> Command {
 
 #[test]
 fn the_manifests_hold_together() {
+    let claim = manifest("run-reports-claim.yaml", 0);
+    assert_eq!(
+        (&claim["kind"], &claim["spec"]["accessModes"][0]),
+        (&"PersistentVolumeClaim".into(), &"ReadWriteMany".into())
+    );
     for (name, run) in [("run-indexed-job.yaml", true), ("run-merge-job.yaml", false)] {
         let job = manifest(name, 0);
         assert_eq!((&job["apiVersion"], &job["kind"]), (&"batch/v1".into(), &"Job".into()), "{name}");
@@ -56,6 +61,13 @@ fn the_manifests_hold_together() {
         assert_eq!(pod["restartPolicy"], "Never", "{name}: a share that is run again would be another one");
         let mounted = names(&pod["containers"][0]["volumeMounts"]);
         assert_eq!(mounted, names(&pod["volumes"]), "{name}");
+        assert_eq!(
+            pod["containers"][0]["imagePullPolicy"], "IfNotPresent",
+            "{name}: the image may be on the nodes only"
+        );
+        let volumes = pod["volumes"].as_array().unwrap();
+        let claimed = volumes.iter().find_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str());
+        assert_eq!(claimed, claim["metadata"]["name"].as_str(), "{name}");
         if run {
             let spec = &job["spec"];
             assert_eq!(spec["completionMode"], "Indexed");

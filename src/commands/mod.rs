@@ -10,6 +10,7 @@ mod engine_state;
 mod interrupt;
 mod process;
 pub(crate) mod profile;
+mod progress;
 mod refused;
 mod report;
 mod run;

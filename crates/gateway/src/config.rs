@@ -340,7 +340,7 @@ impl Settings {
             return Err(ConfigError::NoReplicas);
         }
         let mut seen = BTreeSet::new();
-        if let Some(twice) = self.replicas.iter().find(|replica| !seen.insert(replica.url.as_str())) {
+        if let Some(twice) = self.replicas.iter().find(|replica| !seen.insert(replica.url.place())) {
             return Err(ConfigError::Twice(twice.url.clone()));
         }
         let (limits, checks) = (&self.limits, &self.checks);

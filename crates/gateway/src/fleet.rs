@@ -13,9 +13,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use routing::{PolicySettings, Replica, ReplicaSpec, Router, SettingsError};
+use routing::{Health, PolicySettings, Replica, ReplicaSpec, Router, SettingsError};
 use tls::ServerName;
-use tokio::sync::Notify;
+use tokio::{
+    sync::{Mutex as AsyncMutex, Notify},
+    task::spawn_local,
+};
 
 use crate::{
     config::{EventSource, ReplicaConfig},
@@ -51,6 +54,8 @@ pub(crate) struct Backend {
     pub(crate) path_prefix: Box<str>,
     /// What its name was last resolved to; empty before the first time.
     addresses: ArcSwap<Vec<SocketAddr>>,
+    /// Held while its name is looked up.
+    looking_up: Arc<AsyncMutex<()>>,
     /// Where it publishes what happens to its cache.
     pub(crate) kv_events: Option<EventSource>,
     pub(crate) metrics: ReplicaMetrics,
@@ -143,10 +148,16 @@ impl Fleet {
         self.adapters.load().contains(model)
     }
 
+    /// Whether some replica says which adapters it has.
+    pub(crate) fn has_adapters(&self) -> bool {
+        !self.adapters.load().is_empty()
+    }
+
     /// Whether some replica takes requests now.
     pub(crate) fn is_ready(&self) -> bool {
         let now = self.now();
-        self.router.replicas().iter().any(|replica| replica.health.eligible(now))
+        let takes = |health: &Health| health.eligible(now) || health.is_untried(now);
+        self.router.replicas().iter().any(|replica| takes(&replica.health))
     }
 }
 
@@ -176,6 +187,7 @@ impl Backend {
             name: config.url.secure_name(),
             path_prefix: config.url.path_prefix().into(),
             addresses: ArcSwap::from_pointee(authority.parse().into_iter().collect()),
+            looking_up: Arc::default(),
             kv_events: config.kv_events.clone(),
             metrics: ReplicaMetrics::default(),
         }
@@ -184,6 +196,12 @@ impl Backend {
     /// Where to connect, the best first; empty while its name has not been resolved.
     pub(crate) fn addresses(&self) -> Arc<Vec<SocketAddr>> {
         self.addresses.load_full()
+    }
+
+    /// Stands for a look-up that nobody answers.
+    #[cfg(test)]
+    pub(crate) fn look_up_in_vain(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.looking_up).try_lock_owned().expect("nobody looks it up")
     }
 
     #[cfg(test)]
@@ -201,11 +219,28 @@ impl Backend {
         self.authority.parse::<SocketAddr>().is_err()
     }
 
-    /// Looks its name up again, unless its URL holds an address already. Keeps the last answer on failure.
-    pub(crate) async fn resolve(&self) {
+    /// Looks its name up again, unless its URL holds an address already. Keeps the last answer on failure. Whoever
+    /// stops waiting does not stop the look-up, and there is one at a time: a name server that is silent takes seconds
+    /// and a thread for each.
+    pub(crate) async fn resolve(self: &Arc<Self>) {
         if !self.has_name() {
             return;
         }
+        match Arc::clone(&self.looking_up).try_lock_owned() {
+            Ok(held) => {
+                let backend = Arc::clone(self);
+                let look_up = spawn_local(async move {
+                    backend.look_up().await;
+                    drop(held);
+                });
+                // It can fail only with the runtime, at the end.
+                let _ = look_up.await;
+            }
+            Err(_) => drop(self.looking_up.lock().await),
+        }
+    }
+
+    async fn look_up(&self) {
         match tokio::net::lookup_host(&*self.authority).await {
             Ok(found) => {
                 let found: Vec<SocketAddr> = found.collect();

@@ -39,7 +39,8 @@ pub(crate) struct Flight {
     first_token: Option<Instant>,
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
-    output_tokens: u64,
+    /// Of the answer's stream, that came of the model.
+    events: u64,
     /// What the engine says that it counted, so far.
     usage: Usage,
     retries: u32,
@@ -84,7 +85,7 @@ impl Flight {
             first_token: None,
             request_bytes: 0,
             response_bytes: 0,
-            output_tokens: 0,
+            events: 0,
             usage: Usage::default(),
             retries: 0,
             request: None,
@@ -135,8 +136,12 @@ impl Flight {
 
     /// Gives the replica's load back, and counts its failure if it failed.
     pub(crate) fn end_attempt(&mut self) {
-        if let Some(Attempt { lease, backend, outcome, .. }) = self.attempt.take() {
+        if let Some(Attempt { mut lease, backend, outcome, .. }) = self.attempt.take() {
             let outcome = outcome.unwrap_or(Outcome::Abandoned);
+            // What an engine says in the middle is about the beginning.
+            if outcome == Outcome::Answered && self.usage.completion_tokens > 0 {
+                lease.counted(self.usage.completion_tokens);
+            }
             if let Some(failures) = backend.metrics.failures(outcome) {
                 failures.add(1);
             }
@@ -157,7 +162,7 @@ impl Flight {
         if self.first_token.is_none() {
             self.first_token = Some(self.client.worker.now());
         }
-        self.output_tokens += u64::from(count);
+        self.events += u64::from(count);
         if let Some(attempt) = &mut self.attempt {
             attempt.lease.produced(count, now);
         }
@@ -174,9 +179,17 @@ impl Flight {
     /// Takes over what the engine says it produced and found in its cache. A stream may say it often, and in parts.
     pub(crate) fn report(&mut self, usage: Usage) {
         self.usage.update(usage);
-        self.output_tokens = self.usage.completion_tokens.into();
         if let (Some(attempt), Some(cached)) = (&mut self.attempt, usage.cached_tokens) {
-            attempt.lease.observed_cached(cached);
+            attempt.lease.observed_cached(cached, self.usage.prompt_tokens);
+        }
+    }
+
+    /// What the engine counted, or events; of an answer that broke off the engine may have told the beginning alone.
+    fn output_tokens(&self) -> u64 {
+        match u64::from(self.usage.completion_tokens) {
+            0 => self.events,
+            counted if self.complete => counted,
+            counted => counted.max(self.events),
         }
     }
 
@@ -215,7 +228,7 @@ impl Flight {
         decision.timestamp = log.time(self.started);
         decision.prompt_tokens = Some(self.usage.prompt_tokens).filter(|tokens| *tokens > 0);
         decision.cached_tokens = self.usage.cached_tokens;
-        decision.output_length = u32::try_from(self.output_tokens).unwrap_or(u32::MAX);
+        decision.output_length = u32::try_from(self.output_tokens()).unwrap_or(u32::MAX);
         decision.replica = self.last.as_ref().map(|replica| replica.spec.name.to_string().into());
         decision.outcome = self.reason.map_or(COMPLETE, Reason::label).into();
         decision.status = self.status;
@@ -245,7 +258,7 @@ impl Flight {
             retries = self.retries,
             request_bytes = self.request_bytes,
             response_bytes = self.response_bytes,
-            tokens = self.output_tokens,
+            tokens = self.output_tokens(),
             first_token_ms = self.first_token.map(|first| milliseconds(first.duration_since(self.started))),
             duration_ms = milliseconds(elapsed),
             "request"
@@ -266,6 +279,8 @@ impl Drop for Flight {
             });
         }
         let metrics = &worker.shared.metrics;
+        // The log and the decision log have a status even where nobody gave one.
+        let answered = self.status;
         if let Some(reason) = self.reason {
             metrics.errors(reason).add(1);
             if self.status == 0 {
@@ -276,15 +291,15 @@ impl Drop for Flight {
         match &self.attempt {
             Some(Attempt { backend, .. }) => {
                 let metrics = &backend.metrics;
-                metrics.answers(self.status).add(1);
+                metrics.answers(answered).add(1);
                 metrics.duration.observe(elapsed);
-                metrics.output_tokens.add(self.output_tokens);
+                metrics.output_tokens.add(self.output_tokens());
                 metrics.cached_tokens.add(self.usage.cached_tokens.unwrap_or_default().into());
                 if let Some(first) = self.first_token {
                     metrics.first_token.observe(first.saturating_duration_since(self.started));
                 }
             }
-            None => metrics.own_answers[class(self.status)].add(1),
+            None => metrics.own_answers[class(answered)].add(1),
         }
         if let Some(attempt) = self.attempt.as_mut().filter(|_| !self.complete)
             && attempt.outcome == Some(Outcome::Answered)

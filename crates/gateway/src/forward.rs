@@ -8,12 +8,12 @@
 mod outgoing;
 pub(crate) mod query;
 
-use std::{future::poll_fn, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, mem, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
 use protocol::Endpoint;
-use routing::{NoReplica, Outcome, Pick, may_retry};
+use routing::{Health, NoReplica, Outcome, Pick, Retry, may_retry};
 use tokio::net::TcpStream;
 
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
     },
     security,
     server::{Client, Phase, write_interim},
+    shared::Shared,
     upstream::connection::{Connection, ExchangeError, Outgoing},
     wire::{Wire, is_own_want},
     worker::Worker,
@@ -103,13 +104,13 @@ pub(crate) async fn ask(
             decision.expected_tokens = cached_tokens;
         }
         backend.metrics.picks(reason).add(1);
-        backend.metrics.prompt_tokens.add(understood.prompt_tokens().into());
         tried.push(backend.id);
         attempts += 1;
         let outgoing = outgoing::write(head, &client, &backend, request_id, body.len());
         let mut request = Outgoing::new(outgoing, &body);
         flight.attempt(Attempt::new(lease, Arc::clone(&backend), retry.take()));
-        let failure = match exchange(&client, &backend, &mut request, head).await {
+        let failure = match exchange(&client, &backend, &mut request, head, understood.prompt_tokens()).await
+        {
             Ok(asked) if asked.head.status == StatusCode::SWITCHING_PROTOCOLS && !upgrade => {
                 Failure { outcome: Outcome::Broken, reason: Reason::UpstreamInvalid, sent: true }
             }
@@ -120,65 +121,64 @@ pub(crate) async fn ask(
                 }
                 let outcome = flight.current().and_then(|attempt| attempt.outcome);
                 let attempt = retryable(outcome.unwrap_or(Outcome::Answered), true, head, attempts);
-                if may_retry(&attempt, &shared.in_force.load().retry).is_err()
-                    || !has_other(&client, &understood, &tried)
-                {
-                    return Ok(asked);
+                // An answer in hand is thrown away for a replica only that is as good as others.
+                retry = again(shared, &attempt, || has_other(&client, &understood, &tried, Health::eligible));
+                match retry {
+                    Some(_) => continue,
+                    None => return Ok(asked),
                 }
-                match shared.budget.retry(&shared.in_force.load().retry) {
-                    Some(granted) => retry = Some(granted),
-                    None => {
-                        shared.metrics.retries_refused.add(1);
-                        return Ok(asked);
-                    }
-                }
-                shared.metrics.retries.add(1);
-                continue;
             }
             Err(failure) => failure,
         };
         flight.judge(failure.outcome);
         let attempt = retryable(failure.outcome, failure.sent, head, attempts);
-        if may_retry(&attempt, &shared.in_force.load().retry).is_err() {
-            return Err(failed(&failure, &backend));
+        retry = again(shared, &attempt, || has_other(&client, &understood, &tried, Health::available));
+        let refusal = failed(&failure, &backend);
+        if retry.is_none() {
+            return Err(refusal);
         }
-        match shared.budget.retry(&shared.in_force.load().retry) {
-            Some(granted) => retry = Some(granted),
-            None => {
-                shared.metrics.retries_refused.add(1);
-                return Err(failed(&failure, &backend));
-            }
-        }
-        shared.metrics.retries.add(1);
-        last = Some(failed(&failure, &backend));
+        last = Some(refusal);
     }
+}
+
+/// Leave to repeat an attempt, if the rule, the replicas and the budget give it.
+fn again(shared: &Shared, attempt: &routing::Attempt, has_other: impl FnOnce() -> bool) -> Option<Retry> {
+    let rule = &shared.in_force.load().retry;
+    if may_retry(attempt, rule).is_err() || !has_other() {
+        return None;
+    }
+    let retry = shared.budget.retry(rule);
+    let count = if retry.is_some() { &shared.metrics.retries } else { &shared.metrics.retries_refused };
+    count.add(1);
+    retry
 }
 
 fn retryable(outcome: Outcome, sent: bool, head: &RequestHead, attempts: u32) -> routing::Attempt {
-    routing::Attempt {
-        outcome,
-        retries: attempts - 1,
-        sent,
-        answering: false,
-        idempotent: head.method.is_idempotent(),
-    }
+    routing::Attempt { outcome, retries: attempts - 1, sent, answering: false, safe: head.method.is_safe() }
 }
 
-/// Whether a replica that was not tried could take the request, so that an answer in hand is worth throwing away.
-fn has_other(client: &Client, understood: &Understood<'_>, tried: &[u64]) -> bool {
+/// Whether a replica that was not tried, and is fit, could take the request.
+fn has_other(
+    client: &Client,
+    understood: &Understood<'_>,
+    tried: &[u64],
+    is_fit: fn(&Health, Duration) -> bool,
+) -> bool {
     let query = understood.query(tried);
     let now = client.worker.routing_now();
     let replicas = client.worker.shared.fleet.router.replicas();
-    replicas.iter().any(|replica| query.admits(replica) && replica.health.eligible(now))
+    replicas.iter().any(|replica| query.admits(replica) && is_fit(&replica.health, now))
 }
 
 /// One attempt: a connection, the request, the head of the answer.
 async fn exchange(
     client: &Client,
-    backend: &Backend,
+    backend: &Arc<Backend>,
     request: &mut Outgoing,
     asked: &RequestHead,
+    prompt_tokens: u32,
 ) -> Result<Asked, Failure> {
+    let mut prompt_tokens = prompt_tokens.into();
     let to_head = asked.method == Method::HEAD;
     let worker = &client.worker;
     let limits = worker.limits();
@@ -194,6 +194,8 @@ async fn exchange(
                 connected => connected?,
             },
         };
+        // Nothing was sent to who cannot be connected to.
+        backend.metrics.prompt_tokens.add(mem::take(&mut prompt_tokens));
         client.enter(Phase::Upstream, limits.response_timeout);
         let begun = worker.now();
         let exchanged = poll_fn(|context| {
@@ -245,11 +247,19 @@ async fn pass_interim(client: &Client, asked: &RequestHead, head: &ResponseHead)
 
 /// Connects to the first of the replica's addresses that accepts. Each has an equal part of the time that is left, so
 /// that one that hangs does not keep the others from being tried.
-async fn connect(client: &Client, backend: &Backend) -> Result<Connection, Failure> {
+async fn connect(client: &Client, backend: &Arc<Backend>) -> Result<Connection, Failure> {
     let failure = |outcome, reason| Failure { outcome, reason, sent: false };
     let mut last = Reason::ConnectFailed;
+    let limit = client.worker.limits().connect_timeout;
+    let until = client.worker.now() + limit;
+    if backend.addresses().is_empty() {
+        // It joined a moment ago.
+        client.enter(Phase::Upstream, limit);
+        let mut look_up = pin!(backend.resolve());
+        poll_fn(|context| if client.is_late() { Poll::Ready(()) } else { look_up.as_mut().poll(context) })
+            .await;
+    }
     let addresses = backend.addresses();
-    let until = client.worker.now() + client.worker.limits().connect_timeout;
     for (&address, untried) in addresses.iter().zip((1..=addresses.len() as u32).rev()) {
         client.enter(Phase::Upstream, until.saturating_duration_since(client.worker.now()) / untried);
         let secret = backend.secret(&client.worker.shared.security);
@@ -329,7 +339,7 @@ mod tests {
         let _fill = [(); 3].map(|()| fill());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let backend = Backend::new(1, &format!("http://{address}").parse().unwrap());
+        let backend = Arc::new(Backend::new(1, &format!("http://{address}").parse().unwrap()));
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let connects = |addresses: Vec<SocketAddr>| {
             backend.set_addresses(addresses);

@@ -1,6 +1,9 @@
-//! Small GETs to replicas, beside the data path: health checks and metrics pages.
+//! Small requests to replicas, beside the data path: health checks, metrics pages, prompts to be told in tokens.
+//!
+//! A name is looked up first, in time of its own: a name server that is silent does not keep a replica whose address is
+//! known from being asked.
 
-use std::{future::poll_fn, io, net::SocketAddr, time::Duration};
+use std::{future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -16,6 +19,8 @@ use crate::{
 
 /// Room for one read.
 const ROOM_BYTES: usize = 16 * 1024;
+/// This part of the time for an answer is waited for a newer address where one is known, and all of it otherwise.
+const KNOWN_SHARE: u32 = 4;
 
 /// Why a probe got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +29,8 @@ pub(crate) enum ProbeError {
     TimedOut,
     #[error("the name {0} cannot be resolved")]
     Unresolved(Box<str>),
+    #[error("the name {0} was not resolved in time: the name server is slow or silent")]
+    SlowName(Box<str>),
     #[error("cannot connect: {}", security::explain(.0))]
     Connect(io::Error),
     /// It says nothing about the replica.
@@ -35,31 +42,60 @@ pub(crate) enum ProbeError {
     TooLarge(usize),
 }
 
+/// What to ask, and how much to read of the answer.
+struct Question<'a> {
+    method: &'static str,
+    path: &'a str,
+    body: Bytes,
+    most_bytes: usize,
+}
+
 /// GETs `path` on a fresh connection and reads the whole answer.
 pub(crate) async fn get(
     security: &Security,
-    backend: &Backend,
+    backend: &Arc<Backend>,
     path: &str,
     limit: Duration,
     most_bytes: usize,
 ) -> Result<(StatusCode, Bytes), ProbeError> {
-    timeout(limit, ask(security, backend, "GET", path, Bytes::new(), limit, most_bytes))
-        .await
-        .unwrap_or(Err(ProbeError::TimedOut))
+    let question = Question { method: "GET", path, body: Bytes::new(), most_bytes };
+    ask(security, backend, question, limit).await
 }
 
 /// POSTs JSON to `path` on a fresh connection and reads the whole answer.
 pub(crate) async fn post(
     security: &Security,
-    backend: &Backend,
+    backend: &Arc<Backend>,
     path: &str,
     body: Bytes,
     limit: Duration,
     most_bytes: usize,
 ) -> Result<(StatusCode, Bytes), ProbeError> {
-    timeout(limit, ask(security, backend, "POST", path, body, limit, most_bytes))
-        .await
-        .unwrap_or(Err(ProbeError::TimedOut))
+    let question = Question { method: "POST", path, body, most_bytes };
+    ask(security, backend, question, limit).await
+}
+
+async fn ask(
+    security: &Security,
+    backend: &Arc<Backend>,
+    question: Question<'_>,
+    limit: Duration,
+) -> Result<(StatusCode, Bytes), ProbeError> {
+    let addresses = addresses(backend, limit).await?;
+    let answer = timeout(limit, ask_at(&addresses, security, backend, question, limit)).await;
+    answer.unwrap_or(Err(ProbeError::TimedOut))
+}
+
+/// Where the replica is now, or was when its name was resolved last.
+async fn addresses(backend: &Arc<Backend>, limit: Duration) -> Result<Arc<Vec<SocketAddr>>, ProbeError> {
+    let share = if backend.addresses().is_empty() { 1 } else { KNOWN_SHARE };
+    let looked_up = timeout(limit / share, backend.resolve()).await;
+    let (addresses, name) = (backend.addresses(), || backend.authority.clone());
+    match looked_up {
+        _ if !addresses.is_empty() => Ok(addresses),
+        Ok(()) => Err(ProbeError::Unresolved(name())),
+        Err(_) => Err(ProbeError::SlowName(name())),
+    }
 }
 
 /// Connects to the first of the addresses that accepts; none of the `others` takes longer than `part`.
@@ -72,20 +108,17 @@ async fn connect(others: &[SocketAddr], last: SocketAddr, part: Duration) -> io:
     TcpStream::connect(last).await
 }
 
-async fn ask(
+async fn ask_at(
+    addresses: &[SocketAddr],
     security: &Security,
     backend: &Backend,
-    method: &str,
-    path: &str,
-    body: Bytes,
+    question: Question<'_>,
     limit: Duration,
-    most_bytes: usize,
 ) -> Result<(StatusCode, Bytes), ProbeError> {
-    backend.resolve().await;
-    let addresses = backend.addresses();
     let Some((last, others)) = addresses.split_last() else {
         return Err(ProbeError::Unresolved(backend.authority.clone()));
     };
+    let Question { method, path, body, most_bytes } = question;
     let part = limit / addresses.len() as u32;
     let wiring =
         async { Wire::connect(connect(others, *last, part).await?, backend.secret(security)?).await };
@@ -125,4 +158,36 @@ async fn ask(
         }
     }
     Ok((head.status, body.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use tokio::runtime::{Builder, LocalOptions};
+
+    use super::*;
+    use crate::Settings;
+
+    #[test]
+    fn a_silent_name_server_does_not_hide_a_replica_whose_address_is_known() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 1024]);
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        });
+        let settings = Settings::new(vec!["http://a".parse().unwrap()]).unwrap();
+        let security = Security::new(&settings).unwrap();
+        let backend = Arc::new(Backend::new(1, &"http://replica.example:8000".parse().unwrap()));
+        let _silent = backend.look_up_in_vain();
+        let runtime =
+            Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+        let check = |limit| runtime.block_on(get(&security, &backend, "/health", limit, 1024));
+        let error = check(Duration::from_millis(10)).unwrap_err().to_string();
+        assert!(error.contains("replica.example:8000 was not resolved in time"), "{error}");
+        backend.set_addresses(vec![address]);
+        assert_eq!(check(Duration::from_secs(2)).unwrap().0, StatusCode::OK);
+    }
 }

@@ -7,6 +7,7 @@
 
 mod event;
 mod tap;
+mod usage;
 
 use std::{
     io::Write,
@@ -163,7 +164,9 @@ impl Relay {
         if self.coding == Coding::Chunked {
             self.out.put_slice(b"0\r\n");
             let trailers = self.remaining.trailers().filter(|_| self.accepts_trailers);
-            for field in trailers.into_iter().flat_map(|trailers| trailers.end_to_end()) {
+            let fields = trailers.into_iter().flat_map(|trailers| trailers.end_to_end());
+            // Where a body ends is nothing to say behind it.
+            for field in fields.filter(|field| !field.is("content-length")) {
                 self.out.put_slice(field.line);
                 self.out.put_slice(b"\r\n");
             }

@@ -2,7 +2,9 @@
 //!
 //! SIGTERM and SIGINT drain; a second one ends it at once. SIGHUP reads the file again, and so does a change of
 //! its content, which is looked for every second (that also sees a Kubernetes ConfigMap change, where the file
-//! is a link to a link). A file with a fault changes nothing. The files of the certificate are followed likewise.
+//! is a link to a link). A file with a fault changes nothing; where the fault is in a file of certificates that it
+//! names, it is tried again with every look. The files of certificates in force are followed likewise, and SIGHUP reads
+//! them again with or without a configuration file.
 
 use std::{
     io,
@@ -27,6 +29,8 @@ pub struct ConfigFile {
     path: PathBuf,
     flags: Config,
     text: String,
+    /// Why it was refused, where the cause is in a file that it names and may go away by itself.
+    refused: Option<String>,
 }
 
 /// Runs `handle` until a signal ends it. Changes of the content that `file` had when it was read are taken over.
@@ -53,7 +57,11 @@ async fn wait(handle: &Handle, mut file: Option<ConfigFile>) -> io::Result<()> {
             _ = interrupt.recv() => {}
             _ = hang_up.recv() => {
                 if let Some(file) = &mut file {
+                    file.refused = None;
                     file.reload(handle);
+                }
+                if !handle.shared().security.follow(true) && file.is_none() {
+                    tracing::info!("SIGHUP: no configuration file and no certificates, so nothing is read again");
                 }
                 continue;
             }
@@ -64,10 +72,10 @@ async fn wait(handle: &Handle, mut file: Option<ConfigFile>) -> io::Result<()> {
                 if draining {
                     continue;
                 }
-                if let Some(file) = file.as_mut().filter(|file| file.has_changed()) {
-                    file.reload(handle);
+                if let Some(file) = &mut file {
+                    file.look(handle);
                 }
-                handle.shared().security.follow();
+                handle.shared().security.follow(false);
                 continue;
             }
         }
@@ -92,7 +100,7 @@ impl ConfigFile {
     /// # Errors
     /// When it cannot be read.
     pub fn read(path: &Path, flags: Config) -> Result<Self, ConfigError> {
-        Ok(Self { path: path.into(), flags, text: read(path)? })
+        Ok(Self { path: path.into(), flags, text: read(path)?, refused: None })
     }
 
     /// What it says, under the flags.
@@ -103,9 +111,12 @@ impl ConfigFile {
         self.flags.clone().over(Config::from_yaml(&self.text, &self.path)?).resolve()
     }
 
-    /// While the file is being replaced there may be none, which is no change.
-    fn has_changed(&self) -> bool {
-        read(&self.path).is_ok_and(|text| text != self.text)
+    /// Takes it over if it has changed, or may be mended. While it is being replaced there may be none, which is no
+    /// change.
+    fn look(&mut self, handle: &Handle) {
+        if read(&self.path).is_ok_and(|text| text != self.text || self.refused.is_some()) {
+            self.reload(handle);
+        }
     }
 
     fn reload(&mut self, handle: &Handle) {
@@ -116,12 +127,18 @@ impl ConfigFile {
         });
         match reloaded {
             Ok(()) => {
+                self.refused = None;
                 metrics.reloads.add(1);
                 tracing::info!(file = %self.path.display(), "configuration taken over");
             }
             Err(error) => {
-                metrics.failed_reloads.add(1);
-                tracing::error!(%error, "configuration refused; the one before stays in force");
+                let text = error.to_string();
+                // Said once, however often it is tried.
+                if self.refused.as_ref() != Some(&text) {
+                    metrics.failed_reloads.add(1);
+                    tracing::error!(%error, "configuration refused; the one before stays in force");
+                }
+                self.refused = matches!(error, ConfigError::Tls(_)).then_some(text);
             }
         }
     }
@@ -134,17 +151,67 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::start;
+
+    /// A gateway that follows a file, and a look at what it took over: the replicas' URLs, the reloads, the refusals.
+    struct Following {
+        folder: tempfile::TempDir,
+        file: ConfigFile,
+        handle: Handle,
+    }
+
+    impl Following {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("evenload.yaml");
+            std::fs::write(&path, text("http://a")).unwrap();
+            let file = ConfigFile::read(&path, Config::default()).unwrap();
+            let handle = start(file.settings().unwrap()).unwrap();
+            Self { folder, file, handle }
+        }
+
+        fn write(&self, text: &str) {
+            std::fs::write(&self.file.path, text).unwrap();
+        }
+
+        fn look(&mut self) -> (String, u64, u64) {
+            self.file.look(&self.handle);
+            let metrics = &self.handle.shared().metrics;
+            let replica = self.handle.router().replicas()[0].spec.name.to_string();
+            (replica, metrics.reloads.get(), metrics.failed_reloads.get())
+        }
+    }
+
+    fn text(replica: &str) -> String {
+        format!("listen: 127.0.0.1:0\nadmin_listen: 127.0.0.1:0\nthreads: 1\nreplicas: ['{replica}']\n")
+    }
 
     #[test]
     fn a_change_before_the_first_look_is_seen() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("evenload.yaml");
-        std::fs::write(&path, "policy: random\n").unwrap();
-        let file = ConfigFile::read(&path, Config::default()).unwrap();
-        assert!(!file.has_changed());
-        std::fs::write(&path, "policy: least_tokens\n").unwrap();
-        assert!(file.has_changed());
-        std::fs::remove_file(&path).unwrap();
-        assert!(!file.has_changed(), "it is being replaced");
+        let mut following = Following::new();
+        assert_eq!(following.look(), ("http://a".into(), 0, 0));
+        following.write(&text("http://b"));
+        assert_eq!(following.look(), ("http://b".into(), 1, 0));
+        std::fs::remove_file(&following.file.path).unwrap();
+        assert_eq!(following.look(), ("http://b".into(), 1, 0), "it is being replaced");
+        following.write("replicas: [x]");
+        assert_eq!(following.look(), ("http://b".into(), 1, 1));
+        assert_eq!(following.look(), ("http://b".into(), 1, 1), "nothing but a change can mend it");
+    }
+
+    #[test]
+    fn a_configuration_that_waits_for_a_certificate_is_taken_over_when_that_comes() {
+        let mut following = Following::new();
+        let authorities = following.folder.path().join("late.pem");
+        let tls = format!("tls: {{replica_authorities: {}}}\n", authorities.display());
+        following.write(&(text("https://b") + &tls));
+        for _ in 0..2 {
+            assert_eq!(following.look(), ("http://a".into(), 0, 1), "said once");
+        }
+        let made = rcgen::generate_simple_self_signed(["b".to_owned()]).unwrap();
+        std::fs::write(&authorities, made.cert.pem()).unwrap();
+        for _ in 0..2 {
+            assert_eq!(following.look(), ("https://b".into(), 1, 1), "taken over once");
+        }
     }
 }

@@ -210,13 +210,24 @@ fn w29_an_answer_that_was_not_heard_out_teaches_nothing_of_lengths() {
     }
 }
 
+/// The head of a stream of events that cannot be read.
+const HIDDEN: &str = "HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream\r\nContent-Encoding: gzip\r\n\
+                      Transfer-Encoding: chunked\r\n\r\n";
+
 #[test]
 fn w29_a_replica_works_whose_streams_are_cut_off() {
+    cut_streams_off(false);
+    cut_streams_off(true);
+}
+
+fn cut_streams_off(hidden: bool) {
     let upstream = Upstream::new(|conn| {
         while let Some(request) = conn.read_request() {
             match &*request.body {
                 b"fail" => conn.write("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"),
                 b"stream" => conn.write(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n"))),
+                b"hidden stream" => conn.write(format!("{HIDDEN}{}", chunk("gzip"))),
+                b"hidden" => conn.write(HIDDEN),
                 _ => conn.write(STREAM_HEAD),
             }
         }
@@ -240,10 +251,12 @@ fn w29_a_replica_works_whose_streams_are_cut_off() {
     for _ in 0..3 {
         fail();
         cut_off_after("stream", "data: 1\n\n");
+        fail();
+        cut_off_after("hidden stream", "gzip");
     }
     fail();
     assert_eq!(state(), HealthState::Unknown);
-    cut_off_after("only the head", "\r\n\r\n");
+    cut_off_after(if hidden { "hidden" } else { "only the head" }, "\r\n\r\n");
     fail();
     assert_eq!(state(), HealthState::Ejected, "engines send the head before they begin");
 }

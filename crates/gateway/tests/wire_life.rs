@@ -302,6 +302,39 @@ fn w46_replicas_come_and_go_under_load_without_a_failure() {
 }
 
 #[test]
+fn w46_a_pool_whose_replicas_all_get_new_names_goes_on_serving() {
+    let (tell, told) = mpsc::channel::<()>();
+    let told = Mutex::new(told);
+    let upstream = Upstream::new(move |conn| {
+        while let Some(request) = conn.read_request() {
+            // The check under the new name is not over before the test.
+            if request.head.starts_with("GET /health ") && request.head.contains("localhost") {
+                let _ = told.lock().unwrap().recv();
+            }
+            conn.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+        }
+    });
+    let mut kept = None;
+    let gateway = Gateway::with(&[upstream.address], |settings| {
+        checked(settings);
+        settings.checks.timeout = Duration::from_secs(600);
+        kept = Some(settings.clone());
+    });
+    eventually("it serves", || gateway.ask(chat()).status == 200);
+    let mut settings = kept.unwrap();
+    settings.replicas = vec![format!("http://localhost:{}", upstream.address.port()).parse().unwrap()];
+    gateway.0.apply(&settings).unwrap();
+    for _ in 0..10 {
+        assert_eq!(gateway.ask(chat()).status, 200);
+    }
+    assert_eq!(gateway.admin("GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+    assert_eq!(state(&gateway, 0), HealthState::Unknown);
+    drop(tell);
+    eventually("its check has passed", || state(&gateway, 0) == HealthState::Healthy);
+    gateway.settle();
+}
+
+#[test]
 fn w46_what_can_change_while_it_runs_does() {
     let (sick, well) = (switched(), switched());
     let config = |more: &str| {

@@ -244,9 +244,46 @@ fn w21_unasked_bytes_end_the_connection() {
 }
 
 #[test]
+fn adapters_are_found_whatever_is_asked_of_them() {
+    let upstreams = [Upstream::fine(), Upstream::fine(), Upstream::fine()];
+    let gateway = Gateway::with(&upstreams.each_ref().map(|upstream| upstream.address), |settings| {
+        settings.policy = "round_robin".parse().unwrap();
+        for (replica, adapters) in settings.replicas.iter_mut().zip([&["sup"][..], &[], &["other"]]) {
+            replica.adapters = Some(adapters.iter().map(|name| (*name).to_owned()).collect());
+        }
+    });
+    let bodies =
+        [r#"{"prompt":"x","model":"sup"}"#, r#"{"messages":5,"input":[1,"a"],"prompt":{},"model":"sup"}"#];
+    for path in [
+        "/v1/chat/completions",
+        "/v1/chat/completions/",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/messages/count_tokens",
+        "/v1/score",
+        "/tokenize",
+        "/pooling",
+        "/generate",
+    ] {
+        for body in bodies {
+            let before = upstreams[0].requests().len();
+            (0..4).for_each(|_| {
+                let length = body.len();
+                let request =
+                    format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}");
+                assert_eq!(gateway.ask(request).status, 200);
+            });
+            assert_eq!(upstreams[0].requests().len(), before + 4, "{path} {body}");
+        }
+    }
+    gateway.settle();
+}
+
+#[test]
 fn w23_trailers_for_those_who_ask() {
     let upstream = Upstream::answering(
-        "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-Sum: 7\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-Sum: 7\r\n\
+         Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
     );
     let gateway = Gateway::before(&upstream);
     let mut client = gateway.client();

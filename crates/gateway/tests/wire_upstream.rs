@@ -53,10 +53,41 @@ fn w31_failures_eject_and_the_rest_goes_on() {
 
 #[test]
 fn w31_when_nobody_listens_the_answer_says_so() {
-    let gateway = Gateway::over(&[Upstream::nobody(), Upstream::nobody()]);
-    let answer = gateway.ask(chat());
-    assert_eq!((answer.status, answer.code().as_str()), (503, "connect_failed"));
-    assert_eq!(answer.field("retry-after").as_deref(), Some("1"));
+    for replicas in [vec![Upstream::nobody()], vec![Upstream::nobody(), Upstream::nobody()]] {
+        let gateway = Gateway::over(&replicas);
+        let answer = gateway.ask(chat());
+        assert_eq!((answer.status, answer.code().as_str()), (503, "connect_failed"));
+        assert_eq!(answer.field("retry-after").as_deref(), Some("1"));
+        gateway.settle();
+        assert_eq!(gateway.metric("evenload_retries_total"), replicas.len() as f64 - 1.0);
+        for replica in replicas {
+            let sent = format!("evenload_prompt_tokens_total{{replica=\"http://{replica}\"}}");
+            assert_eq!(gateway.metric(&sent), 0.0, "nothing was sent");
+        }
+    }
+}
+
+#[test]
+fn w31_a_busy_replica_is_better_than_none() {
+    let busy = Upstream::new(|conn| {
+        let mut answer = "429 Too Many Requests\r\nRetry-After: 3600";
+        while conn.read_request().is_some() {
+            conn.write(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n"));
+            answer = "200 OK";
+        }
+    });
+    let gateway = Gateway::with(&[Upstream::nobody(), busy.address], |settings| {
+        settings.policy = "round_robin".parse().unwrap();
+        settings.health.consecutive_failures = 1000;
+        settings.health.minimum_results = 1000;
+    });
+    let mut client = gateway.client();
+    let mut ask = || {
+        client.write(chat());
+        client.answer().status
+    };
+    while ask() != 429 {}
+    assert_eq!(ask(), 200, "the other one was picked, and does not listen");
     gateway.settle();
 }
 
@@ -223,7 +254,7 @@ fn w33_a_discarded_answer_leaves_no_status() {
         });
         rows.sum()
     };
-    assert_eq!((counted("4xx"), counted("5xx")), (1.0, 0.0));
+    assert_eq!((counted("none"), counted("4xx"), counted("5xx")), (1.0, 0.0, 0.0));
 }
 
 #[test]
@@ -279,9 +310,15 @@ fn w33_repeated_where_that_is_safe_or_wanted() {
     });
     let fine = Upstream::fine();
     let get = "GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n".to_owned();
-    for (after_sending, request, repeated) in
-        [(false, &get, true), (false, &chat(), false), (true, &chat(), true)]
-    {
+    let (delete, put) = (get.replace("GET", "DELETE"), chat().replace("POST", "PUT"));
+    for (after_sending, request, repeated) in [
+        (false, &get, true),
+        (false, &chat(), false),
+        (false, &delete, false),
+        (false, &put, false),
+        (true, &chat(), true),
+        (true, &delete, true),
+    ] {
         let gateway = Gateway::with(&[broken.address, fine.address], |settings| {
             settings.retry.after_sending = after_sending;
             settings.policy = "round_robin".parse().unwrap();

@@ -136,7 +136,10 @@ impl Guard for Held {
 
     fn usage(&mut self, usage: Usage) {
         if let Some(cached) = usage.cached_tokens {
-            self.lease.observed_cached(cached);
+            self.lease.observed_cached(cached, usage.prompt_tokens);
+        }
+        if usage.completion_tokens > 0 {
+            self.lease.counted(usage.completion_tokens);
         }
     }
 

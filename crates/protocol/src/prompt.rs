@@ -8,7 +8,7 @@ mod read;
 
 use std::borrow::Cow;
 
-pub(crate) use read::{BatchInput, ItemsInput};
+pub(crate) use read::{BatchInput, ItemsInput, Messages};
 
 /// What a request asks about.
 #[derive(Clone, Debug, Default)]

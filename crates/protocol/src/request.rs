@@ -4,7 +4,8 @@
 //! guessing: unknown members are skipped, of a repeated member the last counts (but inside a message all do, which
 //! is read in one pass: its text is that of several members, and nobody repeats one), and an optional member of the
 //! wrong type counts as absent, because refusing it is the engine's business. What cannot be read is an error:
-//! bytes that are not JSON, a `model` that is not a string, and a prompt whose text cannot be known.
+//! bytes that are not JSON, a `model` that is not a string, a prompt whose text cannot be known, and one of so many
+//! parts (65,536, or four million token ids) that no engine has room for it.
 
 use std::{borrow::Cow, fmt};
 
@@ -17,7 +18,7 @@ use serde_json::{error::Category, value::RawValue};
 use crate::{
     Endpoint,
     json::Text,
-    prompt::{BatchInput, Content, Input, ItemsInput, Message, NEXT_PROMPT, close, open},
+    prompt::{BatchInput, Content, Input, ItemsInput, Messages, NEXT_PROMPT, close, open},
 };
 
 /// Role of the message that is about to be generated.
@@ -57,12 +58,11 @@ pub struct RequestView<'a> {
     pub user: Option<Cow<'a, str>>,
     /// `prompt_cache_key`.
     pub prompt_cache_key: Option<Cow<'a, str>>,
-    /// `stop`, as a list. For messages: `stop_sequences`.
-    pub stop: Vec<Cow<'a, str>>,
     /// `ignore_eos`, vLLM's extension: generate to the limit.
     pub ignore_eos: bool,
     /// `n`, the number of answers asked for.
     pub choices: Option<u32>,
+    stop: Option<&'a str>,
     tools: Option<&'a str>,
     functions: Option<&'a str>,
     system: Content<'a>,
@@ -147,9 +147,9 @@ impl<'a> RequestView<'a> {
             max_tokens: None,
             user: None,
             prompt_cache_key: None,
-            stop: Vec::new(),
             ignore_eos: false,
             choices: None,
+            stop: None,
             tools: None,
             functions: None,
             system: Content::default(),
@@ -231,6 +231,15 @@ impl<'a> RequestView<'a> {
         }
     }
 
+    /// `stop`, as a list. For messages: `stop_sequences`.
+    pub fn stop(&self) -> Vec<Cow<'a, str>> {
+        match self.stop.and_then(|json| serde_json::from_str(json).ok()) {
+            None => Vec::new(),
+            Some(Stop::One(text)) => vec![text.0],
+            Some(Stop::Many(texts)) => texts.into_iter().map(|text| text.0).collect(),
+        }
+    }
+
     /// The token ids of the prompt, where it is given as one list of them.
     pub fn token_ids(&self) -> Option<&[u32]> {
         match &self.input {
@@ -277,7 +286,7 @@ impl<'de> Visitor<'de> for BodySeed {
                     view.user = lenient::<Metadata<'de>, A>(&mut map)?.user_id.map(|text| text.0);
                 }
                 (Member::PromptCacheKey, _) => view.prompt_cache_key = lenient_text(&mut map)?,
-                (Member::Stop | Member::StopSequences, _) => view.stop = lenient_stop(&mut map)?,
+                (Member::Stop | Member::StopSequences, _) => view.stop = raw(&mut map)?,
                 (Member::IgnoreEos, _) => view.ignore_eos = lenient(&mut map)?,
                 (Member::N, _) => view.choices = lenient(&mut map)?,
                 (Member::Tools, _) => view.tools = raw(&mut map)?,
@@ -286,8 +295,9 @@ impl<'de> Visitor<'de> for BodySeed {
                     view.system = map.next_value()?;
                 }
                 (Member::Messages, Endpoint::ChatCompletions | Endpoint::Messages) => {
-                    view.input =
-                        map.next_value::<Option<Vec<Message<'de>>>>()?.map_or(Input::Absent, Input::Messages);
+                    view.input = map
+                        .next_value::<Option<Messages<'de>>>()?
+                        .map_or(Input::Absent, |all| Input::Messages(all.0));
                 }
                 (Member::Prompt, Endpoint::Completions) | (Member::Input, Endpoint::Embeddings) => {
                     view.input = map.next_value::<BatchInput<'de>>()?.0;
@@ -315,14 +325,6 @@ where
 
 fn lenient_text<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Cow<'de, str>>, A::Error> {
     Ok(lenient::<Option<Text<'de>>, A>(map)?.map(|text| text.0))
-}
-
-fn lenient_stop<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Vec<Cow<'de, str>>, A::Error> {
-    Ok(match lenient::<Option<Stop<'de>>, A>(map)? {
-        None => Vec::new(),
-        Some(Stop::One(text)) => vec![text.0],
-        Some(Stop::Many(texts)) => texts.into_iter().map(|text| text.0).collect(),
-    })
 }
 
 /// A member as it stands in the body; null is nothing.
@@ -375,7 +377,7 @@ mod tests {
         assert_eq!((view.max_tokens, view.choices), (Some(7), Some(2)));
         assert!(matches!(view.user, Some(Cow::Borrowed("u"))));
         assert!(matches!(view.prompt_cache_key, Some(Cow::Borrowed("k"))));
-        assert_eq!(view.stop, ["a", "b"]);
+        assert_eq!(view.stop(), ["a", "b"]);
         assert!(matches!(view.first_user_text(), Some(Cow::Borrowed("hi"))));
     }
 
@@ -410,7 +412,7 @@ mod tests {
             "prompt_cache_key":5,"stop":{"x":1},"n":"two","ignore_eos":null,"tools":null,"prompt":"p"}"#;
         let view = view(Endpoint::Completions, body);
         assert_eq!(view.model, "");
-        assert!(!view.stream && !view.include_usage && !view.ignore_eos && view.stop.is_empty());
+        assert!(!view.stream && !view.include_usage && !view.ignore_eos && view.stop().is_empty());
         assert_eq!(
             (view.max_tokens, view.choices, view.user, view.prompt_cache_key),
             (None, None, None, None)
@@ -437,6 +439,42 @@ mod tests {
         {
             error(Endpoint::Completions, &format!(r#"{{"prompt":{prompt}}}"#));
         }
+    }
+
+    #[test]
+    fn a_prompt_of_more_parts_than_any_is_not_read() {
+        let list = |item: &str, count: usize| format!("[{}{item}]", format!("{item},").repeat(count - 1));
+        let parts = 1 << 16;
+        let tokens = 1 << 22;
+        for (endpoint, member, item, most) in [
+            (Endpoint::ChatCompletions, "messages", "{}", parts),
+            (Endpoint::Messages, "messages", r#"{"content":"a"}"#, parts / 2),
+            (Endpoint::Messages, "messages", r#"{"content":["a",{"text":"b"},"c"]}"#, parts / 6),
+            (Endpoint::Messages, "system", "{}", parts - 1),
+            (Endpoint::Messages, "system", "[]", parts - 1),
+            (Endpoint::ChatCompletions, "messages", r#"{"image":1}"#, parts / 2),
+            (Endpoint::ChatCompletions, "messages", r#"{"name":1,"name":1,"arguments":1}"#, parts / 4),
+            (Endpoint::Messages, "system", r#""a""#, parts - 1),
+            (Endpoint::Responses, "input", "{}", parts),
+            (Endpoint::Completions, "prompt", r#""""#, parts),
+            (Endpoint::Embeddings, "input", r#""""#, parts),
+            (Endpoint::Completions, "prompt", "1", tokens),
+            // Separators count.
+            (Endpoint::Completions, "prompt", "[]", tokens + 1),
+        ] {
+            let body = |count| format!(r#"{{"{member}":{}}}"#, list(item, count));
+            assert!(RequestView::parse(endpoint, body(most).as_bytes()).is_ok(), "{item}");
+            let more =
+                RequestView::parse(endpoint, body(most + 1).as_bytes()).err().map(|error| error.to_string());
+            assert!(more.is_some_and(|error| error.contains("a prompt of more than")), "{item}");
+        }
+        let stops = format!(r#"{{"prompt":"a","stop":{}}}"#, list("\"\"", 1 << 20));
+        assert!(
+            RequestView::parse(Endpoint::Completions, stops.as_bytes()).is_ok(),
+            "not read until asked for"
+        );
+        let one = format!(r#"{{"prompt":[{}]}}"#, list("1", tokens + 1));
+        assert!(RequestView::parse(Endpoint::Completions, one.as_bytes()).is_err());
     }
 
     #[test]

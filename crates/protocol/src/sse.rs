@@ -6,12 +6,14 @@
 //! lies whole in one read with one data line is handed out where it lies, without a copy.
 //!
 //! Bytes are not checked for UTF-8. Memory: a line, an event name and an event's data are each held up to the
-//! cap; an event that needs more is left out, and [`SseSplitter::overflowed`] says so from then on. Which events
-//! come out never depends on where the reads were cut.
+//! cap; an event that needs more comes out with its name and no data, and [`SseSplitter::overflowed`] says so from
+//! then on. Which events come out never depends on where the reads were cut.
 
 use memchr::memchr2;
 
 const DEFAULT_CAP_BYTES: usize = 1 << 20;
+/// Bytes that tell which field a line is, after a byte order mark.
+const LINE_START: usize = BYTE_ORDER_MARK.len() + b"data:".len();
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One event.
@@ -19,7 +21,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub struct SseEvent<'a> {
     /// The `event` field.
     pub event: Option<&'a [u8]>,
-    /// The `data` fields, joined with LF.
+    /// The `data` fields, joined with LF; nothing where the event exceeded the cap.
     pub data: &'a [u8],
 }
 
@@ -45,7 +47,7 @@ pub struct SseSplitter {
     at_start: bool,
     /// The last byte was the CR that ended a line; an LF now belongs to it.
     after_cr: bool,
-    /// The unfinished line is longer than the cap and its start is gone.
+    /// The unfinished line is longer than the cap; all but its first bytes is gone.
     line_too_long: bool,
     /// The unfinished event is larger than the cap.
     event_too_large: bool,
@@ -86,7 +88,7 @@ impl SseSplitter {
         }
     }
 
-    /// Whether an event was left out because it exceeded the cap.
+    /// Whether an event came without its data because it exceeded the cap.
     pub fn overflowed(&self) -> bool {
         self.overflowed
     }
@@ -107,7 +109,7 @@ impl SseSplitter {
                 self.hold(line);
                 self.end_held_line(&mut on_event);
             } else {
-                self.end_line(line, &mut in_place, &mut on_event);
+                self.end_line(line, line.len() > self.cap_bytes, &mut in_place, &mut on_event);
             }
         }
         self.hold(rest);
@@ -132,7 +134,10 @@ impl SseSplitter {
     fn hold(&mut self, part: &[u8]) {
         if self.line_too_long || self.line.len() + part.len() > self.cap_bytes {
             self.line_too_long = true;
-            self.line = Vec::new();
+            let missing = LINE_START.saturating_sub(self.line.len()).min(part.len());
+            self.line.extend_from_slice(&part[..missing]);
+            self.line.truncate(LINE_START);
+            self.line.shrink_to(LINE_START);
         } else {
             self.line.extend_from_slice(part);
         }
@@ -140,14 +145,10 @@ impl SseSplitter {
 
     /// Ends a line that began in an earlier read. It is the first of its read, so no field is in place yet.
     fn end_held_line(&mut self, on_event: &mut impl FnMut(SseEvent<'_>)) {
-        if std::mem::take(&mut self.line_too_long) {
-            self.at_start = false;
-            self.drop_event();
-            return;
-        }
         let mut line = std::mem::take(&mut self.line);
         let mut in_place = InPlace::default();
-        self.end_line(&line, &mut in_place, on_event);
+        let too_long = std::mem::take(&mut self.line_too_long);
+        self.end_line(&line, too_long, &mut in_place, on_event);
         if let Some(name) = in_place.event {
             self.event = Some(name.to_vec());
         }
@@ -161,21 +162,22 @@ impl SseSplitter {
     fn end_line<'b>(
         &mut self,
         line: &'b [u8],
+        too_long: bool,
         in_place: &mut InPlace<'b>,
         on_event: &mut impl FnMut(SseEvent<'_>),
     ) {
-        let too_long = line.len() > self.cap_bytes;
         let at_start = std::mem::take(&mut self.at_start);
         let line = match line.strip_prefix(BYTE_ORDER_MARK) {
             Some(line) if at_start => line,
             _ => line,
         };
         if too_long {
-            self.drop_event();
+            self.drop_data(in_place.data.take().is_some() || line.starts_with(b"data:"));
         } else if line.is_empty() {
             self.end_event(in_place, on_event);
         } else if let Some(value) = field(line, b"data") {
             match in_place.data.take() {
+                _ if self.event_too_large => self.drop_data(true),
                 None if self.data.is_none() => in_place.data = Some(value),
                 first => self.join_data(first, value),
             }
@@ -187,7 +189,7 @@ impl SseSplitter {
     fn join_data(&mut self, first: Option<&[u8]>, value: &[u8]) {
         let data = self.data.get_or_insert_with(|| first.unwrap_or_default().to_vec());
         if data.len() + 1 + value.len() > self.cap_bytes {
-            self.drop_event();
+            self.drop_data(true);
         } else {
             data.push(b'\n');
             data.extend_from_slice(value);
@@ -197,19 +199,17 @@ impl SseSplitter {
     fn end_event(&mut self, in_place: &mut InPlace<'_>, on_event: &mut impl FnMut(SseEvent<'_>)) {
         let InPlace { event, data } = std::mem::take(in_place);
         let (held_event, held_data) = (self.event.take(), self.data.take());
-        let dropped = std::mem::take(&mut self.event_too_large);
-        if let Some(data) = data.or(held_data.as_deref())
-            && !dropped
-        {
+        self.event_too_large = false;
+        if let Some(data) = data.or(held_data.as_deref()) {
             on_event(SseEvent { event: event.or(held_event.as_deref()), data });
         }
     }
 
-    /// Leaves out the unfinished event, with the lines of it that still come.
-    fn drop_event(&mut self) {
+    /// Leaves out the data of the unfinished event, with the lines of it that still come.
+    fn drop_data(&mut self, has_some: bool) {
         self.event_too_large = true;
         self.overflowed = true;
-        self.data = None;
+        self.data = (has_some || self.data.is_some()).then(Vec::new);
     }
 }
 
@@ -241,7 +241,7 @@ mod tests {
         let mut events = Vec::new();
         for read in reads {
             splitter.feed(read, |event| events.push(owned(event)));
-            assert!(splitter.line.len() <= cap_bytes, "a held line within the cap");
+            assert!(splitter.line.len() <= cap_bytes.max(LINE_START), "a held line within the cap");
         }
         splitter.finish(|event| events.push(owned(event)));
         (events, splitter.overflowed())
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_beyond_the_cap_is_left_out_and_memory_stays_bounded() {
+    fn an_event_beyond_the_cap_comes_without_data_and_memory_stays_bounded() {
         let mut splitter = SseSplitter::with_cap(64);
         let mut seen = Vec::new();
         splitter.feed(b"data: before\n\ndata: ", |event| seen.push(owned(event).1));
@@ -304,7 +304,26 @@ mod tests {
         let held = [&splitter.data, &splitter.event].into_iter().flatten().map(Vec::capacity).sum::<usize>();
         assert!(held + splitter.line.capacity() <= 4 * 64, "{held}");
         splitter.feed(b"\n\ndata: after\n\n", |event| seen.push(owned(event).1));
-        assert_eq!(seen, ["before", "after"]);
+        assert_eq!(seen, ["before", "", "after"]);
+    }
+
+    #[test]
+    fn an_event_beyond_the_cap_keeps_its_name() {
+        let long = "x".repeat(20);
+        let none = (None, String::new());
+        let named = (Some("big".to_owned()), String::new());
+        for (stream, expected) in [
+            (format!("event: big\ndata: {long}\n\n"), &[named.clone()][..]),
+            (format!("data: {long}\ndata: more\nevent: big\n\n"), &[named]),
+            (format!("\u{feff}data: {long}\n\n"), std::slice::from_ref(&none)),
+            (format!("data: short\ndata: {long}\n\n"), std::slice::from_ref(&none)),
+            (format!("event: big\n: {long}\n\n"), &[]),
+            (format!("database: {long}\n\n"), &[]),
+        ] {
+            let bytes: Vec<_> = stream.as_bytes().chunks(1).collect();
+            assert_eq!(events(12, &[stream.as_bytes()]), (expected.to_vec(), true), "{stream}");
+            assert_eq!(events(12, &bytes), (expected.to_vec(), true), "{stream}, byte by byte");
+        }
     }
 
     proptest! {

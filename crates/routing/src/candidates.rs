@@ -1,7 +1,7 @@
 //! The replicas that may serve one request, and the choices that need no more than their loads.
 //!
 //! Candidates admit the request (adapter, not tried) and are available. Ejected and busy ones are candidates
-//! only where there are no others. Ties go to one of the best at random, in proportion to weights, never to the
+//! only where there are no others, and those that joined and were not checked yet only after these. Ties go to one of the best at random, in proportion to weights, never to the
 //! first in the list.
 
 use std::{borrow::Cow, sync::atomic::Ordering::Relaxed, time::Duration};
@@ -31,7 +31,7 @@ pub(crate) struct Candidates<'a> {
     standings: &'a [Standing],
     pub(crate) list: Cow<'a, [Candidate]>,
     pub(crate) total_weight: f64,
-    /// They are ejected or busy; there are no others.
+    /// They are ejected or busy, or not checked yet; there are no others.
     pub(crate) fallback: bool,
 }
 
@@ -81,8 +81,9 @@ impl<'a> Candidates<'a> {
         if let Some(ready) = those(|one| matches!(one, Availability::Ready | Availability::Probe)) {
             return Ok(ready);
         }
-        let avoided = those(|one| one == Availability::Avoid);
-        avoided.map(|avoided| Self { fallback: true, ..avoided }).ok_or_else(|| why_none(standings, query))
+        let others =
+            those(|one| one == Availability::Avoid).or_else(|| those(|one| one == Availability::Untried));
+        others.map(|others| Self { fallback: true, ..others }).ok_or_else(|| why_none(standings, query))
     }
 
     /// Leaves out one whose probe another pick has taken. `None` when it was the last.

@@ -23,7 +23,7 @@ use std::{
 
 use parking_lot::RwLock;
 
-use crate::prefix_index::{Identity, release_table};
+use crate::prefix_index::{Answer, Identity, release_table};
 
 const SHARDS: usize = 64;
 
@@ -183,6 +183,20 @@ impl EngineCaches {
         }
     }
 
+    /// Takes off answers what the engine is known to have given up of them.
+    pub(crate) fn cut(&self, blocks: &[u64], answers: &mut [Answer]) {
+        if self.blocks.load(Relaxed) == 0 {
+            return;
+        }
+        for answer in answers {
+            let gone = |block: &u64| {
+                self.shard(*block).read().get(block).is_some_and(|said| said.gone.has(answer.slot))
+            };
+            let places = answer.after as usize..(answer.after + answer.blocks) as usize;
+            answer.blocks = blocks[places].iter().take_while(|block| !gone(block)).count() as u32;
+        }
+    }
+
     /// Corrects what the history says was matched of a prompt, by slot.
     pub(crate) fn correct(&self, blocks: &[u64], matched: &mut [u32]) {
         if self.blocks.load(Relaxed) == 0 {
@@ -260,6 +274,21 @@ mod tests {
         assert_eq!(corrected(&caches, &PROMPT, &[4]), [0]);
         caches.sent(0, &PROMPT[..2]);
         assert_eq!(corrected(&caches, &PROMPT, &[4]), [2]);
+    }
+
+    #[test]
+    fn an_answer_ends_where_the_engine_gave_it_up() {
+        let caches = EngineCaches::new();
+        let cut = |after, blocks| {
+            let mut answers = [0, 1].map(|slot| Answer { slot, after, blocks });
+            caches.cut(&PROMPT, &mut answers);
+            answers.map(|answer| answer.blocks)
+        };
+        assert_eq!(cut(1, 3), [3, 3], "nobody said anything");
+        caches.lost(0, 12);
+        assert_eq!((cut(1, 3), cut(1, 1), cut(2, 2)), ([1, 3], [1, 1], [0, 2]));
+        caches.sent(0, &PROMPT);
+        assert_eq!(cut(1, 3), [3, 3], "on its way again");
     }
 
     #[test]

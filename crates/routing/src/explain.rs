@@ -59,9 +59,10 @@ fn exclusion(replica: &Replica, query: &Query<'_>, settings: &HealthSettings, no
         Exclusion::Tried
     } else if !query.admits(replica) {
         Exclusion::NoAdapter
-    } else if replica.health.availability(now, settings) == Availability::Never {
-        Exclusion::NotHealthy
     } else {
-        Exclusion::Avoided
+        match replica.health.availability(now, settings) {
+            Availability::Untried | Availability::Never => Exclusion::NotHealthy,
+            _ => Exclusion::Avoided,
+        }
     }
 }

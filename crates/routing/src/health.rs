@@ -14,7 +14,9 @@
 //! delivers tokens says nothing either: engines starve `/health` while they prefill. Whoever checks leaves such
 //! a result out.
 //!
-//! A replica that joins a running pool or recovers starts with a tenth of its weight, since its cache is empty.
+//! A replica that joins a running pool or recovers starts with a tenth of its weight, since its cache is empty. Where
+//! checks are waited for it is used before its first one is over only if there is nobody else, as when all replicas get
+//! new names at once.
 
 use std::{
     sync::{
@@ -38,7 +40,7 @@ use crate::{HealthSettings, Outcome};
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HealthState {
-    /// Not checked yet.
+    /// Passed no check yet, and did not fail enough of them.
     Unknown,
     /// In service.
     Healthy,
@@ -88,6 +90,8 @@ pub(crate) enum Availability {
     Probe,
     /// Only if there is nothing else.
     Avoid,
+    /// Only if there is not even that: it has joined, and its first check is not over.
+    Untried,
     Never,
 }
 
@@ -118,6 +122,8 @@ impl Rules {
 #[repr(C, align(64))] // What a pick reads is in one cache line.
 pub struct Health {
     checked: AtomicU8,
+    /// It joined a running pool.
+    joined: bool,
     draining: AtomicBool,
     probing: AtomicBool,
     /// End of the ejection in nanoseconds; 0 when not ejected. Stays until a probe readmits the replica.
@@ -134,6 +140,8 @@ pub struct Health {
 const UNCHECKED: u8 = 0;
 const PASSING: u8 = 1;
 const FAILING: u8 = 2;
+/// It never passed a check, and failed fewer than make it unhealthy.
+const DOUBTED: u8 = 3;
 
 const FULL: u64 = u64::MAX;
 const AT_FIRST_USE: u64 = u64::MAX - 1;
@@ -195,6 +203,7 @@ impl Health {
             name: xxh3_64(name.as_bytes()),
             rules,
             checked: AtomicU8::new(UNCHECKED),
+            joined: joins_late,
             draining: AtomicBool::new(false),
             probing: AtomicBool::new(false),
             ejected_until: AtomicU64::new(0),
@@ -227,6 +236,8 @@ impl Health {
             if history.failed_in_row >= settings.fall {
                 self.checked.store(FAILING, Relaxed);
                 self.rules.disturb();
+            } else if self.checked.load(Relaxed) == UNCHECKED {
+                self.checked.store(DOUBTED, Relaxed);
             }
         }
     }
@@ -330,15 +341,27 @@ impl Health {
         )
     }
 
+    /// Whether the replica gets requests if no other can, since its first check is not over.
+    pub fn is_untried(&self, now: Duration) -> bool {
+        self.availability(now, &self.rules.settings.load()) == Availability::Untried
+    }
+
+    /// Whether the replica gets requests where no other can.
+    pub fn available(&self, now: Duration) -> bool {
+        self.availability(now, &self.rules.settings.load()) != Availability::Never
+    }
+
     /// It is ready, with its full weight, and no time that passes will change that: only a disturbance can.
     pub(crate) fn is_ordinary(&self, now: Duration, settings: &HealthSettings) -> bool {
         self.availability(now, settings) == Availability::Ready && self.ramp_from.load(Relaxed) == FULL
     }
 
     pub(crate) fn availability(&self, now: Duration, settings: &HealthSettings) -> Availability {
+        let checked = self.checked.load(Relaxed);
         match self.state(now) {
             HealthState::Draining | HealthState::Unhealthy => Availability::Never,
-            _ if settings.wait_for_check && self.checked.load(Relaxed) == UNCHECKED => Availability::Never,
+            _ if settings.wait_for_check && checked == UNCHECKED && self.joined => Availability::Untried,
+            _ if settings.wait_for_check && matches!(checked, UNCHECKED | DOUBTED) => Availability::Never,
             HealthState::Ejected | HealthState::Busy => Availability::Avoid,
             HealthState::Probing if self.probing.load(Relaxed) => Availability::Avoid,
             HealthState::Probing => Availability::Probe,

@@ -14,7 +14,7 @@ use std::{
 };
 
 use crate::{
-    Coefficients, Query, Replica,
+    Coefficients, Outcome, Query, Replica,
     coefficients::Observation,
     outputs::Expected,
     prefix_index::{Answer, Sent},
@@ -63,6 +63,8 @@ struct Share {
 #[derive(Debug, Default)]
 struct Progress {
     produced: u32,
+    /// The whole answer's tokens as the engine counted them, once it has.
+    counted: Option<u32>,
     /// Tokens in the first piece.
     first: u32,
     first_at: Duration,
@@ -95,55 +97,6 @@ const TELLING_TOKENS: u32 = 8;
 
 /// In nanoseconds, 52 days: the work of all requests together stays a number.
 const MOST_WORK: u64 = 1 << 52;
-
-/// How a request ended, as far as its replica is concerned.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Outcome {
-    /// A complete answer, whatever the request asked for (4xx included: the replica works).
-    Answered,
-    /// 429: busy, not broken.
-    Busy {
-        /// The answer's `Retry-After`.
-        retry_after: Option<Duration>,
-    },
-    /// 500, 502, 503, 504.
-    ServerError,
-    /// Nothing listens, or the connection attempt timed out.
-    ConnectFailed,
-    /// The connection broke before the end of the answer.
-    Broken,
-    /// No byte within a time limit.
-    TimedOut,
-    /// The client went away in the middle of a good answer: the replica works, how long it would have been is not known.
-    CutOff,
-    /// The client went away before an answer: says nothing about the replica.
-    Abandoned,
-}
-
-impl Outcome {
-    /// Metric label and JSON value.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Answered => "answered",
-            Self::Busy { .. } => "busy",
-            Self::ServerError => "server_error",
-            Self::ConnectFailed => "connect_failed",
-            Self::Broken => "broken",
-            Self::TimedOut => "timed_out",
-            Self::CutOff => "cut_off",
-            Self::Abandoned => "abandoned",
-        }
-    }
-
-    /// Whether it speaks for the replica; `None` where it says nothing.
-    pub(crate) const fn good(self) -> Option<bool> {
-        match self {
-            Self::Answered | Self::CutOff => Some(true),
-            Self::Abandoned => None,
-            _ => Some(false),
-        }
-    }
-}
 
 /// Changes what a lease has in a counter.
 fn change(counter: &AtomicU64, held: &mut u64, wanted: u64) {
@@ -262,9 +215,19 @@ impl Lease {
         self.update();
     }
 
-    /// The answer said how many prompt tokens were cached.
-    pub fn observed_cached(&mut self, cached_tokens: u32) {
+    /// The answer is whole and has so many tokens, says the engine: events may have held several each.
+    pub fn counted(&mut self, tokens: u32) {
+        self.progress.counted = Some(tokens.min(MOST_TOKENS));
+    }
+
+    /// The answer said how many prompt tokens were cached, of how many in all; 0 where it did not say that. Engines
+    /// count by their tokenizers, and here prompts are estimated: what is learned must not be the difference.
+    pub fn observed_cached(&mut self, cached_tokens: u32, prompt_tokens: u32) {
         let Some(expected) = self.predicted_tokens.take() else { return };
+        let cached_tokens = match u64::from(prompt_tokens) {
+            0 => cached_tokens,
+            all => (u64::from(cached_tokens.min(prompt_tokens)) * u64::from(self.prompt_tokens) / all) as u32,
+        };
         let prediction = &self.replica.load.prediction;
         let missing = expected.saturating_sub(cached_tokens);
         prediction.answers.fetch_add(1, Relaxed);
@@ -274,10 +237,12 @@ impl Lease {
         prediction.surprising_tokens.fetch_add(cached_tokens.saturating_sub(expected).into(), Relaxed);
         self.computed(self.prompt_tokens.saturating_sub(cached_tokens));
         let sent = self.answer.map_or(expected, |[before, _]| before);
+        // Parts of a text differ in their tokens' lengths, and caches end with a block.
         if let Some([before, answer]) = self.answer
-            && cached_tokens >= before
+            && cached_tokens + before / 16 + self.block_tokens >= before
         {
-            self.replica.experience.answer_found(f64::from(cached_tokens - before) / f64::from(answer));
+            let found = cached_tokens.saturating_sub(before);
+            self.replica.experience.answer_found(f64::from(found) / f64::from(answer));
         }
         if let Some(since) = self.sent.known_since.take()
             && since + GRACE <= self.opened
@@ -356,8 +321,9 @@ impl Lease {
     /// What came of the answer is in the replica's cache, whoever it came to.
     fn keep_answer(&self) {
         let Some(end) = self.sent.end.filter(|_| self.progress.produced > 0) else { return };
+        let tokens = self.progress.counted.unwrap_or(self.progress.produced);
         // It fills up the block that the prompt began.
-        let blocks = (self.prompt_tokens % self.block_tokens + self.progress.produced) / self.block_tokens;
+        let blocks = (self.prompt_tokens % self.block_tokens + tokens) / self.block_tokens;
         self.replica.experience.index.answered(&self.replica.history, end, blocks);
     }
 

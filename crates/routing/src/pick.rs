@@ -46,7 +46,7 @@ pub enum PickReason {
     NoKey,
     /// No other replica could serve it.
     OnlyCandidate,
-    /// Every candidate is ejected or busy; the policy chose among them.
+    /// Every candidate is ejected or busy, or has just joined and was not checked; the policy chose among them.
     Fallback,
 }
 

@@ -13,6 +13,7 @@ use serde::{
 use crate::{
     LeastQueueSettings, PrefixAwareSettings, PrefixHashSettings, PrefixKey, SessionSettings, SettingsError,
     ring::{kubeai_key, prefix_key},
+    silence::Said,
 };
 
 /// The name of a policy, in configuration, flags and metrics.
@@ -255,9 +256,17 @@ impl<'de> Deserialize<'de> for PolicySettings {
 struct PolicyVisitor;
 
 /// The settings of a policy that has none.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct NoSettings {}
+
+fn said<'de, T, A>(map: &mut A) -> Result<T, A::Error>
+where
+    T: Default + Deserialize<'de> + Serialize,
+    A: MapAccess<'de>,
+{
+    map.next_value::<Said<T>>().map(|said| said.0)
+}
 
 impl<'de> Visitor<'de> for PolicyVisitor {
     type Value = PolicySettings;
@@ -273,15 +282,15 @@ impl<'de> Visitor<'de> for PolicyVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PolicySettings, A::Error> {
         let name = map.next_key::<PolicyName>()?.ok_or_else(|| A::Error::custom("a policy needs a name"))?;
         let settings = match name {
-            PolicyName::LeastQueue => PolicySettings::LeastQueue(map.next_value()?),
-            PolicyName::PrefixHash => PolicySettings::PrefixHash(map.next_value()?),
-            PolicyName::Session => PolicySettings::Session(map.next_value()?),
-            PolicyName::PrefixAware => PolicySettings::PrefixAware(map.next_value()?),
+            PolicyName::LeastQueue => PolicySettings::LeastQueue(said(&mut map)?),
+            PolicyName::PrefixHash => PolicySettings::PrefixHash(said(&mut map)?),
+            PolicyName::Session => PolicySettings::Session(said(&mut map)?),
+            PolicyName::PrefixAware => PolicySettings::PrefixAware(said(&mut map)?),
             PolicyName::RoundRobin
             | PolicyName::Random
             | PolicyName::LeastRequests
             | PolicyName::LeastTokens => {
-                map.next_value::<NoSettings>()?;
+                said::<NoSettings, A>(&mut map)?;
                 name.into()
             }
         };

@@ -321,6 +321,7 @@ impl Weighing<'_> {
         let widely = settings.common_followers.unwrap_or_else(|| self.common_followers());
         let mut matches = experience.index.matches(query.blocks, self.slots, widely);
         experience.caches.correct(query.blocks, &mut matches.blocks);
+        experience.caches.cut(query.blocks, &mut matches.answers);
         matches.expect_answers(experience.answers_found.get());
         let scale = Scale {
             mean_weight: (candidates.total_weight / candidates.list.len() as f64) as f32,

@@ -218,6 +218,11 @@ impl PrefixIndex {
 
     /// A prompt that the replica was sent was answered with so many blocks.
     pub(crate) fn answered(&self, history: &History, end: Place, blocks: u32) {
+        let state = history.state.lock();
+        if state.closed {
+            // Its number may be another replica's by now.
+            return;
+        }
         let shard = self.shard(end.key).read();
         let answer = shard.get(&end.key).and_then(|segment| segment.answer(history.slot, end.offset));
         if let Some(answer) = answer {

@@ -24,7 +24,7 @@ pub struct RetrySettings {
     pub budget_percent: u32,
     /// Retries under way that are always allowed.
     pub budget_floor: u64,
-    /// Repeat a POST that an engine may have seen: after 429, 500, 502, 503, 504, a broken connection or silence.
+    /// Repeat what an engine may have seen, a POST too: after 429, 500, 502, 503, 504, a broken connection or silence.
     pub after_sending: bool,
 }
 
@@ -52,8 +52,8 @@ pub struct Attempt {
     pub sent: bool,
     /// A byte of the answer went to the client.
     pub answering: bool,
-    /// Repeating it changes nothing: GET, HEAD, or a request known to be pure.
-    pub idempotent: bool,
+    /// It changes nothing, however often it is sent: GET, HEAD, OPTIONS.
+    pub safe: bool,
 }
 
 /// Why an attempt is not repeated; a metric label.
@@ -83,7 +83,7 @@ impl NoRetry {
 
 /// The rule, without the budget.
 pub fn may_retry(attempt: &Attempt, settings: &RetrySettings) -> Result<(), NoRetry> {
-    let safe = !attempt.sent || attempt.idempotent || settings.after_sending;
+    let safe = !attempt.sent || attempt.safe || settings.after_sending;
     match attempt.outcome {
         Outcome::Answered | Outcome::CutOff | Outcome::Abandoned => Err(NoRetry::NotFailed),
         _ if attempt.answering => Err(NoRetry::Answering),

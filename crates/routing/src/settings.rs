@@ -173,6 +173,7 @@ impl Default for LeastQueueSettings {
 #[serde(default, deny_unknown_fields)]
 pub struct PrefixAwareSettings {
     /// What an engine's step costs, before anything is learned.
+    #[serde(deserialize_with = "crate::silence::deserialize")]
     pub engine: Coefficients,
     /// Learn it from the times of answers.
     pub learn: bool,
@@ -273,7 +274,8 @@ impl PrefixAwareSettings {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthSettings {
-    /// A replica gets no request before its first passed check. Set by those who check.
+    /// A replica gets no request before its first passed check, but for one that joins a running pool in which no other
+    /// can serve: that one until its first check has failed. Set by those who check.
     #[serde(skip)]
     pub wait_for_check: bool,
     /// Passed checks in a row until an unhealthy replica is healthy; one suffices the first time.

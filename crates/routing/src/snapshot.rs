@@ -135,8 +135,10 @@ impl Snapshot {
 
     fn healthy(&self, now: Duration) -> Vec<&Arc<Replica>> {
         let settings = self.rules.settings.load();
-        let healthy =
-            |replica: &&Arc<Replica>| replica.health.availability(now, &settings) != Availability::Never;
+        let healthy = |replica: &&Arc<Replica>| {
+            let availability = replica.health.availability(now, &settings);
+            !matches!(availability, Availability::Untried | Availability::Never)
+        };
         self.replicas.iter().filter(healthy).collect()
     }
 

@@ -72,6 +72,23 @@ fn checks_have_hysteresis() {
 }
 
 #[test]
+fn replicas_that_all_join_at_once_are_used_until_a_check_of_theirs_is_over() {
+    let pool = router("random", specs(&["a"]));
+    pool.set_health(HealthSettings { wait_for_check: true, ..HealthSettings::default() }).unwrap();
+    let now = seconds(1);
+    pool.replicas()[0].health.record_check(true, now);
+    pool.set_replicas(specs(&["a", "b", "c"]));
+    assert_eq!(names(&pool, now), "a", "those that joined wait for their checks");
+    pool.set_replicas(specs(&["b", "c"]));
+    assert_eq!(names(&pool, now), "bc", "nobody else is left");
+    assert_eq!(on(&pool, 0, now).unwrap().reason, PickReason::Fallback);
+    pool.replicas()[0].health.record_check(false, now);
+    assert_eq!(names(&pool, now), "c", "one failed check is worse than none");
+    pool.replicas()[0].health.record_check(true, now);
+    assert_eq!(names(&pool, now), "b");
+}
+
+#[test]
 fn without_checks_a_new_replica_is_used_and_a_failed_check_still_counts() {
     let pool = router("random", specs(&["a", "b"]));
     assert_eq!(names(&pool, seconds(0)), "ab");

@@ -342,8 +342,8 @@ fn a_restarted_engine_is_noticed() {
     for blocks in &old {
         let mut lease = pool.pick(&query(blocks), later, &mut random).unwrap().lease;
         let restarted = lease.replica().id == replica.id && missed < 3;
-        lease.observed_cached(if restarted { 0 } else { 320 });
-        lease.observed_cached(0);
+        lease.observed_cached(if restarted { 0 } else { 320 }, 0);
+        lease.observed_cached(0, 0);
         missed += usize::from(restarted);
         if restarted && missed < 3 {
             assert!(replica.history_blocks() >= before, "one or two may be an accident");
@@ -356,7 +356,7 @@ fn a_restarted_engine_is_noticed() {
     assert_eq!(prediction.missing_tokens, 3 * 320, "an answer says it once");
     let mut again = pool.pick(&query(&old[39]), later, &mut random).unwrap().lease;
     let surprising = again.replica().load.prediction().surprising_tokens;
-    again.observed_cached(320 + 16);
+    again.observed_cached(320 + 16, 0);
     assert_eq!(again.replica().load.prediction().surprising_tokens, surprising + 16);
 }
 
@@ -435,7 +435,7 @@ fn second_turn(
     first.produced(produced - 1, NOW + seconds(1));
     first.settle(Outcome::Answered, NOW + seconds(1));
     let mut second = pick(pool, &prompt(id, 0, 10 + answer + 2), random);
-    second.lease.observed_cached(160 + found);
+    second.lease.observed_cached(160 + found, 0);
     second.cached_tokens.unwrap()
 }
 
@@ -450,6 +450,65 @@ fn answers_that_are_sent_back_are_expected_in_the_cache() {
     assert_eq!(later.last(), Some(&(160 + 80)));
     let short = second_turn(&pool, 1000, 80, 1, 48, &mut random);
     assert_eq!(short, 160 + 48, "no more than the prompt has");
+}
+
+#[test]
+fn what_is_learned_of_answers_is_no_difference_of_tokenizers() {
+    for engine_tokens in [0.7, 0.85, 1.0, 1.25, 1.6] {
+        for (found, expected) in [(80, 160 + 60..=160 + 80), (0, 160..=160 + 20)] {
+            let pool = router("prefix_aware", numbered(4));
+            let mut random = generator(1);
+            let mut last = 0;
+            for id in 0..200 {
+                let mut first = pick(&pool, &prompt(id, 0, 10), &mut random).lease;
+                first.produced_at_once(80, NOW);
+                drop(first);
+                let mut second = pick(&pool, &prompt(id, 0, 17), &mut random);
+                let counted = |tokens: u32| (f64::from(tokens) * engine_tokens) as u32;
+                second.lease.observed_cached(counted(160 + found) / 16 * 16, counted(16 * 17 + 5));
+                last = second.cached_tokens.unwrap();
+            }
+            assert!(expected.contains(&last), "{last} with {engine_tokens}, {found} found");
+            let prediction: Vec<_> = pool.replicas().iter().map(|one| one.load.prediction()).collect();
+            let odd: u64 = prediction.iter().map(|one| one.missing_tokens + one.surprising_tokens).sum();
+            let cached: u64 = prediction.iter().map(|one| one.cached_tokens).sum();
+            assert!(odd * 5 < cached, "{odd} of {cached} with {engine_tokens}, {found} found");
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_an_engine_gave_up_is_not_expected() {
+    let pool = router("prefix_aware", numbered(1));
+    let mut random = generator(1);
+    let mut first = pick(&pool, &prompt(1, 0, 10), &mut random).lease;
+    first.produced_at_once(80, NOW);
+    drop(first);
+    let both = prompt(1, 0, 17);
+    let expected = || pool.explain(&query(&both), NOW, &mut generator(1)).candidates[0].cost.unwrap();
+    assert_eq!(expected().cached_tokens, 160 + 48, "half of five blocks, before any was seen");
+    let replicas = pool.replicas();
+    replicas[0].cache_lost(&both[12..15]);
+    assert_eq!(expected().cached_tokens, 160 + 16, "half of two");
+    replicas[0].cache_lost(&both[10..15]);
+    assert_eq!(expected().cached_tokens, 160);
+}
+
+#[test]
+fn an_answer_is_as_long_as_the_engine_says() {
+    let pool = router("prefix_aware", numbered(4));
+    let mut random = generator(1);
+    let expected = |counted: Option<u32>, random: &mut ChaCha8Rng| {
+        let id = 100 + u64::from(counted.unwrap_or_default());
+        let mut first = pick(&pool, &prompt(id, 0, 10), random).lease;
+        // Three events.
+        (0..3).for_each(|_| first.produced(1, NOW));
+        counted.into_iter().for_each(|tokens| first.counted(tokens));
+        first.settle(Outcome::Answered, NOW);
+        pick(&pool, &prompt(id, 0, 20), random).cached_tokens.unwrap()
+    };
+    assert_eq!(expected(None, &mut random), 160);
+    assert_eq!(expected(Some(80), &mut random), 160 + 48, "half of five blocks, before any was seen");
 }
 
 #[test]
@@ -472,7 +531,7 @@ fn long_answers_that_are_not_sent_back_say_nothing_about_the_prompts_before_them
         first.settle(Outcome::Answered, NOW + seconds(1));
         let mut second =
             pool.pick(&query(&prompt(id, 0, 300)), NOW + seconds(60), &mut random).unwrap().lease;
-        second.observed_cached(32);
+        second.observed_cached(32, 0);
     }
     assert_eq!(replicas[0].history_blocks(), 30 + 20 * 300, "the engine is not taken for restarted");
 }

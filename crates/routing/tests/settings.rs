@@ -38,6 +38,23 @@ fn kubeai_names_are_read() {
 }
 
 #[test]
+fn keys_without_a_value_say_nothing() {
+    for name in PolicyName::ALL {
+        assert_eq!(policy(&format!("{{\"{name}\": null}}")), Ok(name.into()));
+        let plain = serde_json::to_value(PolicySettings::from(name)).unwrap();
+        let settings = plain.get(name.label()).and_then(|settings| settings.as_object());
+        for key in settings.into_iter().flat_map(|settings| settings.keys()) {
+            let silent = policy(&format!("{{\"{name}\": {{\"{key}\": null}}}}"));
+            assert_eq!(silent, Ok(name.into()), "{key}");
+        }
+    }
+    let mixed =
+        policy(r#"{"prefix_hash": {"virtual_nodes": null, "prefix_chars": 7, "key": null}}"#).unwrap();
+    let PolicySettings::PrefixHash(settings) = mixed else { panic!("not prefix_hash") };
+    assert_eq!((settings.virtual_nodes, settings.prefix_chars), (256, 7));
+}
+
+#[test]
 fn mistakes_are_named() {
     for (json, expected) in [
         (r#""prefixhash""#, "unknown policy `prefixhash`: use one of round_robin, random,"),
@@ -74,12 +91,11 @@ fn mistakes_are_named() {
 fn retries_are_safe_or_asked_for() {
     let settings = RetrySettings::default();
     let brave = RetrySettings { after_sending: true, ..RetrySettings::default() };
-    let attempt =
-        Attempt { outcome: Outcome::Broken, retries: 0, sent: true, answering: false, idempotent: false };
+    let attempt = Attempt { outcome: Outcome::Broken, retries: 0, sent: true, answering: false, safe: false };
     for (attempt, expected, expected_brave) in [
         (attempt, Err(NoRetry::MayHaveRun), Ok(())),
         (Attempt { sent: false, ..attempt }, Ok(()), Ok(())),
-        (Attempt { idempotent: true, ..attempt }, Ok(()), Ok(())),
+        (Attempt { safe: true, ..attempt }, Ok(()), Ok(())),
         (Attempt { outcome: Outcome::ConnectFailed, ..attempt }, Ok(()), Ok(())),
         (
             Attempt { outcome: Outcome::Busy { retry_after: None }, ..attempt },

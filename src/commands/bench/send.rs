@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{anyhow, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use loadgen::{Ask, Control, Options, Reuse, RunEnd, RunSummary, Targets};
 use report::{
     BenchDetails, ClientHealth, Count, CountSource, Outcome, PhaseShape, Record, Recorder, Report, RunShape,
@@ -19,9 +19,8 @@ use super::{
     flags::{Arguments, Script},
     load::Load,
 };
+use crate::commands::progress;
 
-/// Time between two looks at the run.
-const LOOK: Duration = Duration::from_millis(50);
 /// Time between two attempts to be answered by a server that is not ready.
 const RETRY: Duration = Duration::from_secs(5);
 /// Time limit for the list of models.
@@ -150,7 +149,10 @@ impl Sender {
         };
         let recorder = Mutex::new(Recorder::new(shape, arguments.goodput.clone()));
         let (mut details, mut counted) = (BenchDetails::default(), (0, 0));
-        let progress = progress_bar(arguments, load);
+        let bar = match arguments.disable_tqdm {
+            true => ProgressBar::hidden(),
+            false => progress::bar(Some(load.made.prompts.len() as u64)),
+        };
         let summary = thread::scope(|scope| {
             let run = scope.spawn(|| {
                 loadgen::run(plan, &self.targets, &self.options, control, |mut record, _| {
@@ -163,15 +165,8 @@ impl Sender {
                     recorder.lock().unwrap_or_else(PoisonError::into_inner).push(&record);
                 })
             });
-            while !run.is_finished() {
-                thread::sleep(LOOK);
-                let seen = control.progress();
-                progress.set_position(seen.succeeded + seen.failed);
-                progress.set_message(format!("{} in flight, {} failed", seen.in_flight, seen.failed));
-            }
-            run.join().map_err(|_| anyhow!("the load generator broke down"))?.map_err(anyhow::Error::from)
+            progress::watch(run, control, &bar, || {})
         })?;
-        progress.finish_and_clear();
         let report = recorder.into_inner().unwrap_or_else(PoisonError::into_inner).report();
         Ok(Measured { report, details, summary, counted })
     }
@@ -210,15 +205,4 @@ fn count_ourselves(record: &mut Record, load: &Load, script: Script, counted: &m
         record.cached_tokens = record.cached_tokens.map(scaled);
     }
     record.input_tokens = Count { tokens: prompt.input_tokens, source: CountSource::Tokenizer };
-}
-
-fn progress_bar(arguments: &Arguments, load: &Load) -> ProgressBar {
-    if arguments.disable_tqdm {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(load.made.prompts.len() as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed_precise} {msg}") {
-        bar.set_style(style);
-    }
-    bar
 }

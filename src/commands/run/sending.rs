@@ -6,8 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::anyhow;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use loadgen::{AnswerText, Control, RunSummary};
 use report::Record;
 use workload::{
@@ -19,10 +18,8 @@ use super::{lines::Lines, server::Server};
 use crate::commands::{
     counting::{count_answer, count_events, count_prompts},
     interrupt::Interrupts,
+    progress,
 };
-
-/// Time between two looks at the run.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// Sends stages to a server, a shard of each, until the user stops it.
 #[derive(Debug)]
@@ -75,7 +72,7 @@ impl<'a> Sending<'a> {
         options.not_before = not_before;
         options.run_name = format!("run{}-{}", self.config.seed(), plan.number);
         let plan = Plan { phases: vec![plan.phase(&self.config.load, self.shard, load)] };
-        let progress = self.progress_bar(&plan);
+        let bar = self.progress_bar(&plan);
         let grace = Duration::from_secs_f64(self.config.load.stage_teardown_grace_seconds);
         let take = Mutex::new(take);
         let mut stopped: Option<Instant> = None;
@@ -85,30 +82,19 @@ impl<'a> Sending<'a> {
                     (take.lock().unwrap_or_else(PoisonError::into_inner))(record, text);
                 })
             });
-            while !run.is_finished() {
-                thread::sleep(LOOK);
-                let seen = control.progress();
-                progress.set_position(seen.succeeded + seen.failed);
-                progress.set_message(format!("{} in flight, {} failed", seen.in_flight, seen.failed));
+            progress::watch(run, control, &bar, || {
                 if control.stops() > 0 && stopped.get_or_insert_with(Instant::now).elapsed() >= grace {
                     control.stop();
                 }
-            }
-            run.join().map_err(|_| anyhow!("the load generator broke down"))?.map_err(anyhow::Error::from)
+            })
         })?;
-        progress.finish_and_clear();
         Ok((summary, stopped.map_or(Duration::ZERO, |stopped| stopped.elapsed())))
     }
 
     fn progress_bar(&self, plan: &Plan) -> ProgressBar {
-        let expected = plan.phases.first().and_then(|phase| phase.expected_requests);
         if !self.lines.shows_progress() {
             return ProgressBar::hidden();
         }
-        let bar = expected.map_or_else(ProgressBar::no_length, ProgressBar::new);
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed_precise} {msg}") {
-            bar.set_style(style);
-        }
-        bar
+        progress::bar(plan.phases.first().and_then(|phase| phase.expected_requests))
     }
 }

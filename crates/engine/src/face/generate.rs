@@ -134,7 +134,7 @@ fn text_job(
         max_tokens,
         natural_end,
         min_tokens: parameters.least_tokens(max_tokens)?,
-        stop: &view.stop,
+        stop: &view.stop(),
         include_stop: parameters.include_stop,
     };
     let answer = Answer::to(&mut text, &wish);

@@ -34,7 +34,7 @@ pub enum ConfigError {
     #[error("no replicas: name at least one with --replica http://host:port or under `replicas` in the file")]
     NoReplicas,
     /// The same replica twice.
-    #[error("the replica {0} is named twice: give it a weight instead")]
+    #[error("the replica {0} is named twice, maybe in another spelling: give it a weight instead")]
     Twice(ReplicaUrl),
     /// A flag of one policy beside another policy.
     #[error("--{flag} belongs to the policy {policy}, but the policy is {chosen}")]

@@ -35,6 +35,12 @@ fn faults_name_their_line_and_column() {
         ("threads: 0\n", "evenload.yaml:1:1: `threads`: ", "zero"),
         ("policy: {session: {nope: 1}}\n", "evenload.yaml:1:20: unknown", "`nope`"),
         (
+            "policy: {session: {minimum_load: many}}\n",
+            "evenload.yaml:1:34: `policy.session.minimum_load`: ",
+            "",
+        ),
+        ("policy: {session: 5}\n", "evenload.yaml:1:19: `policy.session`: ", ""),
+        (
             "drain_timeout_s: 30s\n",
             "evenload.yaml:1:18: `drain_timeout_s`: ",
             "`30s` is not a time in seconds",
@@ -58,6 +64,16 @@ fn keys_without_a_value_say_nothing() {
             read("replicas: [http://a]").unwrap()
         );
     }
+    for policy in [
+        "prefix_aware:\n    # all: commented out",
+        "{prefix_aware: {balancers: , engine: , home_weight: ~}}",
+        "{prefix_aware: {engine: {prefill_token_s: }}}",
+    ] {
+        let settings = read(&format!("replicas: [http://a]\npolicy:\n  {policy}\n")).unwrap();
+        assert_eq!(settings.policy, PolicySettings::default(), "{policy}");
+    }
+    read("replicas: [http://a]\npolicy: {session: {headers: }}\n").unwrap();
+    read("replicas: [http://a]\npolicy: {random: }\n").unwrap();
     read("replicas: [http://a]\ntls:\n  insecure_replicas:\nlimits:\n  idle_timeout_s: ~\n").unwrap();
     read("replicas: [{url: 'http://a', weight: }]\n").unwrap();
     assert!(matches!(read("replicas:\n"), Err(ConfigError::NoReplicas)));
@@ -75,7 +91,13 @@ fn flags_go_over_the_file() {
 #[test]
 fn what_cannot_be_used_is_refused() {
     assert!(matches!(read(""), Err(ConfigError::NoReplicas)));
-    assert!(matches!(read("replicas: [http://a, 'http://a/']"), Err(ConfigError::Twice(_))));
+    for again in ["http://a/", "http://a:80", "http://A", "http://a:080//"] {
+        assert!(
+            matches!(read(&format!("replicas: [http://a, '{again}']")), Err(ConfigError::Twice(_))),
+            "{again}"
+        );
+    }
+    read("replicas: [http://a, https://a, 'http://a:81', http://a/b, http://a/B]").unwrap();
     assert!(matches!(read("replicas: [http://a]\nhealth: {rise: 0}"), Err(ConfigError::Value(_))));
     for key in [
         "limits: {max_body_bytes",

@@ -135,6 +135,11 @@ impl ReplicaUrl {
         self.name.clone()
     }
 
+    /// The same for every way to write the same place: whether it speaks TLS, `host:port` in small letters, the path.
+    pub(crate) fn place(&self) -> (bool, String, &str) {
+        (self.is_secure(), self.authority.to_ascii_lowercase(), self.path_prefix())
+    }
+
     /// The path, without a final slash.
     pub fn path_prefix(&self) -> &str {
         &self.text[self.authority_end..]

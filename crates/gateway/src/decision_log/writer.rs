@@ -2,6 +2,9 @@
 //!
 //! There are [`FILES`] files: the one that is written, and older ones with numbers, the highest the oldest. Lines
 //! are whole. A disk that takes no more costs the lines that do not fit, not those that come later.
+//!
+//! What is no plain file of that very name (a pipe, `/dev/stdout`, a link) is somebody else's: it is written on, and
+//! neither renamed, cut nor limited.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -34,6 +37,8 @@ pub(super) struct Writer {
     length: u64,
     /// Bytes that a file may have.
     most: u64,
+    /// The files are ours.
+    owned: bool,
     buffer: Vec<u8>,
     /// Lines in the buffer.
     lines: u64,
@@ -45,8 +50,12 @@ impl Writer {
     pub(super) fn open(settings: &DecisionLogSettings, counts: Arc<Counts>) -> io::Result<Self> {
         let path = settings.path.clone();
         let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-        if is_cut(&path).unwrap_or(false) {
+        let owned = fs::symlink_metadata(&path)?.is_file();
+        if owned && is_cut(&path).unwrap_or(false) {
             file.write_all(b"\n")?;
+        }
+        if !owned {
+            tracing::warn!(file = %path.display(), "the decision log is no plain file: it grows without limit");
         }
         let length = file.metadata()?.len();
         let mut writer = Self {
@@ -54,16 +63,19 @@ impl Writer {
             file,
             length,
             most: (settings.max_bytes / FILES).max(1),
+            owned,
             buffer: Vec::new(),
             lines: 0,
             complained: false,
             counts,
         };
         // The limit may have been another one.
-        if writer.length > writer.most {
-            writer.turn_over();
+        if writer.owned {
+            if writer.length > writer.most {
+                writer.turn_over();
+            }
+            writer.remove_oldest();
         }
-        writer.remove_oldest();
         writer.count_bytes();
         Ok(writer)
     }
@@ -91,7 +103,7 @@ impl Writer {
             return;
         }
         self.lines += 1;
-        if self.length + self.buffer.len() as u64 > self.most {
+        if self.owned && self.length + self.buffer.len() as u64 > self.most {
             let last = self.buffer.split_off(before);
             self.lines -= 1;
             self.flush();
@@ -116,8 +128,10 @@ impl Writer {
             Err(error) => {
                 self.counts.failed.add(self.lines);
                 self.complain("cannot write to the decision log", &error);
-                // Part of a line may be there; what follows begins on a line of its own.
-                let _ = self.file.set_len(self.length);
+                if self.owned {
+                    // Part of a line may be there; what follows begins on a line of its own.
+                    let _ = self.file.set_len(self.length);
+                }
             }
         }
         self.length = self.file.metadata().map_or(self.length, |file| file.len());
@@ -153,12 +167,19 @@ impl Writer {
         let mut bytes = 0;
         for number in 1..FILES {
             let path = self.numbered(number);
-            bytes += fs::metadata(&path).map_or(0, |file| file.len());
-            if bytes > self.most * (FILES - 1)
-                && let Err(error) = fs::remove_file(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                self.complain("cannot remove an older decision log", &error);
+            let length = fs::metadata(&path).map_or(0, |file| file.len());
+            bytes += length;
+            if bytes <= self.most * (FILES - 1) {
+                continue;
+            }
+            match fs::remove_file(&path) {
+                // In the usual turn nothing is too large: the limit was another one.
+                Ok(()) => tracing::warn!(
+                    file = %path.display(), bytes = length,
+                    "an older decision log is removed: it exceeds the limit of all files"
+                ),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => self.complain("cannot remove an older decision log", &error),
             }
         }
     }
@@ -196,6 +217,8 @@ fn is_cut(path: &Path) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     fn decision(number: u64) -> Decision<'static> {
@@ -236,6 +259,29 @@ mod tests {
         assert!(text.lines().last().unwrap().contains("\"timestamp\":100"), "{text}");
     }
 
+    /// Counts warnings.
+    #[derive(Default)]
+    struct Warnings(AtomicUsize);
+
+    impl tracing::Subscriber for Warnings {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            *metadata.level() == tracing::Level::WARN
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
     #[test]
     fn older_files_that_are_too_large_go_first() {
         for (lengths, left) in [
@@ -257,12 +303,38 @@ mod tests {
                 fs::write(name(number), "\n".repeat(length)).unwrap();
             }
             let counts = Arc::<Counts>::default();
-            Writer::open(&settings, Arc::clone(&counts)).unwrap();
+            let warnings = Arc::<Warnings>::default();
+            tracing::subscriber::with_default(Arc::clone(&warnings), || {
+                Writer::open(&settings, Arc::clone(&counts)).unwrap();
+            });
             let found =
                 (0..).map_while(|number| Some(fs::metadata(name(number)).ok()?.len())).collect::<Vec<_>>();
             assert_eq!(found, left, "of {lengths:?}");
+            assert_eq!(warnings.0.load(Relaxed) > 0, left.len() < lengths.len(), "of {lengths:?}");
             assert_eq!(counts.bytes.load(Relaxed), left.iter().sum::<u64>());
         }
+    }
+
+    #[test]
+    fn what_is_no_plain_file_is_written_on_and_left_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("link");
+        let target = folder.path().join("target");
+        fs::write(&target, "whoever else writes there\n".repeat(100)).unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        let settings = DecisionLogSettings { path: path.clone(), max_bytes: 4000, salt: None };
+        let counts = Arc::<Counts>::default();
+        let (sender, receiver) = std::sync::mpsc::sync_channel(100);
+        (0..100).for_each(|number| sender.send(decision(number)).unwrap());
+        drop(sender);
+        Writer::open(&settings, Arc::clone(&counts)).unwrap().run(&receiver);
+        assert_eq!((counts.written.get(), counts.dropped.get(), counts.failed.get()), (100, 0, 0));
+        let mut names: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["link", "target"]);
+        assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&target).unwrap().lines().count(), 200);
     }
 
     #[test]

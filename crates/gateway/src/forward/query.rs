@@ -1,7 +1,7 @@
 //! What a request means to routing, read off its body once, whatever the number of attempts.
 //!
-//! A body that cannot be understood is no error here: the request goes where the load is least, and the engine
-//! says what is wrong with it.
+//! A body that cannot be understood is no error here: the request goes where the load is least, of the replicas that
+//! have the adapter it names, and the engine says what is wrong with it.
 
 use std::{mem, sync::LazyLock};
 
@@ -79,15 +79,15 @@ impl Meaning {
             ..Self::default()
         };
         meaning.blocks.clear();
-        if endpoint == Endpoint::Other {
+        let view = match endpoint {
+            Endpoint::Other => None,
+            _ => RequestView::parse(endpoint, body)
+                .map_err(|error| meaning.unread = Some(error.to_string()))
+                .ok(),
+        };
+        let Some(view) = view else {
+            meaning.adapter = named_adapter(shared, body);
             return meaning;
-        }
-        let view = match RequestView::parse(endpoint, body) {
-            Ok(view) => view,
-            Err(error) => {
-                meaning.unread = Some(error.to_string());
-                return meaning;
-            }
         };
         let mut prompt = mem::take(&mut scratch.prompt);
         prompt.clear();
@@ -173,6 +173,15 @@ impl Drop for Understood<'_> {
     fn drop(&mut self) {
         self.worker.scratch.borrow_mut().keep_blocks(mem::take(&mut self.meaning.blocks));
     }
+}
+
+/// The adapter that a body names of which nothing else is understood.
+fn named_adapter(shared: &Shared, body: &[u8]) -> Option<String> {
+    if !shared.fleet.has_adapters() || !body.trim_ascii_start().starts_with(b"{") {
+        return None;
+    }
+    let model = RequestView::parse(Endpoint::Other, body).ok()?.model;
+    shared.fleet.has_adapter(&model).then(|| model.into_owned())
 }
 
 /// Prompt tokens of a body that cannot be read, or need not be.

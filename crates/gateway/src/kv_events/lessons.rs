@@ -164,7 +164,7 @@ struct Problem {
     lasts: bool,
 }
 
-async fn ask(security: &Security, backend: &Backend, body: &[u8]) -> Result<Vec<u32>, Problem> {
+async fn ask(security: &Security, backend: &Arc<Backend>, body: &[u8]) -> Result<Vec<u32>, Problem> {
     #[derive(Deserialize)]
     struct Answer {
         tokens: Vec<u32>,

@@ -137,7 +137,8 @@ impl Subscription {
                 Ok(Err(error)) => return error,
                 Err(_) => continue,
             };
-            let Some(batch) = Numbered::of(&message, 1) else {
+            // The number that ends a replay can be no batch's.
+            let Some(batch) = Numbered::of(&message, 1).filter(|batch| batch.number != END) else {
                 self.backend.metrics.kv_events.malformed.add(1);
                 continue;
             };

@@ -1,14 +1,17 @@
 //! A scrape: every metric with its name, help and labels, in one place.
 
 use std::{
-    fmt,
+    fmt, iter,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet},
-    metrics::{MetricType, exemplar::Exemplar},
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
+    metrics::{
+        MetricType::{self, Counter, Gauge},
+        exemplar::Exemplar,
+    },
 };
 use routing::{HealthState, PickReason, PolicyName, Replica};
 
@@ -21,6 +24,8 @@ pub(crate) struct Scrape(pub(crate) Arc<Shared>);
 
 /// Name, help, and where to look.
 type Row<T> = (&'static str, &'static str, fn(&T) -> u64);
+/// A replica, and what the gateway knows of it.
+type Member = (Arc<Replica>, Arc<Backend>);
 type HistogramRow = (&'static str, &'static str, for<'a> fn(&'a ReplicaMetrics) -> &'a Histogram);
 
 const GATEWAY_COUNTERS: &[Row<Metrics>] = &[
@@ -79,17 +84,21 @@ const REPLICA_COUNTERS: &[Row<ReplicaMetrics>] = &[
 
 /// Of answers that said how much of their prompt was cached, where the policy expected something.
 const PREDICTION_COUNTERS: &[Row<Replica>] = &[
-    ("predicted_cached_tokens", "Prompt tokens that a replica's cache was expected to hold.", |replica| {
-        replica.load.prediction().expected_tokens
-    }),
+    (
+        "predicted_cached_tokens",
+        "Prompt tokens that a replica's cache was expected to hold, estimated.",
+        |replica| replica.load.prediction().expected_tokens,
+    ),
     (
         "predicted_missing_tokens",
-        "Prompt tokens that were expected in a replica's cache and not found.",
+        "Prompt tokens that were expected in a replica's cache and not found, estimated.",
         |replica| replica.load.prediction().missing_tokens,
     ),
-    ("unpredicted_cached_tokens", "Prompt tokens that a replica's cache held unexpectedly.", |replica| {
-        replica.load.prediction().surprising_tokens
-    }),
+    (
+        "unpredicted_cached_tokens",
+        "Prompt tokens that a replica's cache held unexpectedly, estimated.",
+        |replica| replica.load.prediction().surprising_tokens,
+    ),
 ];
 
 const REPLICA_GAUGES: &[Row<Replica>] = &[
@@ -118,125 +127,123 @@ const REPLICA_HISTOGRAMS: &[HistogramRow] = &[
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let encoder = &mut encoder;
         let shared = &*self.0;
         let metrics = &shared.metrics;
-        let replicas: Vec<(Arc<Replica>, Arc<Backend>)> = shared.fleet.members();
-        for &(name, help, read) in GATEWAY_COUNTERS {
-            let mut family = describe(&mut encoder, name, help, MetricType::Counter)?;
-            family.encode_counter(&read(metrics), None::<&Exemplar<NoLabelSet, u64>>)?;
-        }
-        for &(name, help, read) in GATEWAY_GAUGES {
-            let mut family = describe(&mut encoder, name, help, MetricType::Gauge)?;
-            family.encode_gauge(&read(shared))?;
-        }
-
+        plain(encoder, GATEWAY_COUNTERS, Counter, metrics)?;
+        plain(encoder, GATEWAY_GAUGES, Gauge, shared)?;
         if let Some(log) = &shared.decision_log {
-            for &(name, help, read) in decision_log::COUNTERS {
-                let mut family = describe(&mut encoder, name, help, MetricType::Counter)?;
-                family.encode_counter(&read(&log.counts), None::<&Exemplar<NoLabelSet, u64>>)?;
-            }
+            plain(encoder, decision_log::COUNTERS, Counter, &log.counts)?;
             let help = "Bytes of the decision log, older files included.";
-            let mut family = describe(&mut encoder, "decision_log_bytes", help, MetricType::Gauge)?;
-            family.encode_gauge(&log.counts.bytes.load(Relaxed))?;
+            value(
+                describe(encoder, "decision_log_bytes", help, Gauge)?,
+                Gauge,
+                log.counts.bytes.load(Relaxed),
+            )?;
         }
-        for &(name, help, read) in kv_events::LESSON_COUNTERS {
-            let mut family = describe(&mut encoder, name, help, MetricType::Counter)?;
-            family.encode_counter(&read(&metrics.lessons), None::<&Exemplar<NoLabelSet, u64>>)?;
-        }
-        for &(name, help, read) in kv_events::LESSON_GAUGES {
-            let mut family = describe(&mut encoder, name, help, MetricType::Gauge)?;
-            family.encode_gauge(&read(&metrics.lessons))?;
-        }
-
-        let help = "Requests answered, by replica and class of status; replica is empty for evenload's own.";
-        let mut family = describe(&mut encoder, "requests", help, MetricType::Counter)?;
-        for (code, answers) in CLASSES.into_iter().zip(&metrics.own_answers) {
-            counter(&mut family, &[("replica", ""), ("code", code)], answers.get())?;
-        }
-        for (replica, backend) in &replicas {
-            for (code, answers) in CLASSES.into_iter().zip(&backend.metrics.answers) {
-                counter(&mut family, &[("replica", &*replica.spec.name), ("code", code)], answers.get())?;
-            }
-        }
+        plain(encoder, kv_events::LESSON_COUNTERS, Counter, &metrics.lessons)?;
+        plain(encoder, kv_events::LESSON_GAUGES, Gauge, &metrics.lessons)?;
 
         let help = "Requests that got no whole answer from a replica.";
-        let mut family = describe(&mut encoder, "errors", help, MetricType::Counter)?;
+        let mut family = describe(encoder, "errors", help, Counter)?;
         for &reason in Reason::ALL {
-            counter(&mut family, &[("reason", reason.label())], metrics.errors(reason).get())?;
+            let labels = [("reason", reason.label())];
+            value(family.encode_family(&labels)?, Counter, metrics.errors(reason).get())?;
         }
-
-        let mut family =
-            describe(&mut encoder, "picks", "Picks, by replica and reason.", MetricType::Counter)?;
-        for (replica, backend) in &replicas {
-            for reason in PickReason::ALL {
-                let labels = [("replica", &*replica.spec.name), ("reason", reason.label())];
-                counter(&mut family, &labels, backend.metrics.picks(reason).get())?;
-            }
-        }
-
-        let help =
-            "Attempts that a replica failed, repeated ones and broken streams too; these are what ejects it.";
-        let mut family = describe(&mut encoder, "replica_failures", help, MetricType::Counter)?;
-        for (replica, backend) in &replicas {
-            for (outcome, failures) in FAILURES.into_iter().zip(&backend.metrics.failures) {
-                let labels = [("replica", &*replica.spec.name), ("reason", outcome.label())];
-                counter(&mut family, &labels, failures.get())?;
-            }
-        }
-
-        for &(name, help, read) in REPLICA_COUNTERS.iter().chain(kv_events::COUNTERS) {
-            let mut family = describe(&mut encoder, name, help, MetricType::Counter)?;
-            for (replica, backend) in &replicas {
-                let labels = [("replica", &*replica.spec.name)];
-                counter(&mut family, &labels, read(&backend.metrics))?;
-            }
-        }
-        for &(name, help, read) in PREDICTION_COUNTERS {
-            let mut family = describe(&mut encoder, name, help, MetricType::Counter)?;
-            for (replica, _) in &replicas {
-                counter(&mut family, &[("replica", &*replica.spec.name)], read(replica))?;
-            }
-        }
-        for &(name, help, read) in REPLICA_GAUGES {
-            let mut family = describe(&mut encoder, name, help, MetricType::Gauge)?;
-            for (replica, _) in &replicas {
-                gauge(&mut family, &[("replica", &*replica.spec.name)], read(replica))?;
-            }
-        }
-        for &(name, help, read) in kv_events::GAUGES {
-            let mut family = describe(&mut encoder, name, help, MetricType::Gauge)?;
-            for (replica, backend) in &replicas {
-                gauge(&mut family, &[("replica", &*replica.spec.name)], read(&backend.metrics))?;
-            }
-        }
-        for &(name, help, read) in REPLICA_HISTOGRAMS {
-            let mut family = describe(&mut encoder, name, help, MetricType::Histogram)?;
-            for (replica, backend) in &replicas {
-                let (sum, count, buckets) = read(&backend.metrics).read();
-                family
-                    .encode_family(&[("replica", &*replica.spec.name)])?
-                    .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
-            }
-        }
-
-        let now = shared.fleet.now();
-        let help = "1 for the state that a replica is in.";
-        let mut family = describe(&mut encoder, "replica_state", help, MetricType::Gauge)?;
-        for (replica, _) in &replicas {
-            let current = replica.health.state(now);
-            for state in HealthState::ALL {
-                let labels = [("replica", &*replica.spec.name), ("state", state.label())];
-                gauge(&mut family, &labels, u64::from(state == current))?;
-            }
-        }
-
         let current = shared.fleet.router.policy().name();
-        let mut family = describe(&mut encoder, "policy", "1 for the policy in force.", MetricType::Gauge)?;
+        let mut family = describe(encoder, "policy", "1 for the policy in force.", Gauge)?;
         for policy in PolicyName::ALL {
-            gauge(&mut family, &[("policy", policy.label())], u64::from(policy == current))?;
+            let labels = [("policy", policy.label())];
+            value(family.encode_family(&labels)?, Gauge, u64::from(policy == current))?;
         }
-        Ok(())
+        encode_replicas(encoder, shared)
     }
+}
+
+/// What is counted for each replica.
+fn encode_replicas(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> fmt::Result {
+    let members = &*shared.fleet.members();
+    let help = "Requests answered, by replica and class of status; replica is empty for evenload's own.";
+    let mut family = describe(encoder, "requests", help, Counter)?;
+    let own = iter::once(("", &shared.metrics.own_answers));
+    let theirs = members.iter().map(|(replica, backend)| (&*replica.spec.name, &backend.metrics.answers));
+    for (name, answers) in own.chain(theirs) {
+        for (code, answers) in CLASSES.into_iter().zip(answers) {
+            value(family.encode_family(&[("replica", name), ("code", code)])?, Counter, answers.get())?;
+        }
+    }
+
+    let mut split = |name, help, kind, label, values: &dyn Fn(&Member) -> Vec<(&'static str, u64)>| {
+        let mut family = describe(encoder, name, help, kind)?;
+        for member in members {
+            for (named, number) in values(member) {
+                let labels = [("replica", &*member.0.spec.name), (label, named)];
+                value(family.encode_family(&labels)?, kind, number)?;
+            }
+        }
+        Ok::<(), fmt::Error>(())
+    };
+    split("picks", "Picks, by replica and reason.", Counter, "reason", &|(_, backend)| {
+        PickReason::ALL.iter().map(|&reason| (reason.label(), backend.metrics.picks(reason).get())).collect()
+    })?;
+    let help =
+        "Attempts that a replica failed, repeated ones and broken streams too; these are what ejects it.";
+    split("replica_failures", help, Counter, "reason", &|(_, backend)| {
+        let failures = FAILURES.iter().zip(&backend.metrics.failures);
+        failures.map(|(outcome, count)| (outcome.label(), count.get())).collect()
+    })?;
+    let now = shared.fleet.now();
+    split("replica_state", "1 for the state that a replica is in.", Gauge, "state", &|(replica, _)| {
+        let current = replica.health.state(now);
+        HealthState::ALL.iter().map(|&state| (state.label(), u64::from(state == current))).collect()
+    })?;
+
+    per_replica(encoder, REPLICA_COUNTERS, Counter, members, |member| &member.1.metrics)?;
+    per_replica(encoder, kv_events::COUNTERS, Counter, members, |member| &member.1.metrics)?;
+    per_replica(encoder, PREDICTION_COUNTERS, Counter, members, |member| &*member.0)?;
+    per_replica(encoder, REPLICA_GAUGES, Gauge, members, |member| &*member.0)?;
+    per_replica(encoder, kv_events::GAUGES, Gauge, members, |member| &member.1.metrics)?;
+    for &(name, help, read) in REPLICA_HISTOGRAMS {
+        let mut family = describe(encoder, name, help, MetricType::Histogram)?;
+        for (replica, backend) in members {
+            let (sum, count, buckets) = read(&backend.metrics).read();
+            family
+                .encode_family(&[("replica", &*replica.spec.name)])?
+                .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// Metrics of one value, read from `source`.
+fn plain<T>(
+    encoder: &mut DescriptorEncoder<'_>,
+    rows: &[Row<T>],
+    kind: MetricType,
+    source: &T,
+) -> fmt::Result {
+    for &(name, help, read) in rows {
+        value(describe(encoder, name, help, kind)?, kind, read(source))?;
+    }
+    Ok(())
+}
+
+/// Metrics of one value a replica.
+fn per_replica<T>(
+    encoder: &mut DescriptorEncoder<'_>,
+    rows: &[Row<T>],
+    kind: MetricType,
+    members: &[Member],
+    source: fn(&Member) -> &T,
+) -> fmt::Result {
+    for &(name, help, read) in rows {
+        let mut family = describe(encoder, name, help, kind)?;
+        for member in members {
+            let labels = [("replica", &*member.0.spec.name)];
+            value(family.encode_family(&labels)?, kind, read(source(member)))?;
+        }
+    }
+    Ok(())
 }
 
 fn describe<'e>(
@@ -248,10 +255,9 @@ fn describe<'e>(
     encoder.encode_descriptor(name, help, None, kind)
 }
 
-fn counter(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
-    family.encode_family(labels)?.encode_counter(&value, None::<&Exemplar<NoLabelSet, u64>>)
-}
-
-fn gauge(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
-    family.encode_family(labels)?.encode_gauge(&value)
+fn value(mut metric: MetricEncoder<'_>, kind: MetricType, value: u64) -> fmt::Result {
+    match kind {
+        Counter => metric.encode_counter(&value, None::<&Exemplar<NoLabelSet, u64>>),
+        _ => metric.encode_gauge(&value),
+    }
 }

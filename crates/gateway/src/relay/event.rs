@@ -1,11 +1,11 @@
 //! What one event of a stream says: a token, an announcement, the end, or a failure.
 //!
-//! Events of chats and completions have no names, and each of them comes of the model: vLLM sends the one with the role
-//! alone together with the first token. The events of responses and of Anthropic's messages have names, and engines
+//! Events of chats and completions have no names, and each of them comes of the model, but for those without choices, as
+//! the one with the usage: vLLM sends the one with the role alone together with the first token. The events of responses and of Anthropic's messages have names, and engines
 //! send those that announce an answer before they read its prompt. The name stands before the data, or is the first
 //! member in it; nothing else of an event is read here.
 
-use memchr::memchr;
+use memchr::{memchr, memmem};
 use protocol::SseEvent;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,6 +31,7 @@ impl Says {
             (b"object", _) if value.starts_with(b"\"error\"") => Self::Failure,
             (_, Some(name)) => Self::named(name),
             (b"type", None) => Self::named(text(value)),
+            _ if has_no_choices(event.data) => Self::Nothing,
             _ => Self::Token,
         }
     }
@@ -54,6 +55,14 @@ fn first_member(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = memchr(b'"', key)?;
     let value = key[end + 1..].trim_ascii_start().strip_prefix(b":")?;
     Some((&key[..end], value.trim_ascii_start()))
+}
+
+/// Whether the list of choices is empty. Inside a string the quotes of its key would be escaped.
+fn has_no_choices(data: &[u8]) -> bool {
+    let after = |key: &[u8]| memmem::find(data, key).map(|at| data[at + key.len()..].trim_ascii_start());
+    let list =
+        after(b"\"choices\"").and_then(|rest| rest.strip_prefix(b":")?.trim_ascii_start().strip_prefix(b"["));
+    list.is_some_and(|list| list.trim_ascii_start().starts_with(b"]"))
 }
 
 /// What a value is if it is a text without escapes, as names are.
@@ -112,7 +121,10 @@ mod tests {
     fn data_without_a_name_tells_by_its_first_member() {
         for (says, data) in [
             (Says::Token, r#"{"id":"a","choices":[{"delta":{"role":"assistant","content":""}}]}"#),
-            (Says::Token, r#"{"error":null,"choices":[]}"#),
+            (Says::Token, r#"{"error":null,"choices":[{}]}"#),
+            (Says::Token, r#"{"choices":[{"text":"\"choices\":[]"}]}"#),
+            (Says::Nothing, r#"{"id":"a","choices":[],"usage":{"completion_tokens":1}}"#),
+            (Says::Nothing, r#"{"id":"a", "choices" : [ ]}"#),
             (Says::Token, r#"{"choices":[{"text":"{\"error\":1}"}]}"#),
             (Says::Token, "1"),
             (Says::Token, ""),

@@ -1,4 +1,7 @@
 //! Reads prompts out of JSON, in one pass and in place.
+//!
+//! What is read of a body is far larger than the body where that is a list of many small things: an empty message takes
+//! three bytes there, and fifty here. So their number is limited, to more than any engine's context has room for.
 
 use std::{borrow::Cow, fmt};
 
@@ -12,11 +15,21 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::{Content, Input, Message, NEXT_PROMPT, Piece};
 use crate::json::Text;
 
-/// Reads a content field into the content of a message: a string, an object, an array of them, or null. Gives
-/// whether it is more than null.
-struct ContentSeed<'c, 'a>(&'c mut Content<'a>);
+/// Messages, parts and texts of one body, all together.
+const MOST_PARTS: usize = 1 << 16;
+/// Token ids of one body.
+const MOST_TOKENS: usize = 1 << 22;
 
-struct MessageVisitor;
+/// Reads a content field into the content of a message: a string, an object, an array of them, or null. Gives
+/// whether it is more than null. The second is how many parts there may still be.
+struct ContentSeed<'c, 'a>(&'c mut Content<'a>, &'c mut usize);
+
+/// A conversation.
+pub(crate) struct Messages<'a>(pub(crate) Vec<Message<'a>>);
+
+struct MessagesVisitor;
+
+struct MessageSeed<'c>(&'c mut usize);
 
 /// The `prompt` of completions, or the `input` of embeddings.
 pub(crate) struct BatchInput<'a>(pub(crate) Input<'a>);
@@ -93,6 +106,11 @@ impl<'de> Visitor<'de> for BatchVisitor {
         let mut input = Input::Texts(Vec::new());
         let mut first = true;
         while let Some(element) = sequence.next_element()? {
+            match &input {
+                Input::Texts(texts) if texts.len() == MOST_PARTS => return Err(too_many(MOST_PARTS)),
+                Input::Tokens(tokens) if tokens.len() >= MOST_TOKENS => return Err(too_many(MOST_TOKENS)),
+                _ => {}
+            }
             match (&mut input, element) {
                 (Input::Texts(texts), Element::Text(text)) => texts.push(text),
                 (Input::Tokens(tokens), Element::Token(token)) => tokens.push(token),
@@ -129,12 +147,8 @@ impl<'de> Visitor<'de> for ItemsVisitor {
         Ok(Input::Messages(vec![Message::new("user", Content::Text(Cow::Owned(text.to_owned())))]))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Input<'de>, A::Error> {
-        let mut messages = Vec::new();
-        while let Some(message) = sequence.next_element()? {
-            messages.push(message);
-        }
-        Ok(Input::Messages(messages))
+    fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<Input<'de>, A::Error> {
+        MessagesVisitor.visit_seq(sequence).map(|messages| Input::Messages(messages.0))
     }
 }
 
@@ -166,6 +180,9 @@ impl<'de> Visitor<'de> for ElementVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Element<'de>, A::Error> {
         let mut tokens = Vec::new();
         while let Some(token) = sequence.next_element()? {
+            if tokens.len() == MOST_TOKENS {
+                return Err(too_many(MOST_TOKENS));
+            }
             tokens.push(token);
         }
         Ok(Element::Tokens(tokens))
@@ -174,13 +191,48 @@ impl<'de> Visitor<'de> for ElementVisitor {
 
 // === impl Message ===
 
-impl<'de> Deserialize<'de> for Message<'de> {
+fn too_many<E: Error>(most: usize) -> E {
+    E::custom(format_args!("a prompt of more than {most} elements"))
+}
+
+/// Takes one off the parts that there may still be.
+fn take_part<E: Error>(left: &mut usize) -> Result<(), E> {
+    *left = left.checked_sub(1).ok_or_else(|| too_many(MOST_PARTS))?;
+    Ok(())
+}
+
+impl<'de> Deserialize<'de> for Messages<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MessageVisitor)
+        deserializer.deserialize_seq(MessagesVisitor)
     }
 }
 
-impl<'de> Visitor<'de> for MessageVisitor {
+impl<'de> Visitor<'de> for MessagesVisitor {
+    type Value = Messages<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an array of messages")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Messages<'de>, A::Error> {
+        let (mut messages, mut left) = (Vec::new(), MOST_PARTS);
+        while let Some(message) = sequence.next_element_seed(MessageSeed(&mut left))? {
+            messages.push(message);
+        }
+        Ok(Messages(messages))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for MessageSeed<'_> {
+    type Value = Message<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Message<'de>, D::Error> {
+        take_part(self.0)?;
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MessageSeed<'_> {
     type Value = Message<'de>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -189,7 +241,7 @@ impl<'de> Visitor<'de> for MessageVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Message<'de>, A::Error> {
         let mut content = Content::default();
-        let role = read_members(map, &mut content)?;
+        let role = read_members(map, &mut content, self.0)?;
         Ok(Message { role, content })
     }
 }
@@ -199,7 +251,7 @@ impl<'de> Visitor<'de> for MessageVisitor {
 impl<'de> Deserialize<'de> for Content<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut content = Self::default();
-        ContentSeed(&mut content).deserialize(deserializer)?;
+        ContentSeed(&mut content, &mut { MOST_PARTS }).deserialize(deserializer)?;
         Ok(content)
     }
 }
@@ -224,22 +276,26 @@ impl<'de> Visitor<'de> for ContentSeed<'_, 'de> {
     }
 
     fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<bool, E> {
+        take_part(self.1)?;
         self.0.push(Piece::Text(Cow::Borrowed(text)));
         Ok(true)
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<bool, E> {
+        take_part(self.1)?;
         self.0.push(Piece::Text(Cow::Owned(text.to_owned())));
         Ok(true)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<bool, A::Error> {
-        while sequence.next_element_seed(ContentSeed(self.0))?.is_some() {}
+        take_part(self.1)?;
+        while sequence.next_element_seed(ContentSeed(self.0, self.1))?.is_some() {}
         Ok(true)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<bool, A::Error> {
-        read_members(map, self.0)?;
+        take_part(self.1)?;
+        read_members(map, self.0, self.1)?;
         Ok(true)
     }
 }
@@ -251,6 +307,7 @@ impl<'de> Visitor<'de> for ContentSeed<'_, 'de> {
 fn read_members<'de, A: MapAccess<'de>>(
     mut map: A,
     content: &mut Content<'de>,
+    left: &mut usize,
 ) -> Result<Cow<'de, str>, A::Error> {
     let (mut role, mut kind) = (None, None);
     let (mut speaks, mut hash) = (false, None);
@@ -258,12 +315,12 @@ fn read_members<'de, A: MapAccess<'de>>(
         match member {
             Member::Role => role = map.next_value::<Option<Text<'de>>>()?,
             Member::Type => kind = map.next_value::<Option<Text<'de>>>()?,
-            Member::Content => speaks |= map.next_value_seed(ContentSeed(content))?,
-            Member::ToolCalls => speaks |= push_json(&mut map, "tool_calls", content)?,
-            Member::FunctionCall => speaks |= push_json(&mut map, "function_call", content)?,
-            Member::Input => speaks |= push_json(&mut map, "input", content)?,
-            Member::Arguments => speaks |= push_json(&mut map, "arguments", content)?,
-            Member::Name => drop(push_json(&mut map, "name", content)?),
+            Member::Content => speaks |= map.next_value_seed(ContentSeed(content, left))?,
+            Member::ToolCalls => speaks |= push_json(&mut map, "tool_calls", content, left)?,
+            Member::FunctionCall => speaks |= push_json(&mut map, "function_call", content, left)?,
+            Member::Input => speaks |= push_json(&mut map, "input", content, left)?,
+            Member::Arguments => speaks |= push_json(&mut map, "arguments", content, left)?,
+            Member::Name => drop(push_json(&mut map, "name", content, left)?),
             Member::CacheControl => drop(map.next_value::<IgnoredAny>()?),
             Member::Other => {
                 if let Some(value) = map.next_value::<Option<&RawValue>>()? {
@@ -273,6 +330,7 @@ fn read_members<'de, A: MapAccess<'de>>(
         }
     }
     if let (false, Some(hash)) = (speaks, hash) {
+        take_part(left)?;
         content.push(Piece::Opaque(hash));
     }
     Ok(role.or(kind).unwrap_or_default().0)
@@ -283,9 +341,11 @@ fn push_json<'de, A: MapAccess<'de>>(
     map: &mut A,
     label: &'static str,
     content: &mut Content<'de>,
+    left: &mut usize,
 ) -> Result<bool, A::Error> {
     let value: Option<&RawValue> = map.next_value()?;
     if let Some(value) = value {
+        take_part(left)?;
         content.push(Piece::Json(label, value.get()));
     }
     Ok(value.is_some())

@@ -74,6 +74,10 @@ fn a_prompt_that_goes_on_where_one_was_answered_goes_on_with_the_answer() {
     index.close(&a);
     index.answered(&a, end, 4);
     assert_eq!(expected("turn+answer", 1.0), [0, 11]);
+    let heir = History::new(0);
+    index.insert(&heir, &prompt("turn"), WIDE, NOW);
+    index.answered(&a, end, 4);
+    assert_eq!(expected("turn+answer", 1.0), [4, 11], "an answer of who left is not the heir's");
 }
 
 #[test]

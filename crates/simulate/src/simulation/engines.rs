@@ -54,7 +54,7 @@ impl Simulation {
             retries: tried.len() as u32,
             sent: false,
             answering: false,
-            idempotent: false,
+            safe: false,
         };
         // The retry that failed is under way until another one is.
         let granted = reached
@@ -139,7 +139,7 @@ impl Simulation {
         let Some(request) = live(&mut self.requests, id) else { return };
         let Some(lease) = &mut request.lease else { return };
         if let Some(cached_tokens) = cached_tokens {
-            lease.observed_cached(cached_tokens);
+            lease.observed_cached(cached_tokens, 0);
             request.rest.record.cached_tokens = Some(cached_tokens);
         }
         lease.produced(1, self.now);
