@@ -167,8 +167,8 @@ section! {
         output_tokens_per_turn: Option<LengthOr> = None;
         /// Time between an answer and the next turn, in seconds. It is not part of any latency.
         tool_call_latency_sec: Option<LengthOr> = None;
-        /// Longest prompt and answer, with 200 tokens between them (null: 225000): beyond it the oldest turns are left out,
-        /// and where a turn alone has no room, the beginning is cut.
+        /// Longest prompt and answer together, 200 tokens kept free (null: 225000): beyond it the oldest turns are left
+        /// out, and where a turn alone has no room, the beginning is cut.
         max_model_len: Option<u32> = None;
     }
 }
