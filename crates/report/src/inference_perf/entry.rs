@@ -1,8 +1,8 @@
 //! An entry of `per_request_lifecycle_metrics.json`: what one request was, and what came of it.
 //!
 //! Times are seconds on the run's clock. `scheduled_time`, `stage_id`, `request_id`, `session_id`, `status` and `url`
-//! are additions; `scheduled_time` is the planned one, also of a turn that had to wait for the one before it: with them every figure can be worked out again. `session_id` is null where requests have no
-//! sessions.
+//! are additions: with them every figure can be worked out again. `scheduled_time` is the planned one, also of a turn
+//! that had to wait for the one before it. `session_id` is null where requests have no sessions.
 
 use std::time::Duration;
 
