@@ -56,10 +56,11 @@ fn all_runs_are_drawn_under_names_of_their_own() {
     }
     let (status, said) = analyze(&root, &["a/reports", "b/reports", "c", "d"]);
     assert_eq!(status, Some(0), "{said}");
-    let expected = json!({"a/reports": "a/reports", "b/reports": "b/reports", "c": "c", "d": "d"});
+    let expected =
+        json!({"Report 1": "a/reports", "Report 2": "b/reports", "Report 3": "c", "Report 4": "d"});
     assert_eq!(legend(&root), expected);
     let svg = fs::read_to_string(root.path().join("together/throughput_vs_qps.svg")).unwrap();
-    for name in ["a/reports", "b/reports", "c", "d"] {
+    for name in ["Report 1: a/reports", "Report 2: b/reports", "Report 3: c", "Report 4: d"] {
         assert!(svg.contains(&format!(">{name}</text>")), "{name}: {svg}");
     }
     assert!(!svg.contains("not shown"));
@@ -77,10 +78,7 @@ fn runs_in_one_folder_are_told_apart_by_their_prefixes() {
     }
     let (status, said) = analyze(&root, &["both"]);
     assert_eq!(status, Some(0), "{said}");
-    assert_eq!(
-        legend(&root),
-        json!({"both/A_prestage_": "both/A_prestage_", "both/my_adapter_": "both/my_adapter_"})
-    );
+    assert_eq!(legend(&root), json!({"Report 1": "both/A_prestage_", "Report 2": "both/my_adapter_"}));
     let page = fs::read_to_string(folder.join("analysis.html")).unwrap();
     assert!(page.contains("2 runs, 3 stages"), "{page}");
     assert!(page.contains("<td>both/A_prestage_</td><td>4</td>"), "stages keep their numbers");

@@ -8,6 +8,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read},
     process::{Output, Stdio},
+    sync::{Mutex, mpsc},
     thread,
     time::Duration,
 };
@@ -124,8 +125,15 @@ fn pauses_that_were_asked_for_are_no_fault() {
     assert_eq!(stage.report("stage_0_lifecycle_metrics.json")["load_summary"]["concurrency"], 3);
 }
 
-/// Ends a run by so many signals, the first when it says `word`; with all that it said on standard error.
-fn ended_by_hand(config: &str, flags: &[&str], word: &str, times: usize) -> (Stage, Output, String) {
+/// Ends a run by so many signals, the first when it has said `word` and `is_due` has returned; with all that it said on
+/// standard error.
+fn ended_by_hand(
+    config: &str,
+    flags: &[&str],
+    word: &str,
+    times: usize,
+    is_due: impl FnOnce(),
+) -> (Stage, Output, String) {
     let stage = Stage::new();
     let mut command = stage.command(config, flags);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -140,6 +148,7 @@ fn ended_by_hand(config: &str, flags: &[&str], word: &str, times: usize) -> (Sta
         }
     };
     wait_for(word);
+    is_due();
     for _ in 0..times {
         let id = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
@@ -155,10 +164,16 @@ fn ended_by_hand(config: &str, flags: &[&str], word: &str, times: usize) -> (Sta
 
 #[test]
 fn what_is_cut_off_by_hand_is_not_called_failed() {
-    let server = Stub::new(|request, socket| match request.starts_with("GET") {
+    let (seen, under_way) = mpsc::channel();
+    let seen = Mutex::new(seen);
+    let server = Stub::new(move |request, socket| match request.starts_with("GET") {
         true => reply(socket, "404 Not Found", "{}"),
-        false => thread::sleep(Duration::from_secs(600)),
+        false => {
+            seen.lock().unwrap().send(()).ok();
+            thread::sleep(Duration::from_secs(600));
+        }
     });
+    let is_due = || under_way.recv_timeout(Duration::from_secs(120)).unwrap();
     let flags = [
         "--server.base_url",
         &server.url,
@@ -168,18 +183,27 @@ fn what_is_cut_off_by_hand_is_not_called_failed() {
         "600",
     ];
     let config = "load: {stages: [{rate: 50, duration: 600}]}\n";
-    let (stage, output, said) = ended_by_hand(config, &flags, "stage 0: ", 2);
+    let (stage, output, said) = ended_by_hand(config, &flags, "stage 0: ", 2, is_due);
     assert_eq!(output.status.code(), Some(130), "{said}");
     assert!(!said.contains("requests failed"), "{said}");
     let report = stage.report("validation.json");
     let warnings = report["evenload"]["assessment"]["warnings"].as_array().unwrap();
     assert!(!warnings.iter().any(|warning| warning["kind"] == "failures"), "{report}");
+    let summary = stage.report("summary_lifecycle_metrics.json");
+    assert_eq!((&summary["failures"]["count"], &summary["load_summary"]["count"]), (&0.into(), &0.into()));
+    assert!(summary["evenload"]["cut_off"].as_u64().unwrap() > 0, "{summary}");
+
+    // What is left of an interrupted run can be put together all the same.
+    let mut merge = std::process::Command::new(env!("CARGO_BIN_EXE_evenload"));
+    merge.args(["report", "merge", "out", "--out", "merged"]).current_dir(&stage.folder);
+    let merged = merge.output().unwrap();
+    assert_eq!(merged.status.code(), Some(1), "nothing was answered, and nobody ended the merge: {merged:?}");
 }
 
 #[test]
 fn a_run_that_is_ended_in_the_pause_has_no_files_of_the_stage_after_it() {
     let config = "load: {stages: [{rate: 20, duration: 1}, {rate: 20, duration: 1}], interval: 600}\n";
-    let (stage, output, said) = ended_by_hand(config, &[], "stage 1: ", 1);
+    let (stage, output, said) = ended_by_hand(config, &[], "stage 1: ", 1, || ());
     assert_eq!(output.status.code(), Some(130), "{said}");
     assert!(said.contains("1 stage was not run: stopped by hand"), "{said}");
     assert!(stage.path("out/stage_0_lifecycle_metrics.json").exists(), "{said}");

@@ -65,7 +65,7 @@ fn conversations_go_on_from_the_servers_own_answers() {
         .as_array()
         .unwrap()
         .iter()
-        .find(|entry| entry["info"]["extra_info"]["chat_round"] == 2)
+        .find(|entry| entry["info"]["extra_info"]["chat_round"] == 3)
         .unwrap();
     let body: serde_json::Value = serde_json::from_str(last["request"].as_str().unwrap()).unwrap();
     let messages = body["messages"].as_array().unwrap();

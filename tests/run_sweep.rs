@@ -1,4 +1,4 @@
-//! Sweeps against engines whose capacity is known by construction, and against one without a limit.
+//! Sweeps against servers whose capacity is known by construction, and against one without a limit.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -7,7 +7,9 @@ mod run_support;
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
+    sync::{Arc, Mutex},
     thread,
+    time::{Duration, Instant},
 };
 
 use engine::{Config, Profile};
@@ -31,10 +33,13 @@ fn limited(sequences: u32, step_s: f64) -> Stage {
 
 #[test]
 fn a_sweep_finds_a_capacity_that_is_known() {
-    // 32 sequences, 30 tokens each, 20 ms a token: 53.3 requests/s. Steps are long, so that a late one is little beside
-    // them, and both sides have next to nothing to do.
-    let stage = limited(32, 0.02);
+    // Answers are due at times of their own: a machine that is late with one is not late with those after it.
+    let capacity = 160.0 / 3.0;
+    let stage = Stage::new();
+    let url = server_of(capacity, Duration::from_millis(600));
     let flags = ["--load.sweep.stage_duration", "1", "--load.sweep.num_stages", "2", "--load.interval", "0"];
+    let server = ["--server.base_url", &url, "--server.model_name", MODEL, "--data.type", "mock"];
+    let flags = [&flags[..], &server].concat();
     let mut output = stage.run(GUIDE, &flags);
     let sweep = || stage.report("summary_lifecycle_metrics.json")["sweep"].clone();
     let mut found = sweep();
@@ -49,7 +54,6 @@ fn a_sweep_finds_a_capacity_that_is_known() {
         }
     }
     let rate = found["requests_per_sec"].as_f64().unwrap();
-    let capacity = 32.0 / (30.0 * 0.02);
     assert!((rate / capacity - 1.0).abs() < 0.05, "{rate} of {capacity}: {found}\n{}", said(&output.stderr));
     assert_eq!(found["client_limited"], false);
     let probes = found["probes"].as_array().unwrap();
@@ -88,13 +92,16 @@ fn inference_perfs_own_way_is_there_too() {
     assert_eq!(first, 1.0);
 }
 
-/// Answers everything at once.
-fn instant_server() -> String {
+/// Answers so many requests a second, each so long after it was taken up; takes them up as they come, one after the
+/// other.
+fn server_of(per_second: f64, time: Duration) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
+    let apart = Duration::from_secs_f64(1.0 / per_second);
+    let next = Arc::new(Mutex::new(Instant::now()));
     thread::spawn(move || {
         for socket in listener.incoming() {
-            let mut socket = socket.unwrap();
+            let (mut socket, next) = (socket.unwrap(), Arc::clone(&next));
             thread::spawn(move || {
                 socket.set_nodelay(true).ok();
                 let mut reader = BufReader::new(socket.try_clone().unwrap());
@@ -109,6 +116,13 @@ fn instant_server() -> String {
                     if line.is_empty() || reader.read_exact(&mut vec![0; length]).is_err() {
                         return;
                     }
+                    let taken = {
+                        let mut next = next.lock().unwrap();
+                        let taken = Instant::now().max(*next);
+                        *next = taken + apart;
+                        taken
+                    };
+                    thread::sleep((taken + time).saturating_duration_since(Instant::now()));
                     let body = r#"{"choices":[{"text":"x"}],"usage":{"prompt_tokens":3,"completion_tokens":1},"data":[]}"#;
                     let head = format!(
                         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
@@ -127,7 +141,7 @@ fn instant_server() -> String {
 #[test]
 fn a_server_without_a_limit_is_not_given_one() {
     let stage = Stage::new();
-    let url = instant_server();
+    let url = server_of(1e9, Duration::ZERO);
     let output = stage.run(
         GUIDE,
         &[

@@ -36,12 +36,13 @@ impl Interrupts {
                     _ = terminate.recv() => {}
                 }
                 let control = Arc::clone(&held.lock().unwrap_or_else(PoisonError::into_inner));
-                control.stop();
+                // Said first: what it ends may be all that keeps the program going.
                 let effect = match control.stops() {
-                    1 => "stopping: waiting for the answers under way; press Ctrl-C again to cut them off",
+                    0 => "stopping: waiting for the answers under way; press Ctrl-C again to cut them off",
                     _ => "cutting off the answers under way",
                 };
                 remark!("evenload: {effect}");
+                control.stop();
             }
         };
         thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(wait))?;

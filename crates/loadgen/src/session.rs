@@ -118,11 +118,18 @@ impl Session {
     /// Writes the body of the current request.
     pub(crate) fn render(&mut self, options: &Options) {
         self.body.clear();
-        let request = &self.turns[self.turn].request;
+        let Turn { request, prompt_limit, .. } = &self.turns[self.turn];
+        let counted =
+            |history: &[Message]| options.count_prompt.as_ref().and_then(|count| count(request, history));
+        if let Some(limit) = *prompt_limit {
+            let tokens = |history: &[Message]| {
+                counted(history).unwrap_or_else(|| input_tokens(request, history, 0).tokens)
+            };
+            while tokens(&self.history) > limit && forget_oldest(&mut self.history) {}
+        }
         (options.render)(request, &self.history, &mut self.body);
         self.key = options.chooser.prepare(request, &self.body);
-        let counted = options.count_prompt.as_ref().and_then(|count| count(request, &self.history));
-        self.input_tokens = match counted {
+        self.input_tokens = match counted(&self.history) {
             Some(tokens) => Count { tokens, source: CountSource::Tokenizer },
             None => input_tokens(request, &self.history, self.body.len()),
         };
@@ -143,6 +150,14 @@ impl Session {
         self.behind = planned.map_or(Duration::ZERO, |planned| self.due - planned);
         self.core_wait = Duration::ZERO;
     }
+}
+
+/// Takes the oldest exchange out, what the system says left in; false if there is none.
+fn forget_oldest(history: &mut Vec<Message>) -> bool {
+    let Some(first) = history.iter().position(|message| &*message.role != "system") else { return false };
+    let next = history[first + 1..].iter().position(|message| &*message.role != "assistant");
+    history.drain(first..next.map_or(history.len(), |next| first + 1 + next));
+    true
 }
 
 fn input_tokens(request: &Request, history: &[Message], body_bytes: usize) -> Count {
@@ -199,6 +214,23 @@ mod tests {
         session.render(&options);
         assert_eq!(session.body, b"user:a;assistant:A;user:b;c");
         assert_eq!((session.turn(), session.index(), session.has_more_turns()), (2, 12, false));
+    }
+
+    #[test]
+    fn the_oldest_exchanges_are_left_out_where_a_prompt_has_a_limit() {
+        let options = Options::new(Arc::new(|_, history, out| {
+            history.iter().for_each(|message| out.extend_from_slice(message.content.as_bytes()));
+        }));
+        let mut first = text("");
+        first.prompt = Prompt::Messages([Message::new("system", "sys."), Message::user("one.")].into());
+        let later = |words: &str, limit| Turn { prompt_limit: Some(limit), ..text(words).into() };
+        let turns = vec![first.into(), later("two.", 9), later("now.", 4), later("end.", 1)];
+        let mut session = session(turns);
+        for (answer, said) in [("One.", "sys.one.One."), ("Two.", "sys.two.Two."), ("Now.", "sys.")] {
+            session.advance(Some(answer), Duration::ZERO, Duration::ZERO);
+            session.render(&options);
+            assert_eq!(session.body, said.as_bytes(), "the system's words stay, whatever the limit");
+        }
     }
 
     #[test]

@@ -105,6 +105,8 @@ pub struct Turn {
     pub delay: Duration,
     /// An absolute time since the start of the phase, not earlier than which the turn is sent.
     pub not_before: Option<Duration>,
+    /// Longest prompt, earlier messages included: the oldest exchanges are left out beyond it, for good.
+    pub prompt_limit: Option<u32>,
     /// What the data calls the session that it belongs to.
     pub conversation: Option<Arc<str>>,
 }
@@ -243,7 +245,7 @@ impl Message {
 
 impl From<Request> for Turn {
     fn from(request: Request) -> Self {
-        Self { request, delay: Duration::ZERO, not_before: None, conversation: None }
+        Self { request, delay: Duration::ZERO, not_before: None, prompt_limit: None, conversation: None }
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use report::{
-    RecordReader, Recorder,
+    Object, RecordReader, Recorder,
     inference_perf::{Analysed, analysis_page, six_charts},
 };
 use serde_json::Value;
@@ -46,7 +46,7 @@ pub(super) fn analyze(folders: &[PathBuf], unified: Option<&Path>) -> anyhow::Re
     }
     name(&mut found);
     for Found { folder, runs } in &found {
-        let runs: Vec<Analysed> = runs.iter().map(|found| found.run.clone()).collect();
+        let runs: Vec<&Analysed> = runs.iter().map(|found| &found.run).collect();
         if let Err(error) = draw(folder, &runs) {
             whole = false;
             remark!("evenload: {error:#}");
@@ -54,16 +54,19 @@ pub(super) fn analyze(folders: &[PathBuf], unified: Option<&Path>) -> anyhow::Re
     }
     if let Some(folder) = unified.filter(|_| !found.is_empty()) {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let all =
-            || found.iter().flat_map(|Found { folder, runs }| runs.iter().map(move |run| (folder, run)));
-        draw(folder, &all().map(|(_, found)| found.run.clone()).collect::<Vec<_>>())?;
-        let place = |folder: &Path, prefix: &str| match prefix {
-            "" => folder.display().to_string(),
-            prefix => folder.join(prefix).display().to_string(),
-        };
-        let legend: serde_json::Map<String, Value> = all()
-            .map(|(folder, found)| (found.run.name.clone(), place(folder, &found.prefix).into()))
-            .collect();
+        let mut legend = Object::default();
+        let runs =
+            found.iter_mut().flat_map(|Found { folder, runs }| runs.iter_mut().map(|run| (&*folder, run)));
+        for (number, (folder, Prefixed { prefix, run })) in (1..).zip(runs) {
+            let place = if prefix.is_empty() { folder.to_path_buf() } else { folder.join(prefix) };
+            // inference-perf's names; the charts show which is which.
+            let name = format!("Report {number}");
+            run.name = format!("{name}: {}", run.name);
+            legend.set(name, place.display().to_string());
+        }
+        let all: Vec<&Analysed> =
+            found.iter().flat_map(|found| &found.runs).map(|found| &found.run).collect();
+        draw(folder, &all)?;
         write(&folder.join("analyzed_reports_legend.json"), &serde_json::to_string_pretty(&legend)?)?;
     }
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -84,7 +87,7 @@ fn name(found: &mut [Found<'_>]) {
     }
 }
 
-fn draw(folder: &Path, runs: &[Analysed]) -> anyhow::Result<()> {
+fn draw(folder: &Path, runs: &[&Analysed]) -> anyhow::Result<()> {
     let charts = six_charts(runs);
     if charts.is_empty() {
         remark!("evenload: warning: {}: the reports hold no figure that could be drawn", folder.display());

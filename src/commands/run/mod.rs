@@ -113,7 +113,10 @@ impl Arguments {
         if let Err(problem) = metrics::write(&sending, prometheus.as_ref(), &folder, &outcome) {
             outcome.problem.get_or_insert(problem);
         }
-        output::conclude(&config, &lines, &folder, &outcome, &judged)
+        let code = output::conclude(&config, &lines, &folder, &outcome, &judged)?;
+        let health = &outcome.run.health;
+        let by_hand = health.interrupted && health.ended_by.is_none();
+        Ok(if by_hand { ExitCode::from(INTERRUPTED) } else { code })
     }
 
     /// The effective configuration, or what is wrong with it.

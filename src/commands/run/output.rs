@@ -11,7 +11,7 @@ use serde_json::json;
 use workload::inference_perf::{Config, LoadType};
 
 use super::{driver::Outcome, files::Folder, keeping::ENTRIES, lines::Lines};
-use crate::{commands::interrupt::INTERRUPTED, print};
+use crate::print;
 
 /// Exit status of a run whose figures are not valid, with `evenload.strict`.
 const NOT_VALID: u8 = 3;
@@ -47,12 +47,19 @@ pub(super) fn write_reports(config: &Config, folder: &Folder, outcome: &Outcome)
 fn judge_run(config: &Config, run: &Run, marked: String) -> Judged {
     let report = run.books.recorder.report();
     let sessions = "load.stages[].concurrent_sessions";
+    let workers = "load.worker_max_concurrency";
     let (concurrency, rate, requests) = match config.load.r#type {
         LoadType::Concurrent => {
             (Flags::RUN.concurrency, Flags::RUN.concurrency, "load.stages[].num_requests")
         }
         LoadType::TraceSessionReplay => (sessions, sessions, "load.stages[].num_sessions"),
-        _ => ("load.worker_max_concurrency", Flags::RUN.rate, Flags::RUN.requests),
+        LoadType::TraceReplay => {
+            (workers, "evenload.trace_speed", "the number of requests by a longer load.trace.file")
+        }
+        _ if config.load.sweep.is_some() => {
+            (workers, "the rates by load.stages in the place of load.sweep", "load.sweep.stage_duration")
+        }
+        _ => (workers, Flags::RUN.rate, Flags::RUN.requests),
     };
     let assessment = judge(&report, &run.health, &Flags { concurrency, rate, requests, ..Flags::RUN });
     let bound = (config.load.num_workers.unwrap_or(1), config.load.worker_max_concurrency);
@@ -121,8 +128,8 @@ fn write_sessions(config: &Config, folder: &Folder, run: &Run) -> anyhow::Result
     Ok(())
 }
 
-/// The verdict: in `validation.json`, on the page, and, once the files are there, on the terminal; and the exit status.
-/// The run has failed if nothing was answered.
+/// The verdict: in `validation.json`, on the page, and, once the files are there, on the terminal; and the exit status
+/// of the run, which has failed if nothing was answered.
 pub(super) fn conclude(
     config: &Config,
     lines: &Lines,
@@ -163,9 +170,7 @@ pub(super) fn conclude(
         }
     }
     let invalid = assessment.verdict == Verdict::Invalid || findings.iter().any(|finding| finding.is_error);
-    let by_hand = run.health.interrupted && run.health.ended_by.is_none();
     Ok(match total.answered() {
-        _ if by_hand => ExitCode::from(INTERRUPTED),
         0 => ExitCode::FAILURE,
         _ if outcome.opened.is_some() => ExitCode::FAILURE,
         _ if invalid && config.evenload.strict => ExitCode::from(NOT_VALID),

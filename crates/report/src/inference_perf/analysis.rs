@@ -101,7 +101,7 @@ impl Figure {
 
 impl Panel<'_> {
     /// Its charts; those without any point are left out.
-    fn charts(&self, runs: &[Analysed]) -> Vec<CurveChart> {
+    fn charts(&self, runs: &[&Analysed]) -> Vec<CurveChart> {
         let charts = match runs {
             [run] => {
                 let chart = CurveChart::new(self.title, self.unit, self.x.name);
@@ -113,7 +113,7 @@ impl Panel<'_> {
         charts.into_iter().filter(|chart| !chart.is_empty()).collect()
     }
 
-    fn over_runs(&self, runs: &[Analysed], figure: &Figure) -> CurveChart {
+    fn over_runs(&self, runs: &[&Analysed], figure: &Figure) -> CurveChart {
         let title = format!("{}: {}", self.title, figure.name);
         runs.iter().fold(CurveChart::new(title, self.unit, self.x.name), |chart, run| {
             chart.line(run.name.as_str(), self.points(run, figure))
@@ -126,21 +126,20 @@ impl Panel<'_> {
 }
 
 /// inference-perf's charts by the names of their files; those without any point are left out.
-pub fn six_charts(runs: &[Analysed]) -> Vec<(&'static str, String)> {
+pub fn six_charts(runs: &[&Analysed]) -> Vec<(&'static str, String)> {
     let all = charts(runs).into_iter().filter(|(_, charts)| !charts.is_empty());
     all.map(|(name, charts)| (name, curve_file(&charts))).collect()
 }
 
-fn charts(runs: &[Analysed]) -> [(&'static str, Vec<CurveChart>); 6] {
+fn charts(runs: &[&Analysed]) -> [(&'static str, Vec<CurveChart>); 6] {
     let panel = |title, unit, x, figures| Panel { title, unit, x, figures }.charts(runs);
     let by_latency = [
-        ("time to first token, mean, milliseconds", TTFT),
-        ("normalized time per output token, mean, milliseconds", NTPOT),
-        ("time between tokens, mean, milliseconds", ITL),
+        ("Throughput against time to first token", TTFT),
+        ("Throughput against normalized time per output token", NTPOT),
+        ("Throughput against time between tokens", ITL),
     ];
-    let by_latency = by_latency.map(|(name, latency)| {
-        panel("Throughput against latency", TOKENS, Figure { name, ..latency }, &[OUTPUT])
-    });
+    let by_latency =
+        by_latency.map(|(title, latency)| panel(title, TOKENS, Figure { name: MEAN, ..latency }, &[OUTPUT]));
     [
         ("latency_vs_qps", panel("Latency", MEAN, RATE, &LATENCIES)),
         ("throughput_vs_qps", panel("Throughput", TOKENS, RATE, &THROUGHPUTS)),
@@ -156,14 +155,14 @@ fn charts(runs: &[Analysed]) -> [(&'static str, Vec<CurveChart>); 6] {
 }
 
 /// The page of one run, or of several laid over each other.
-pub fn analysis_page(runs: &[Analysed]) -> Page {
+pub fn analysis_page(runs: &[&Analysed]) -> Page {
     let stages: usize = runs.iter().map(|run| run.stages.len()).sum();
     let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
     let page = Page::new("Analysis of inference-perf reports")
         .subtitle(format!("{} runs, {stages} stages: {}", runs.len(), names.join(", ")))
         .section("Over the load", "Means of each stage, by the rate at which requests were really sent.");
     let mut page = curves(page, charts(runs).into_iter().flat_map(|(_, charts)| charts));
-    page = page.section("Percentiles", "Half of the requests, and the slowest hundredth.");
+    page = page.section("Percentiles", "Half of the requests, and the slowest tenth and hundredth.");
     for (title, figures) in &PERCENTILES {
         for x in [OPEN_RATE, CONCURRENCY] {
             let panel = Panel { title, unit: "milliseconds", x, figures };
@@ -192,7 +191,7 @@ fn curves(page: Page, charts: impl IntoIterator<Item = CurveChart>) -> Page {
     charts.into_iter().fold(page, |page, chart| page.curve(&chart))
 }
 
-fn table(runs: &[Analysed]) -> TextTable {
+fn table(runs: &[&Analysed]) -> TextTable {
     let columns = [
         "run",
         "stage",
@@ -245,17 +244,18 @@ mod tests {
     #[test]
     fn charts_are_drawn_where_there_are_points() {
         let names =
-            |runs: &[Analysed]| six_charts(runs).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+            |runs: &[&Analysed]| six_charts(runs).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         assert_eq!(
-            names(&[run("a", false)]),
+            names(&[&run("a", false)]),
             ["latency_vs_qps", "throughput_vs_qps", "throughput_vs_latency"]
         );
-        assert_eq!(names(&[run("a", true)]).len(), 5);
+        assert_eq!(names(&[&run("a", true)]).len(), 5);
     }
 
     #[test]
     fn several_runs_are_laid_over_each_other() {
         let four = ["one", "two", "three", "four"].map(|name| run(name, false));
+        let four = four.each_ref();
         let page = analysis_page(&four).render();
         for part in
             ["Latency: first token", "First token: P90", "Knee", "Answers: sent", "Schedule delay: P99"]
@@ -263,6 +263,8 @@ mod tests {
             assert!(page.contains(part), "{part}");
         }
         assert!(!page.contains("between tokens"), "a figure that no stage has has no chart");
+        let against = |latency: &str| page.matches(&format!("Throughput against {latency}: output<")).count();
+        assert_eq!(["time to first token", "normalized time per output token"].map(against), [1, 1]);
         assert!(!page.contains("not shown"), "all runs are in all charts");
         let latency = &six_charts(&four)[0].1;
         assert_eq!(latency.matches(">four<").count(), 2, "once for each figure");
@@ -275,13 +277,13 @@ mod tests {
     #[test]
     fn a_number_of_requests_at_a_time_is_no_rate() {
         // inference-perf's requested_rate is then the number of requests.
-        let page = analysis_page(&[run("closed", true)]).render();
+        let page = analysis_page(&[&run("closed", true)]).render();
         assert!(!page.contains("Knee") && !page.contains("requests/s asked for"), "{page}");
         assert!(
             page.contains("<td>7</td><td>-</td><td>8.00</td>"),
             "the stage's number, and nothing asked for"
         );
-        let both = analysis_page(&[run("closed", true), run("open", false)]).render();
+        let both = analysis_page(&[&run("closed", true), &run("open", false)]).render();
         let percentiles = &both[both.find("<h2>Percentiles").unwrap()..both.find("<h2>Knee").unwrap()];
         let charts: Vec<&str> =
             percentiles.split("<figure").filter(|chart| chart.contains("First token: P90")).collect();

@@ -26,15 +26,18 @@ pub struct Collector {
     pub(super) request_bytes: Distribution,
     pub(super) input: Distribution,
     pub(super) output: Distribution,
+    /// Of the prompts whose cached tokens the server counted: those, and all.
     pub(super) cached_tokens: u64,
+    pub(super) cacheable_tokens: u64,
     pub(super) mismatches: u64,
     pub(super) input_fallbacks: u64,
     pub(super) output_fallbacks: u64,
     pub(super) goodput: Goodput,
     pub(super) failed: u64,
     pub(super) failed_latency: Distribution,
-    pub(super) failed_input_tokens: u64,
     pub(super) failures: Failures,
+    /// Requests that were under way when the run or the stage was over: neither answered nor failed.
+    pub(super) cut_off: u64,
     pub(super) retries: Retried,
 }
 
@@ -107,14 +110,15 @@ impl Collector {
             input: Distribution::default(),
             output: Distribution::default(),
             cached_tokens: 0,
+            cacheable_tokens: 0,
             mismatches: 0,
             input_fallbacks: 0,
             output_fallbacks: 0,
             goodput: Goodput::default(),
             failed: 0,
             failed_latency: Distribution::default(),
-            failed_input_tokens: 0,
             failures: Failures::default(),
+            cut_off: 0,
             retries: Retried::default(),
         }
     }
@@ -139,11 +143,12 @@ impl Collector {
         }
         if record.outcome.is_success() {
             self.push_answer(record);
-        } else {
+        } else if record.outcome.is_failure() {
             self.failed += 1;
             self.failed_latency.record_time(record.done.saturating_sub(start));
-            self.failed_input_tokens += u64::from(record.input_tokens.tokens);
             self.failures.push(record, &self.settings);
+        } else {
+            self.cut_off += 1;
         }
     }
 
@@ -151,7 +156,7 @@ impl Collector {
         let bound = record.admitted.saturating_sub(record.scheduled);
         let client = start.saturating_sub(record.scheduled.max(record.admitted));
         let machine = record.core_wait.min(client);
-        self.delay.record_time(start.saturating_sub(record.scheduled) + record.session_wait);
+        self.delay.record_time(start.saturating_sub(planned(record)));
         for (values, time) in [
             (&mut self.causes.session, record.session_wait),
             (&mut self.causes.bound, bound),
@@ -179,14 +184,17 @@ impl Collector {
         self.request_bytes.record(record.request_bytes.into());
         self.input.record(input);
         self.output.record(output);
-        self.cached_tokens += u64::from(record.cached_tokens.unwrap_or(0));
+        if let Some(cached) = record.cached_tokens {
+            self.cached_tokens += u64::from(cached);
+            self.cacheable_tokens += input;
+        }
         self.input_fallbacks += u64::from(record.input_tokens.source != CountSource::Usage);
         self.output_fallbacks += u64::from(record.output_tokens.source != CountSource::Usage);
         self.goodput.push(&latencies, input + output, &self.settings);
         let values = &mut self.latency;
         for (values, time) in [
             (&mut values.request, latencies.request),
-            (&mut values.from_schedule, Some(record.done.saturating_sub(record.scheduled))),
+            (&mut values.from_schedule, Some(record.done.saturating_sub(planned(record)))),
             (&mut values.ntpot, latencies.ntpot),
             (&mut values.tpot, latencies.tpot),
             (&mut values.ttft, latencies.ttft),
@@ -243,6 +251,11 @@ impl Collector {
         Some((self.causes.bounded, self.causes.bounded_since?, longest))
     }
 
+    /// Requests that were cut off.
+    pub fn cut_off(&self) -> u64 {
+        self.cut_off
+    }
+
     /// How late this program was, in nanoseconds; waiting for a bound is not part of it.
     pub fn client_delay(&self) -> &Distribution {
         &self.causes.client
@@ -257,6 +270,11 @@ impl Collector {
     pub fn request_latency(&self) -> &Distribution {
         &self.latency.request
     }
+}
+
+/// When a request was to be sent, whatever came before it: delays and latencies from the schedule count from then.
+pub(super) fn planned(record: &Record) -> Duration {
+    record.scheduled.saturating_sub(record.session_wait)
 }
 
 /// When this side began to send a request, for the first time; nothing if it never did.

@@ -1,8 +1,8 @@
 //! An entry of `per_request_lifecycle_metrics.json`: what one request was, and what came of it.
 //!
 //! Times are seconds on the run's clock. `scheduled_time`, `stage_id`, `request_id`, `session_id`, `status` and `url`
-//! are additions: with them every figure can be worked out again. `session_id` is null where requests have no
-//! sessions.
+//! are additions: with them every figure can be worked out again. `scheduled_time` is the planned one, also of a turn
+//! that had to wait for the one before it. `session_id` is null where requests have no sessions.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     Settings,
-    collector::{Latencies, start, token_gaps},
+    collector::{Latencies, planned, start, token_gaps},
     failures::{error_type, message},
 };
 use crate::{Chunk, Count, CountSource, Object, Outcome, Record};
@@ -56,7 +56,7 @@ pub fn entry(
     let mut object = Object::default();
     object.set("start_time", start.as_secs_f64());
     object.set("end_time", record.done.as_secs_f64());
-    object.set("scheduled_time", record.scheduled.as_secs_f64());
+    object.set("scheduled_time", planned(record).as_secs_f64());
     object.set("stage_id", record.phase);
     object.set("request_id", record.index);
     object.set("session_id", settings.has_sessions.then(|| record.session.to_string()));
@@ -90,7 +90,8 @@ pub fn entry(
 }
 
 fn info(record: &Record, bodies: EntryBodies<'_>, fields: EntryFields, settings: &Settings) -> Object {
-    let input = record.input_tokens.tokens;
+    // Nobody counted the prompt of a failure.
+    let input = if record.outcome.is_success() { record.input_tokens.tokens } else { 0 };
     let mut request = Object::default();
     request.set("text", serde_json::json!({ "input_tokens": input }));
     ["image", "video", "audio"].into_iter().for_each(|media| request.set(media, Value::Null));
@@ -99,13 +100,20 @@ fn info(record: &Record, bodies: EntryBodies<'_>, fields: EntryFields, settings:
     let answered = record.outcome.is_success();
     info.nest("response_metrics", answered.then(|| response_metrics(record, bodies, fields, settings)));
     let user = match settings.has_sessions {
-        true => serde_json::json!({ "user_session": record.session.to_string(), "chat_round": record.turn }),
+        true => {
+            serde_json::json!({ "user_session": record.session.to_string(), "chat_round": record.turn + 1 })
+        }
         false => serde_json::json!({}),
     };
     info.set("extra_info", user);
     info.set("lora_adapter", bodies.is_adapter.then_some(&*record.model));
     info.set("graph_event_id", Value::Null);
-    info.set("labels", Value::Null);
+    info.set("labels", serde_json::json!({}));
+    if record.retries > 0 {
+        info.set("retries_attempted", record.retries);
+        info.set("retries_recovered", answered);
+        info.set("retry_wasted_sec", record.retried_for.as_secs_f64());
+    }
     info.set("input_tokens", input);
     info
 }
@@ -126,8 +134,9 @@ fn response_metrics(
     let mut response = Object::default();
     response.set("output_tokens", record.output_tokens.tokens);
     response.set("server_usage", usage(record));
-    let chunks = if fields.response_chunks { events(bodies.response.as_bytes()) } else { Vec::new() };
-    response.set("response_chunks", chunks);
+    if fields.response_chunks {
+        response.set("response_chunks", events(bodies.response.as_bytes()));
+    }
     response.set("chunk_times", times);
     response.set("output_token_times", token_times);
     response

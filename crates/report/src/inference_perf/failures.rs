@@ -81,21 +81,45 @@ fn label(record: &Record) -> String {
 }
 
 fn meaning(status: u16, text: &str) -> &'static str {
-    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let says = |words: &[&str]| words.iter().any(|words| has(text, words));
     match status {
         429 => "Rate Limit",
         500 => "Internal Server Error",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
-        _ if says(&["context length", "context window", "maximum context", "max_model_len"]) => {
+        _ if says(&["context window", "context length", "maximum context", "max tokens", "token limit"]) => {
             "Context Window"
         }
-        _ if says(&["json"]) => "Invalid JSON",
+        _ if says(&[
+            "invalid json",
+            "json parse",
+            "malformed json",
+            "unexpected token",
+            "expecting value",
+        ]) || says(&["unterminated string", "expecting ',' delimiter"]) =>
+        {
+            "Invalid JSON"
+        }
         _ if says(&["timeout", "timed out"]) => "Timeout",
-        _ if says(&["does not exist", "model not found", "not found"]) => "Model Not Found",
+        _ if says(&["model not found", "no such model"]) => "Model Not Found",
         _ => "other",
     }
+}
+
+/// Whether a text has these words, one after the other, with at most one letter between two of them: inference-perf
+/// looks for `model.?not.?found`.
+fn has(text: &str, words: &str) -> bool {
+    let mut words = words.split(' ');
+    let first = words.next().unwrap_or_default();
+    let follow = |start: usize| {
+        words.clone().try_fold(&text[start + first.len()..], |rest, word| {
+            let mut letters = rest.chars();
+            letters.next();
+            rest.strip_prefix(word).or_else(|| letters.as_str().strip_prefix(word))
+        })
+    };
+    text.match_indices(first).any(|(start, _)| follow(start).is_some())
 }
 
 /// The name of the error in inference-perf's files, which circuit breakers are written for: `HTTP Error 503`, or the
@@ -121,6 +145,23 @@ pub(super) fn error_type(record: &Record) -> String {
 mod tests {
     use super::*;
     use crate::sample::{failure, ms};
+
+    #[test]
+    fn labels_are_found_as_inference_perf_finds_them() {
+        for (status, text, wanted) in [
+            (404, "The model `x` does not exist.", "404 - other"),
+            (404, "Error: MODEL_NOT-found", "404 - Model Not Found"),
+            (404, "model was not found", "404 - other"),
+            (400, "max_tokens is too large", "400 - Context Window"),
+            (400, "a tokens limit, then the tokenlimit", "400 - Context Window"),
+            (400, "JSON mode is off", "400 - other"),
+            (400, "Expecting ',' delimiter", "400 - Invalid JSON"),
+            (408, "timed-out", "408 - Timeout"),
+            (503, "timeout", "503 - Service Unavailable"),
+        ] {
+            assert_eq!(label(&failure(0, 5, Outcome::Status(status, text.to_owned()))), wanted, "{text}");
+        }
+    }
 
     #[test]
     fn errors_have_the_names_that_circuit_breakers_look_for() {

@@ -17,7 +17,7 @@ pub fn distribution(values: &Distribution, percentiles: &[f64], unit: f64) -> Op
 }
 
 /// `p99.9`, and `median`.
-pub(super) fn percentile_key(percent: f64) -> String {
+fn percentile_key(percent: f64) -> String {
     if percent == 50.0 { "median".to_owned() } else { format!("p{percent}") }
 }
 

@@ -111,7 +111,7 @@ fn a_stage() {
         successes/client_fallback_requests:prompt output
         successes/goodput_metrics:goodput_percentage request_goodput token_goodput good_requests total_requests
         successes/goodput_metrics:ttft_attainment_percentage
-        failures:count request_latency* prompt_tokens by_label
+        failures:count request_latency* prompt_tokens* by_label
         failures/prompt_tokens:total cached uncached
         failures/by_label:504&-&Gateway&Timeout
         failures/by_label/504&-&Gateway&Timeout:count messages

@@ -53,7 +53,7 @@ fn numbers(values: &Distribution, settings: &Settings) -> Option<Object> {
 
 fn load_summary(collected: &Collector, kind: Kind) -> Object {
     let mut object = Object::default();
-    object.set("count", collected.count);
+    object.set("count", collected.answered + collected.failed);
     object.nest("schedule_delay", seconds(&collected.delay, &collected.settings));
     if let Kind::Stage { requested_rate, concurrency, .. } = kind {
         object.set("send_duration", collected.starts.length().as_secs_f64());
@@ -133,12 +133,10 @@ fn failures(collected: &Collector) -> Object {
     let mut object = Object::default();
     object.set("count", collected.failed);
     object.nest("request_latency", seconds(&collected.failed_latency, &collected.settings));
-    let tokens = collected.failed_input_tokens as f64;
-    let mut prompts = Object::default();
-    prompts.set("total", tokens);
-    prompts.set("cached", 0.0);
-    prompts.set("uncached", tokens);
-    object.nest("prompt_tokens", prompts);
+    // Nobody counted them.
+    let (none, settings) = (constant(0, collected.failed), &*collected.settings);
+    let totals = [("total", 0.0), ("cached", 0.0), ("uncached", 0.0)];
+    object.nest("prompt_tokens", with_totals(&totals, &none, settings));
     object.nest("by_label", collected.failures.by_label());
     object
 }
@@ -182,6 +180,7 @@ fn ours(collected: &Collector, kind: Kind) -> Object {
     bound.set("first_after_seconds", since);
     object.nest("waited_for_bound", bound);
     object.set("not_sent", collected.not_sent);
+    object.set("cut_off", collected.cut_off);
     object.set("mean_in_flight", ratio(collected.busy.as_secs_f64(), collected.time_s()));
     if let Kind::Run { active } = kind {
         object.set("active_time_seconds", active.as_secs_f64());

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Collector, figures::percentile_key};
+use super::Collector;
 use crate::{Distribution, Object, SECOND};
+
+/// Those of the format, whatever `report.request_lifecycle.percentiles` says.
+const PERCENTILES: [f64; 11] = [0.1, 1.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.9];
 
 /// Names and times of a run, as the report wants them.
 #[derive(Clone, Debug)]
@@ -22,8 +25,6 @@ pub(super) struct PartialTimes {
 
 /// The content of the file.
 pub(super) fn partial(collected: &Collector, times: &PartialTimes) -> Object {
-    let percentiles = &collected.settings.percentiles;
-    let spread = |values: &Distribution, units: &str, unit: f64| statistics(values, percentiles, units, unit);
     let mut time = Object::default();
     time.set("start", &times.start);
     time.set("end", &times.end);
@@ -34,10 +35,10 @@ pub(super) fn partial(collected: &Collector, times: &PartialTimes) -> Object {
     run.nest("time", time);
 
     let mut requests = Object::default();
-    requests.set("total", collected.count);
+    requests.set("total", collected.answered + collected.failed);
     requests.set("failures", collected.failed);
-    requests.nest("input_length", spread(&collected.input, "count", 1.0));
-    requests.nest("output_length", spread(&collected.output, "count", 1.0));
+    requests.nest("input_length", statistics(&collected.input, "count", 1.0));
+    requests.nest("output_length", statistics(&collected.output, "count", 1.0));
     let values = &collected.latency;
     let mut latency = Object::default();
     for (name, values, units) in [
@@ -47,14 +48,14 @@ pub(super) fn partial(collected: &Collector, times: &PartialTimes) -> Object {
         ("inter_token_latency", &values.itl, "s/token"),
         ("request_latency", &values.request, "s"),
     ] {
-        latency.nest(name, spread(values, units, SECOND));
+        latency.nest(name, statistics(values, units, SECOND));
     }
     let (input, output) = (collected.input.sum() as f64, collected.output.sum() as f64);
     let seconds = collected.time_s();
     let rate = |amount: f64, units: &str| {
         let mut object = Object::default();
         object.set("units", units);
-        object.set("mean", if seconds > 0.0 { amount / seconds } else { 0.0 });
+        object.set("mean", amount / seconds);
         object
     };
     let mut throughput = Object::default();
@@ -66,7 +67,10 @@ pub(super) fn partial(collected: &Collector, times: &PartialTimes) -> Object {
     let mut aggregate = Object::default();
     aggregate.nest("requests", requests);
     aggregate.nest("latency", latency);
-    aggregate.nest("throughput", throughput);
+    // What was not measured is absent, so that it is not taken for a measured 0.
+    if collected.answered > 0 && seconds > 0.0 {
+        aggregate.nest("throughput", throughput);
+    }
     let mut performance = Object::default();
     performance.nest("aggregate", aggregate);
     let mut results = Object::default();
@@ -78,17 +82,19 @@ pub(super) fn partial(collected: &Collector, times: &PartialTimes) -> Object {
     object
 }
 
-/// `{units, mean, stddev, min, p0p1, p1, ..., p50, ..., max}`; nothing without values.
-fn statistics(values: &Distribution, percentiles: &[f64], units: &str, unit: f64) -> Option<Object> {
+/// `{units, mean, stddev, min, p0p1, p1, ..., p50, ..., max}`; nothing without values. The deviation is the sample's.
+fn statistics(values: &Distribution, units: &str, unit: f64) -> Option<Object> {
     let (mean, deviation, min, max) = (values.mean()?, values.std()?, values.min()?, values.max()?);
+    let count = values.count() as f64;
     let mut object = Object::default();
     object.set("units", units);
     object.set("mean", mean / unit);
-    object.set("stddev", deviation / unit);
+    if count > 1.0 {
+        object.set("stddev", deviation * (count / (count - 1.0)).sqrt() / unit);
+    }
     object.set("min", min as f64 / unit);
-    for (percent, value) in percentiles.iter().zip(values.percentiles(percentiles)?) {
-        let key = percentile_key(*percent).replace("median", "p50").replace('.', "p");
-        object.set(key, value / unit);
+    for (percent, value) in PERCENTILES.iter().zip(values.percentiles(&PERCENTILES)?) {
+        object.set(format!("p{percent}").replace('.', "p"), value / unit);
     }
     object.set("max", max as f64 / unit);
     Some(object)

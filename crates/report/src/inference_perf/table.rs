@@ -24,7 +24,7 @@ pub(super) fn tables(stages: &[Row<'_>], total: &Collector) -> String {
         "Throughput and goodput",
         &["stage", "asked/s", "sent/s", "answered/s", "in tok/s", "out tok/s", "good %"],
         rows.iter().map(|(name, asked, collected)| {
-            let all = collected.answered + collected.failed + collected.not_sent;
+            let all = collected.count + collected.not_sent;
             vec![
                 name.clone(),
                 figure(*asked),
@@ -75,7 +75,8 @@ pub(super) fn tables(stages: &[Row<'_>], total: &Collector) -> String {
         &["stage", "prompt", "P99", "output", "P99", "cached %"],
         rows.iter().map(|(name, _, collected)| {
             let (input, output) = (&collected.input, &collected.output);
-            let hits = crate::summary::ratio(100.0 * collected.cached_tokens as f64, input.sum() as f64);
+            let hits = 100.0 * collected.cached_tokens as f64;
+            let hits = crate::summary::ratio(hits, collected.cacheable_tokens as f64);
             vec![
                 name.clone(),
                 figure(input.mean()),
@@ -88,12 +89,13 @@ pub(super) fn tables(stages: &[Row<'_>], total: &Collector) -> String {
     );
     text + &table(
         "Requests",
-        &["stage", "sent", "answered", "failed", "not sent", "retried"],
+        &["stage", "sent", "answered", "failed", "cut off", "not sent", "retried"],
         rows.iter().map(|(name, _, collected)| {
             let counts = [
                 collected.count,
                 collected.answered,
                 collected.failed,
+                collected.cut_off,
                 collected.not_sent,
                 collected.retries.requests,
             ];

@@ -133,7 +133,7 @@ fn failures_have_their_labels_and_messages() {
         status(504, "a"),
         status(504, "b"),
         status(400, "This model's maximum context length is 10"),
-        status(404, "The model `x` does not exist."),
+        status(404, "model not found"),
         failure(0, 30, Outcome::Timeout),
         refused,
         unsent,
@@ -147,6 +147,92 @@ fn failures_have_their_labels_and_messages() {
         assert_eq!(failures["by_label"][label]["count"], 1, "{label}");
     }
     assert_eq!(failures["request_latency"]["max"], 0.03);
+    let prompts = &failures["prompt_tokens"];
+    assert_eq!((&prompts["total"], &prompts["max"]), (&json!(0.0), &json!(0.0)), "nobody counted them");
+}
+
+#[test]
+fn what_is_cut_off_has_neither_failed_nor_been_answered() {
+    let cut = failure(10, 30, Outcome::Incomplete);
+    let records = [request(0, 100, 10, 3), cut, failure(20, 30, Outcome::Timeout)];
+    let report = report(&records, true);
+    let counts = ["/load_summary/count", "/successes/count", "/failures/count", "/evenload/cut_off"];
+    assert_eq!(counts.map(|path| report.pointer(path).unwrap().as_u64().unwrap()), [2, 1, 1, 1]);
+    assert_eq!(report["failures"]["by_label"].as_object().unwrap().len(), 1, "{report}");
+    let mut collector = Collector::new(settings(true));
+    records.iter().for_each(|record| collector.push(record));
+    let text = super::table::tables(&[], &collector);
+    let row: Vec<&str> =
+        text.lines().rev().find(|line| line.contains("all")).unwrap().split_whitespace().collect();
+    assert_eq!(row, ["all", "3", "1", "1", "1", "0", "0"], "{text}");
+}
+
+#[test]
+fn a_turn_that_had_to_wait_is_late_from_its_planned_time_in_every_figure() {
+    let mut record = request(1000, 100, 10, 5);
+    (record.scheduled, record.admitted, record.session_wait) = (ms(970), ms(970), ms(300));
+    let done = record.done;
+    let fields = EntryFields {
+        request: false,
+        response: false,
+        info: false,
+        response_chunks: false,
+        computed_metrics: false,
+    };
+    let entry =
+        serde_json::to_value(entry(&record, EntryBodies::default(), fields, &settings(true))).unwrap();
+    assert_eq!(entry["scheduled_time"], 0.67);
+    let report = report(&[record], true);
+    assert_eq!(report["load_summary"]["schedule_delay"]["mean"], 0.33);
+    let whole = report["evenload"]["request_latency_from_schedule"]["mean"].as_f64().unwrap();
+    assert!((whole - (done - ms(670)).as_secs_f64()).abs() < 1e-9, "{whole}");
+}
+
+#[test]
+fn the_share_of_cached_tokens_is_of_the_prompts_whose_servers_state_it() {
+    let row = |cached: [Option<u32>; 2]| {
+        let mut collector = Collector::new(settings(true));
+        for (number, cached) in (0_u64..).zip(cached) {
+            let mut record = request(number * 100, 50, 10, 2);
+            (record.cached_tokens, record.input_tokens.tokens) = (cached, 80);
+            collector.push(&record);
+        }
+        let text = super::table::tables(&[], &collector);
+        let lengths = text.split("cached %").nth(1).unwrap().lines().nth(1).unwrap().to_owned();
+        lengths.split_whitespace().last().unwrap().to_owned()
+    };
+    assert_eq!(row([None, None]), "-", "a server that says nothing about caches has no share");
+    assert_eq!(row([Some(40), None]), crate::format::human(50.0));
+    assert_eq!(row([Some(0), None]), crate::format::human(0.0));
+}
+
+#[test]
+fn the_part_of_the_benchmark_report_has_its_own_percentiles_and_the_samples_deviation() {
+    let times = PartialTimes {
+        uid: "u".to_owned(),
+        eid: "e".to_owned(),
+        start: "s".to_owned(),
+        end: "e".to_owned(),
+        duration: ms(1),
+    };
+    let part = |records: &[Record]| {
+        let mut collector = Collector::new(settings(true));
+        records.iter().for_each(|record| collector.push(record));
+        let value = serde_json::to_value(partial(&collector, &times)).unwrap();
+        value.pointer("/results/request_performance/aggregate").unwrap().clone()
+    };
+    let [mut one, mut other] = [request(0, 50, 10, 2), request(100, 50, 10, 2)];
+    (one.input_tokens.tokens, other.input_tokens.tokens) = (10, 30);
+    let both = part(&[one.clone(), other]);
+    let lengths = &both["requests"]["input_length"];
+    let keys = lengths.as_object().unwrap().keys().filter(|key| key.starts_with('p')).count();
+    let at = |key: &str| (lengths[key].as_f64().unwrap() * 100.0).round();
+    assert_eq!((keys, at("p0p1"), at("p99p9")), (11, 1002.0, 2998.0));
+    assert!((lengths["stddev"].as_f64().unwrap() - 200_f64.sqrt()).abs() < 1e-9, "{lengths}");
+    assert!(both["throughput"]["request_rate"].is_object());
+    assert!(part(&[one])["requests"]["input_length"]["stddev"].is_null(), "one value has no deviation");
+    let failed = part(&[failure(0, 30, Outcome::Timeout)]);
+    assert!(failed["throughput"].is_null(), "{failed}");
 }
 
 #[test]
@@ -207,7 +293,7 @@ fn the_partial_has_units_and_a_deviation() {
     assert_eq!(aggregate["latency"]["time_to_first_token"]["p50"], 0.1);
     assert_eq!(
         (&aggregate["requests"]["total"], &aggregate["latency"]["request_latency"]["stddev"]),
-        (&json!(1), &json!(0.0))
+        (&json!(1), &Value::Null)
     );
     assert!(aggregate["latency"]["request_latency"]["p99p9"].is_number());
 }

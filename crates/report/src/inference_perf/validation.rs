@@ -48,10 +48,11 @@ fn check(collected: &Collector) -> Vec<Finding> {
         }
     };
     let (count, answered, failed) = (collected.count, collected.answered, collected.failed);
+    let cut_off = collected.cut_off;
     require(
-        answered + failed == count,
+        answered + failed + cut_off == count,
         "count",
-        format!("{answered} answered and {failed} failed of {count} requests"),
+        format!("{answered} answered, {failed} failed and {cut_off} cut off of {count} requests"),
     );
     let latencies = collected.latency.request.count();
     require(latencies == answered, "request_latency", format!("{latencies} latencies of {answered} answers"));

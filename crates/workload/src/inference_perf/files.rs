@@ -1,6 +1,8 @@
 //! Requests from local files: `shareGPT`, `billsum_conversations`, `infinity_instruct`, `cnn_dailymail`.
 //!
-//! A path is a file or a folder with one. Conversations come as a JSON array or as JSON lines, plain or gzipped.
+//! A path is a file, or a folder whose files are read one after the other. Entries come as a JSON array or as JSON
+//! lines, plain or gzipped. Those without a prompt or an answer are left out and counted, and of an array that is cut
+//! off in the middle what is complete is used: the user is told of both.
 //! For completions the first message (for `infinity_instruct`: all but the last) is the prompt, and the next one's
 //! length is what is asked for. For chat all messages go into one request, the last answer included, as
 //! inference-perf sends them. Files are gone through again and again.
@@ -13,27 +15,21 @@ use std::{
 };
 
 use protocol::Endpoint;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{Data, DataType, Distribution, source::Make};
 use crate::{
-    Conversation, Conversations, Error, Message, Prompt, Request, RequestTemplate, Said, Tokenizer,
+    Conversations, Cut, Error, Message, Prompt, Request, RequestTemplate, Tokenizer,
     lines::{for_each_record, open},
 };
 
-#[derive(Debug, Deserialize)]
-struct Article {
-    article: String,
-    highlights: String,
-}
-
-/// The requests of a file, at most `limit` of them.
+/// The requests of the files, at most `limit` of them, and what the user should know.
 pub(super) fn requests(
     data: &Data,
     template: &RequestTemplate,
     tokenizer: &Tokenizer,
     limit: usize,
-) -> Result<Make, Error> {
+) -> Result<(Make, Vec<String>), Error> {
     let name = data.r#type.word();
     let Some(path) = &data.path else {
         let problem = format!(
@@ -42,82 +38,146 @@ pub(super) fn requests(
         );
         return Err(Error::Setting(problem));
     };
-    let path = file_at(Path::new(path))?;
-    let mut maker = Maker { template, tokenizer, data, requests: Vec::new() };
-    match data.r#type {
-        DataType::CnnDailymail => {
-            for article in records::<Article>(&path)?.into_iter().take(limit) {
-                let output = tokenizer.count(&article.highlights, false)?;
-                maker.push(article.article, output)?;
-            }
-        }
-        _ if is_array(&path)? => {
-            let mut conversations = Conversations::open(&path)?;
-            while maker.requests.len() < limit
-                && let Some(conversation) = conversations.next()
-            {
-                maker.take(&conversation?.messages)?;
-            }
-        }
-        _ => {
-            for conversation in records::<Conversation>(&path)? {
-                if maker.requests.len() == limit {
-                    break;
-                }
-                maker.take(&conversation.messages)?;
-            }
-        }
+    let path = Path::new(path);
+    let mut maker = Maker {
+        template,
+        tokenizer,
+        data,
+        limit,
+        requests: Vec::new(),
+        read: 0,
+        useless: 0,
+        notes: Vec::new(),
+    };
+    for file in files_at(path)? {
+        maker.read(&file)?;
     }
-    let requests = maker.requests;
+    let Maker { requests, read, useless, mut notes, .. } = maker;
     if requests.is_empty() {
-        return Err(Error::file(&path, "no usable entry: too short, or of other lengths than asked for"));
+        return Err(Error::file(path, "no usable entry: too short, or of other lengths than asked for"));
     }
-    Ok(Arc::new(move |number| requests[(number % requests.len() as u64) as usize].clone()))
+    if useless > 0 {
+        notes.push(format!(
+            "{}: {useless} of {read} entries left out: they have no prompt or no answer",
+            path.display()
+        ));
+    }
+    Ok((Arc::new(move |number| requests[(number % requests.len() as u64) as usize].clone()), notes))
 }
 
 struct Maker<'a> {
     template: &'a RequestTemplate,
     tokenizer: &'a Tokenizer,
     data: &'a Data,
+    limit: usize,
     requests: Vec<Request>,
+    /// Entries that were looked at, and those among them that no request can be made of.
+    read: u64,
+    useless: u64,
+    notes: Vec<String>,
+}
+
+/// One message; what it says may be missing.
+struct Said {
+    from: String,
+    value: Option<String>,
 }
 
 impl Maker<'_> {
-    /// A prompt, if its lengths are those asked for.
-    fn push(&mut self, prompt: String, output: u32) -> Result<(), Error> {
+    fn read(&mut self, path: &Path) -> Result<(), Error> {
+        if !is_array(path)? {
+            return for_each_record(path, |_, entry: Value| self.take(&entry));
+        }
+        let mut elements = Conversations::open(path)?;
+        while self.requests.len() < self.limit
+            && let Some(start) = elements.next_element()?
+        {
+            let entry = serde_json::from_slice(elements.element())
+                .map_err(|error| Error::byte(path, start, error))?;
+            self.take(&entry)?;
+        }
+        if let Some(Cut { kept, at_byte }) = elements.cut() {
+            self.notes.push(format!(
+                "{}: the file is cut off at byte {at_byte}: the {kept} entries before it are used",
+                path.display()
+            ));
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, entry: &Value) -> Result<(), Error> {
+        if self.requests.len() == self.limit {
+            return Ok(());
+        }
+        self.read += 1;
+        let is_useful = match self.data.r#type {
+            DataType::CnnDailymail => match (entry["article"].as_str(), entry["highlights"].as_str()) {
+                (Some(article), Some(highlights)) => self.push(article.to_owned(), highlights)?,
+                _ => false,
+            },
+            _ => self.take_conversation(entry)?,
+        };
+        self.useless += u64::from(!is_useful);
+        Ok(())
+    }
+
+    /// Adds a prompt, if its lengths are those asked for; false if there is no prompt or no answer.
+    fn push(&mut self, prompt: String, answer: &str) -> Result<bool, Error> {
         let input = self.tokenizer.count(&prompt, false)?;
+        let output = self.tokenizer.count(answer, false)?;
+        if input == 0 || output == 0 {
+            return Ok(false);
+        }
         let within = |tokens: u32, wanted: &Option<Distribution>| {
             wanted.as_ref().is_none_or(|wanted| (wanted.min..=wanted.max).contains(&i64::from(tokens)))
         };
-        if output > 0
-            && within(input, &self.data.input_distribution)
-            && within(output, &self.data.output_distribution)
-        {
+        if within(input, &self.data.input_distribution) && within(output, &self.data.output_distribution) {
             let mut request = self.template.request(Prompt::Text(prompt.into()));
             request.input_tokens = Some(input);
             request.output_tokens = Some(output);
             self.requests.push(request);
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn take(&mut self, messages: &[Said]) -> Result<(), Error> {
-        let [prompt, answer, ..] = messages else { return Ok(()) };
+    /// False if there is no prompt or no answer in it.
+    fn take_conversation(&mut self, entry: &Value) -> Result<bool, Error> {
+        let Some(messages) = conversation(entry) else { return Ok(false) };
+        let is_instruct = self.data.r#type == DataType::InfinityInstruct;
         if self.template.endpoint != Endpoint::Completions {
-            let messages = messages.iter().map(|said| Message::new(role(&said.from), said.value.as_str()));
-            self.requests.push(self.template.request(Prompt::Messages(messages.collect())));
-            return Ok(());
+            // It passes over what says nothing there, and asks for no second message.
+            let said = messages
+                .iter()
+                .filter(|said| !is_instruct || said.value.as_ref().is_some_and(|value| !value.is_empty()));
+            let said = said.map(|said| Some(Message::new(role(&said.from), said.value.as_deref()?)));
+            let said: Option<Vec<Message>> = said.collect();
+            let least = if is_instruct { 1 } else { 2 };
+            let Some(said) = said.filter(|said| said.len() >= least) else { return Ok(false) };
+            self.requests.push(self.template.request(Prompt::Messages(said.into())));
+            return Ok(true);
         }
-        let (prompt, answer) = match (self.data.r#type, messages) {
-            (DataType::InfinityInstruct, [before @ .., last]) => {
-                let before: Vec<&str> = before.iter().map(|said| said.value.as_str()).collect();
-                (before.join("\n"), last)
+        match messages.as_slice() {
+            [before @ .., Said { from, value: Some(answer) }] if is_instruct && from == "gpt" => {
+                let before: Option<Vec<&str>> = before.iter().map(|said| said.value.as_deref()).collect();
+                before.map_or(Ok(false), |before| self.push(before.join("\n"), answer))
             }
-            _ => (prompt.value.clone(), answer),
-        };
-        let output = self.tokenizer.count(&answer.value, false)?;
-        self.push(prompt, output)
+            [Said { value: Some(prompt), .. }, Said { value: Some(answer), .. }, ..] if !is_instruct => {
+                self.push(prompt.clone(), answer)
+            }
+            _ => Ok(false),
+        }
     }
+}
+
+/// The messages of an entry, some of which may be JSON in a string, as some copies of the data sets have them.
+fn conversation(entry: &Value) -> Option<Vec<Said>> {
+    let said = |message: &Value| {
+        let unpacked = message.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let message = unpacked.as_ref().unwrap_or(message);
+        let text = |key: &str| message[key].as_str().map(str::to_owned);
+        Said { from: text("from").unwrap_or_default(), value: text("value") }
+    };
+    Some(entry["conversations"].as_array()?.iter().map(said).collect())
 }
 
 fn role(from: &str) -> &str {
@@ -128,13 +188,16 @@ fn role(from: &str) -> &str {
     }
 }
 
-/// The file itself, or the first JSON file in the folder.
-fn file_at(path: &Path) -> Result<PathBuf, Error> {
+/// The file itself, or the JSON files in the folder.
+fn files_at(path: &Path) -> Result<Vec<PathBuf>, Error> {
     if !path.is_dir() {
-        return Ok(path.to_owned());
+        return Ok(vec![path.to_owned()]);
     }
     let files = files_in(path, &[".json", ".jsonl", ".json.gz", ".jsonl.gz"])?;
-    files.into_iter().next().ok_or_else(|| Error::file(path, "no .json or .jsonl file in this folder"))
+    match files.is_empty() {
+        true => Err(Error::file(path, "no .json or .jsonl file in this folder")),
+        false => Ok(files),
+    }
 }
 
 /// The files of recorded sessions: those in a folder, or those that are named.
@@ -180,18 +243,6 @@ fn is_array(path: &Path) -> Result<bool, Error> {
     }
 }
 
-fn records<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Error> {
-    if is_array(path)? {
-        return serde_json::from_reader(open(path)?).map_err(|error| Error::file(path, error));
-    }
-    let mut records = Vec::new();
-    for_each_record(path, |_, record| {
-        records.push(record);
-        Ok(())
-    })?;
-    Ok(records)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,7 +260,7 @@ mod tests {
         let data: Data =
             serde_json::from_str(&format!(r#"{{"type": "{kind}", "path": "{path}"{more}}}"#)).unwrap();
         let template = RequestTemplate::new(endpoint, "m");
-        let make = requests(&data, &template, &Tokenizer::estimate(), 10)?;
+        let (make, _) = requests(&data, &template, &Tokenizer::estimate(), 10)?;
         Ok((0..3).map(|number| make(number)).collect())
     }
 
@@ -232,8 +283,59 @@ mod tests {
             let chats = make("shareGPT", Endpoint::ChatCompletions, &content, "").unwrap();
             assert_eq!(said(&chats[0]), "user: What is a cat?|assistant: An animal.|user: Oh.|");
             let joined = make("infinity_instruct", Endpoint::Completions, &content, "").unwrap();
-            assert_eq!(said(&joined[0]), "What is a cat?\nAn animal. > 1");
+            assert_eq!(said(&joined[0]), "Hi > 5", "the first one does not end with the model's answer");
         }
+        let long = r#"{"conversations": [{"from": "human", "value": "What is a cat?"}, {"from": "gpt", "value": "An animal."},
+            {"from": "human", "value": "Which?"}, {"from": "gpt", "value": "Oh."}]}"#;
+        let joined = make("infinity_instruct", Endpoint::Completions, &long.replace('\n', " "), "").unwrap();
+        assert_eq!(said(&joined[0]), "What is a cat?\nAn animal.\nWhich? > 1");
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_left_out_and_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let entries = [
+            TALKS[0],
+            TALKS[1],
+            r#"{"conversations": null}"#,
+            r#"{"id": "none"}"#,
+            r#"{"conversations": [{"from": "human", "value": ""}, {"from": "gpt", "value": "What?"}]}"#,
+            r#"{"conversations": [{"from": "human", "value": null}, {"from": "gpt", "value": "What?"}]}"#,
+            r#"{"conversations": ["{\"from\": \"human\", \"value\": \"In JSON\"}", {"from": "gpt", "value": "Yes."}, null]}"#,
+        ];
+        // A folder's files are read one after the other, and this one is cut off in the middle.
+        std::fs::write(folder.path().join("1.json"), format!("[{}, {}", entries.join(","), &TALKS[2][..40]))
+            .unwrap();
+        std::fs::write(folder.path().join("2.json"), format!("[{}]", TALKS[2])).unwrap();
+        let of = |kind: &str, path: &Path, limit| {
+            let data = Data {
+                r#type: serde_json::from_str(&format!("\"{kind}\"")).unwrap(),
+                path: Some(path.display().to_string()),
+                ..Data::default()
+            };
+            let template = RequestTemplate::new(Endpoint::Completions, "m");
+            requests(&data, &template, &Tokenizer::estimate(), limit).unwrap()
+        };
+        let (make, notes) = of("shareGPT", folder.path(), 10);
+        let texts: Vec<String> = (0..3).map(|number| said(&make(number))).collect();
+        assert_eq!(texts, ["What is a cat? > 3", "In JSON > 1", "Hi > 5"]);
+        assert!(
+            notes[0].contains("1.json: the file is cut off at byte") && notes[0].contains("the 7 entries"),
+            "{notes:?}"
+        );
+        assert!(notes[1].contains("5 of 8 entries left out"), "{notes:?}");
+        assert!(of("shareGPT", folder.path(), 1).1.is_empty(), "nothing was left out of what was read");
+
+        let articles = folder.path().join("articles.jsonl");
+        let lines = [
+            r#"{"article": null, "highlights": "A story."}"#,
+            r#"{"article": "", "highlights": "A story."}"#,
+            r#"{"article": "A long story.", "highlights": "A story."}"#,
+        ];
+        std::fs::write(&articles, lines.join("\n")).unwrap();
+        let (make, notes) = of("cnn_dailymail", &articles, 10);
+        assert_eq!(said(&make(0)), "A long story. > 2");
+        assert!(notes[0].contains("2 of 3 entries left out"), "{notes:?}");
     }
 
     #[test]

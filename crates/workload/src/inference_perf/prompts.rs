@@ -2,7 +2,7 @@
 //!
 //! Each is a function of the seed and the request's number alone, so that any part of a run can be made by itself.
 
-use std::{path::Path, sync::Arc};
+use std::{cmp::Ordering, path::Path, sync::Arc};
 
 use protocol::Endpoint;
 use rand::{RngExt, seq::SliceRandom};
@@ -10,10 +10,14 @@ use rand_chacha::ChaCha8Rng;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Data, Distribution, SharedPrefix, lengths::Sampler, source::Make};
-use crate::{Error, Prompt, Request, RequestTemplate, TokenSource, Tokenizer, random, words::push_words};
+use crate::{Error, Prompt, Request, RequestTemplate, Tokenizer, random, words::push_words};
 
-/// Rounds in which a slice of a text is brought to its length.
-const ROUNDS: usize = 20;
+/// Places in a text at which slices of a length are looked for, and how far they are apart.
+const STARTS: usize = 64;
+const STEP: usize = 97;
+/// Rounds in which a slice is brought to its length, and those of them that guess by the tokens of the one before.
+const ROUNDS: usize = 40;
+const GUESSES: usize = 6;
 /// Words of the text that `synthetic` is cut from where no file is given.
 const CORPUS_WORDS: u32 = 1 << 18;
 /// Longest text that slices are cut from.
@@ -103,23 +107,34 @@ pub(super) fn read_text(path: &Path) -> Result<String, Error> {
     if text.trim().is_empty() { Err(Error::file(path, "no text in it")) } else { Ok(text) }
 }
 
-/// The text from `start` on, around the end if need be, grown or cut to `tokens`; and its length, if it is known.
+/// A part of a text of so many tokens, around its end if need be, and its length, if it is known. It begins at `start`,
+/// or elsewhere where no part that begins there has that length: a letter may be several tokens.
 fn slice(corpus: &str, start: usize, tokens: u32, tokenizer: &Tokenizer) -> (String, Option<u32>) {
-    let mut bytes = tokens as usize * 4;
     let mut best = (String::new(), u32::MAX);
-    for _ in 0..ROUNDS {
-        let text = cut(corpus, start, bytes);
-        let Ok(counted) = tokenizer.count(&text, false) else { return (text, None) };
-        let miss = counted.abs_diff(tokens);
-        if miss < best.1.abs_diff(tokens) {
-            best = (text, counted);
+    for attempt in 0..STARTS {
+        let start = (start + attempt * STEP) % corpus.len();
+        // Too few bytes, and too many.
+        let (mut low, mut high) = (0, None);
+        let mut bytes = tokens as usize * 4;
+        for round in 0..ROUNDS {
+            let text = cut(corpus, start, bytes);
+            let Ok(counted) = tokenizer.count(&text, false) else { return (text, None) };
+            if counted.abs_diff(tokens) < best.1.abs_diff(tokens) {
+                best = (text, counted);
+            }
+            match counted.cmp(&tokens) {
+                Ordering::Equal => return (best.0, Some(tokens)),
+                Ordering::Less => low = bytes,
+                Ordering::Greater => high = Some(bytes),
+            }
+            let guess = (bytes as u64 * u64::from(tokens) / u64::from(counted.max(1))) as usize;
+            bytes = match high {
+                None => guess.max(low + 1),
+                Some(high) if high - low < 2 => break,
+                Some(high) if round < GUESSES && (low + 1..high).contains(&guess) => guess,
+                Some(high) => usize::midpoint(low, high),
+            };
         }
-        if miss == 0 || tokenizer.source() == TokenSource::Estimate {
-            break;
-        }
-        let step = (i64::from(tokens) - i64::from(counted)) * bytes as i64 / i64::from(counted.max(1));
-        let step = if step == 0 { i64::from(tokens > counted) * 2 - 1 } else { step };
-        bytes = bytes.saturating_add_signed(step as isize).max(1);
     }
     (best.0, Some(best.1))
 }
@@ -275,6 +290,26 @@ mod tests {
         }
         data.corpus_file_path = Some(folder.path().join("none").display().to_string());
         assert!(slices(&data, template(), Arc::new(Tokenizer::estimate()), 1).is_err());
+    }
+
+    #[test]
+    fn slices_are_exact_where_a_letter_is_several_tokens() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let json = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": {"type": "Replace", "pattern": {"String": "日"}, "content": "aaa"},
+            "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": false},
+            "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"?": 0, "a": 1}, "unk_token": "?"}}"#;
+        std::fs::write(&path, json).unwrap();
+        let tokenizer = Tokenizer::load(&path).unwrap();
+        assert_eq!(tokenizer.count("日b", false).unwrap(), 4);
+        let corpus = "日日日日b日日日日日bb日日日".repeat(40);
+        for start in 0..corpus.len() / 4 {
+            let tokens = 1 + (start as u32 * 7) % 120;
+            let (text, counted) = slice(&corpus, start, tokens, &tokenizer);
+            assert_eq!((tokenizer.count(&text, false).unwrap(), counted), (tokens, Some(tokens)), "{start}");
+        }
     }
 
     #[test]

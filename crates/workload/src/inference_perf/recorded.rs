@@ -1,7 +1,8 @@
 //! Recorded sessions of calls to a model, as OpenTelemetry keeps them: `otel_trace_replay`.
 //!
 //! A file is a session: a JSON object with a list of `spans`. A span is a call if its `gen_ai.operation.name` is
-//! `chat`, or its name begins with `chat `, and it has `gen_ai.input.messages`. Calls are made in the order of their
+//! `chat`, or its name begins with `chat `, and it has `gen_ai.input.messages`; a span with the times and the attributes
+//! of one before it is the same one, written twice. Calls are made in the order of their
 //! starts, one after the other, each after the recorded time since the end of those before it. Answers are as long as
 //! the recorded ones.
 //!
@@ -10,7 +11,7 @@
 //! the messages are sent as they were recorded. Tools are offered as recorded, and none is forced. Calls that ran at
 //! the same time are not: the user is told how many sessions have such.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
 use protocol::estimate_tokens;
 use serde::Deserialize;
@@ -28,7 +29,7 @@ struct File {
 struct Span {
     #[serde(default)]
     name: String,
-    start_time: String,
+    start_time: Option<String>,
     end_time: Option<String>,
     status: Option<Value>,
     #[serde(default)]
@@ -78,8 +79,11 @@ pub(super) fn load(given: &OtelReplay, template: &RequestTemplate) -> Result<Rec
 fn calls(path: &Path, include_errors: bool) -> Result<Vec<Call>, Error> {
     let text = read_text(path)?;
     let file: File = serde_json::from_str(&text).map_err(|error| Error::file(path, error))?;
+    let mut known = HashSet::new();
     let wanted = |span: &&Span| span.is_call() && (include_errors || !span.has_failed());
-    let calls = file.spans.iter().filter(wanted).map(Call::of).collect::<Result<Vec<_>, _>>();
+    // Exporters may write a span twice, under two ids.
+    let spans = file.spans.iter().filter(wanted).filter(|span| known.insert(span.content()));
+    let calls = spans.map(Call::of).collect::<Result<Vec<_>, _>>();
     let mut calls = calls.map_err(|problem| Error::file(path, problem))?;
     if calls.is_empty() {
         return Err(Error::file(path, "no call in it: no span with gen_ai.operation.name chat and messages"));
@@ -129,7 +133,13 @@ impl Span {
     fn is_call(&self) -> bool {
         let named = self.attributes.get("gen_ai.operation.name").is_some_and(|name| name == "chat");
         let messages = self.attributes.get("gen_ai.input.messages");
-        (named || self.name.starts_with("chat ")) && messages.is_some_and(|messages| !messages.is_null())
+        (named || self.name.starts_with("chat ")) && messages.is_some_and(|messages| !is_empty(messages))
+    }
+
+    /// What makes two spans the same.
+    fn content(&self) -> (Option<&str>, Option<&str>, String) {
+        let attributes = serde_json::to_string(&self.attributes).unwrap_or_default();
+        (self.start_time.as_deref(), self.end_time.as_deref(), attributes)
     }
 
     fn has_failed(&self) -> bool {
@@ -157,7 +167,9 @@ impl Call {
     fn of(span: &Span) -> Result<Self, String> {
         let time =
             |text: &str| nanoseconds(text).ok_or_else(|| format!("{text:?} is not a time in ISO 8601"));
-        let start = time(&span.start_time)?;
+        let start = span.start_time.as_deref();
+        let start =
+            time(start.ok_or_else(|| format!("span {:?} is a call and has no start_time", span.name))?)?;
         let end = span.end_time.as_deref().map_or(Ok(start), time)?.max(start);
         let mut messages = Vec::new();
         for message in
@@ -225,6 +237,16 @@ impl Call {
         body.insert("messages".to_owned(), self.messages.clone().into());
         body.extend(self.tools.clone().map(|tools| ("tools".to_owned(), tools)));
         body
+    }
+}
+
+/// Whether an attribute says nothing: some exporters write all of them on every span.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
     }
 }
 
@@ -399,6 +421,23 @@ mod tests {
         for part in ["at the same time", "as they were recorded", "no tool is forced"] {
             assert!(notes.contains(part), "{part} in {notes}");
         }
+    }
+
+    #[test]
+    fn a_span_that_was_written_twice_is_one_call_and_one_without_messages_is_none() {
+        let first = span(1, 3, &json!([said("user", "Hi")]), &json!({}));
+        let mut again = first.clone();
+        again["span_id"] = json!("another");
+        let later = span(2, 3, &json!([said("user", "Hi")]), &json!({}));
+        let mut silent = span(4, 5, &json!([]), &json!({ "gen_ai.input.messages": "" }));
+        silent["start_time"] = Value::Null;
+        let timeless = json!({ "name": "tool x", "attributes": {} });
+        let recorded = load(&[first, again, silent, timeless, later], "").unwrap();
+        assert_eq!(recorded.session(0).len(), 2);
+        let mut call = span(1, 3, &json!([said("user", "Hi")]), &json!({}));
+        call["start_time"] = Value::Null;
+        let error = load(&[call], "").unwrap_err().to_string();
+        assert!(error.contains("span \"chat m\" is a call and has no start_time"), "{error}");
     }
 
     #[test]

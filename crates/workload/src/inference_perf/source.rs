@@ -9,7 +9,7 @@ use super::{
     AdapterShare, ApiType, Config, DataType, LoadType, files,
     prompts::{self, Shared, random_of},
     recorded,
-    talks::Talks,
+    talks::{Replay, Talks},
     trace::Rows,
     weka,
 };
@@ -60,7 +60,7 @@ impl Source {
             Self::Talks(Talks::Recorded(_)) => return None,
             Self::Talks(talks) => {
                 let slots = 0..talks.slots().min(SAMPLE);
-                slots.flat_map(|slot| talks.session(0, slot, 0, 1)).map(|turn| turn.request).collect()
+                slots.flat_map(|slot| talks.session(0, slot, 1)).map(|turn| turn.request).collect()
             }
         };
         let (mut asked, mut counted) = (0_u64, 0_u64);
@@ -112,7 +112,9 @@ impl Traffic {
             | DataType::CnnDailymail
             | DataType::InfinityInstruct
             | DataType::BillsumConversations => {
-                Source::Requests(files::requests(data, &template, &tokenizer, limit)?)
+                let (make, said) = files::requests(data, &template, &tokenizer, limit)?;
+                notes.extend(said);
+                Source::Requests(make)
             }
             DataType::SharedPrefix => {
                 let given = data.shared_prefix.clone().unwrap_or_default();
@@ -132,7 +134,9 @@ impl Traffic {
             }
             DataType::ConversationReplay => {
                 let given = data.conversation_replay.clone().unwrap_or_default();
-                Source::Talks(Talks::conversations(&given, template)?)
+                let replay = Replay::new(&given, template)?;
+                notes.extend(replay.note());
+                Source::Talks(Talks::Conversations(Arc::new(replay)))
             }
             DataType::OtelTraceReplay | DataType::WekaTraceReplay => {
                 let recorded = match (&data.otel_trace_replay, &data.weka_trace_replay) {

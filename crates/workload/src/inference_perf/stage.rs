@@ -104,7 +104,7 @@ impl Workload {
     pub fn file(&self, session: u64) -> Option<&str> {
         let Source::Talks(talks @ Talks::Recorded(recorded)) = &self.traffic.source else { return None };
         let first = self.firsts.get(&u16::try_from(session >> STAGE_SHIFT).ok()?)?;
-        let (slot, _) = talks.place(*first, session & ((1 << STAGE_SHIFT) - 1));
+        let slot = talks.slot(*first, session & ((1 << STAGE_SHIFT) - 1));
         Some(recorded.file(slot as usize))
     }
 
@@ -159,6 +159,11 @@ impl Workload {
                         "stage {number} asks for {asked} requests, and the trace has {there}: it ends with the trace"
                     ));
                 }
+                if asked < there {
+                    notes.push(format!(
+                        "stage {number} sends the first {asked} of the trace's {there} requests: rate x duration"
+                    ));
+                }
                 let taken = asked.min(there);
                 let span = taken.checked_sub(1).map_or(Duration::ZERO, |last| trace[last as usize]);
                 plan.law = Law::Trace;
@@ -171,6 +176,11 @@ impl Workload {
                 plan.law = Law::Closed(stage.concurrency_level.unwrap_or(1));
                 (plan.requested_rate, plan.duration) = (None, None);
                 plan.count = stage.num_requests;
+                if stage.rate.is_some() || stage.duration.is_some() {
+                    notes.push(format!(
+                        "stage {number}: rate and duration have no effect with load.type concurrent"
+                    ));
+                }
             }
             LoadType::TraceSessionReplay => {
                 let at_once = stage.concurrent_sessions.filter(|sessions| *sessions > 0);
@@ -242,10 +252,10 @@ impl Workload {
                         let share = shard.share(planned as u64);
                         let arrivals = (0_u64..).zip(times).filter(move |(number, _)| mine(number)).map(
                             move |(number, at)| {
-                                let (slot, round) = talks.place(first, number);
-                                let turns = talks.turns(slot, round).map_or(planned, |turns| turns as usize);
+                                let slot = talks.slot(first, number);
+                                let turns = talks.turns(slot).map_or(planned, |turns| turns as usize);
                                 let turns = if by_request { turns.min(planned) } else { turns };
-                                let turns = talks.session(stage, slot, round, turns);
+                                let turns = talks.session(stage, slot, turns);
                                 Arrival {
                                     at,
                                     session: session(number, traffic.finish(turns, first + number)),
@@ -261,8 +271,8 @@ impl Workload {
                     Law::Rate(..) | Law::Trace => {
                         let sessions = dealt(&talks, &times.collect::<Vec<_>>());
                         let numbered = (0_u64..).zip(sessions).filter(move |(number, _)| mine(number));
-                        let arrivals = numbered.map(move |(number, Dealt { slot, round, times })| {
-                            let mut turns = talks.session(stage, slot, round, times.len());
+                        let arrivals = numbered.map(move |(number, Dealt { slot, times })| {
+                            let mut turns = talks.session(stage, slot, times.len());
                             for (turn, at) in turns.iter_mut().zip(&times).skip(1) {
                                 turn.not_before = Some(*at);
                             }
@@ -280,7 +290,6 @@ impl Workload {
 /// A session with the times of its turns.
 struct Dealt {
     slot: u64,
-    round: u64,
     times: Vec<Duration>,
 }
 
@@ -291,13 +300,10 @@ fn dealt(talks: &super::talks::Talks, times: &[Duration]) -> Vec<Dealt> {
     for slot in 0..slots {
         let mut left: Vec<Duration> =
             times.iter().skip(slot as usize).step_by(talks.slots() as usize).copied().collect();
-        for round in 0.. {
-            if left.is_empty() {
-                break;
-            }
-            let turns = talks.turns(slot, round).map_or(left.len(), |turns| turns as usize).min(left.len());
+        while !left.is_empty() {
+            let turns = talks.turns(slot).map_or(left.len(), |turns| turns as usize).min(left.len());
             let rest = left.split_off(turns.max(1));
-            sessions.push(Dealt { slot, round, times: std::mem::replace(&mut left, rest) });
+            sessions.push(Dealt { slot, times: std::mem::replace(&mut left, rest) });
         }
     }
     sessions.sort_by_key(|session| session.times.first().copied());

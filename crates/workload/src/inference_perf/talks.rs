@@ -6,7 +6,6 @@
 
 use std::{iter, sync::Arc, time::Duration};
 
-use protocol::Endpoint;
 use rand::RngExt;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -20,10 +19,11 @@ use crate::{Error, Message, Prompt, RequestTemplate, Turn, words::push_words};
 /// inference-perf's defaults of keys that may be null.
 const TURNS: f64 = 10.0;
 const INPUT_TOKENS: f64 = 512.0;
-const OUTPUT_TOKENS: f64 = 100.0;
-const MAX_MODEL_LEN: u32 = 225_000;
+pub(super) const OUTPUT_TOKENS: f64 = 256.0;
+/// Conversations whose lengths are looked at for what the user should know.
+const LOOKED_AT: u64 = 1000;
 /// What inference-perf keeps free of the model's length.
-const MARGIN: u32 = 200;
+pub(super) const MARGIN: u32 = 200;
 
 /// Sessions of several turns.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl Recorded {
     }
 }
 
-/// The blueprint of all conversations.
+/// The blueprints of all conversations. A slot plays its own again and again.
 #[derive(Debug)]
 pub(super) struct Replay {
     template: RequestTemplate,
@@ -97,24 +97,6 @@ pub(super) struct Replay {
 }
 
 impl Talks {
-    pub(super) fn conversations(
-        given: &ConversationReplay,
-        template: RequestTemplate,
-    ) -> Result<Self, Error> {
-        Ok(Self::Conversations(Arc::new(Replay {
-            template,
-            seed: given.seed,
-            slots: given.num_conversations.into(),
-            shared_tokens: given.shared_system_prompt_len,
-            dynamic: Sampler::or(given.dynamic_system_prompt_len.as_ref(), 0.0)?,
-            turns: Sampler::or(given.turns_per_conversation.as_ref(), TURNS)?,
-            input: Sampler::or(given.input_tokens_per_turn.as_ref(), INPUT_TOKENS)?,
-            output: Sampler::or(given.output_tokens_per_turn.as_ref(), OUTPUT_TOKENS)?,
-            tool: Sampler::or(given.tool_call_latency_sec.as_ref(), 0.0)?,
-            max_model_len: given.max_model_len.unwrap_or(MAX_MODEL_LEN),
-        })))
-    }
-
     pub(super) fn slots(&self) -> u64 {
         match self {
             Self::Users(shared) => shared.prompts(),
@@ -135,85 +117,126 @@ impl Talks {
         }
     }
 
-    /// Slot and round of session `number` of a stage whose first one is `first` in the run.
-    pub(super) fn place(&self, first: u64, number: u64) -> (u64, u64) {
-        let slots = self.slots();
+    /// Slot of session `number` of a stage whose first one is `first` in the run.
+    pub(super) fn slot(&self, first: u64, number: u64) -> u64 {
         match self {
-            Self::Recorded(_) => ((first + number) % slots, (first + number) / slots),
-            _ => (number % slots, (first + number) / slots),
+            Self::Recorded(_) => (first + number) % self.slots(),
+            _ => number % self.slots(),
         }
     }
 
-    /// Turns of the `round`th session in `slot`; `None` where it never ends.
-    pub(super) fn turns(&self, slot: u64, round: u64) -> Option<u32> {
+    /// Turns of the sessions in `slot`; `None` where they never end.
+    pub(super) fn turns(&self, slot: u64) -> Option<u32> {
         match self {
             Self::Users(_) => None,
-            Self::Conversations(replay) => Some(replay.lengths(slot, round).len() as u32),
+            Self::Conversations(replay) => Some(replay.lengths(slot).turns.len() as u32),
             Self::Recorded(recorded) => Some(recorded.session(slot as usize).len() as u32),
         }
     }
 
     /// The first `turns` turns of a session.
-    pub(super) fn session(&self, stage: u16, slot: u64, round: u64, turns: usize) -> Vec<Turn> {
+    pub(super) fn session(&self, stage: u16, slot: u64, turns: usize) -> Vec<Turn> {
         match self {
             Self::Users(shared) => (0..turns as u64).map(|turn| shared.request(slot, turn).into()).collect(),
-            Self::Conversations(replay) => replay.session(stage, slot, round, turns),
+            Self::Conversations(replay) => replay.session(stage, slot, turns),
             Self::Recorded(recorded) => recorded.session(slot as usize).iter().take(turns).cloned().collect(),
         }
     }
 }
 
-/// Tokens that a turn adds, tokens of its answer, and the time before it.
-type TurnLengths = (u32, u32, Duration);
+/// The lengths of a conversation.
+struct Lengths {
+    /// Tokens of its beginning.
+    system: u32,
+    turns: Vec<TurnLengths>,
+    /// The beginning or a turn is shorter than was asked for: the model's length has no more room.
+    is_cut: bool,
+}
+
+struct TurnLengths {
+    /// Tokens that it adds.
+    input: u32,
+    output: u32,
+    /// Between the answer before it and it.
+    delay: Duration,
+    /// Tokens of its prompt, earlier turns included.
+    limit: u32,
+}
 
 impl Replay {
-    /// The turns of a session that fit into the model's length.
-    fn lengths(&self, slot: u64, round: u64) -> Vec<TurnLengths> {
-        let mut random = random_of(self.seed, "conversations", slot | round << 32);
-        let mut total = self.shared_tokens + self.dynamic.count(&mut random);
+    pub(super) fn new(given: &ConversationReplay, template: RequestTemplate) -> Result<Self, Error> {
+        Ok(Self {
+            template,
+            seed: given.seed,
+            slots: given.num_conversations.into(),
+            shared_tokens: given.shared_system_prompt_len,
+            dynamic: Sampler::or(given.dynamic_system_prompt_len.as_ref(), 0.0)?,
+            turns: Sampler::or(given.turns_per_conversation.as_ref(), TURNS)?,
+            input: Sampler::or(given.input_tokens_per_turn.as_ref(), INPUT_TOKENS)?,
+            output: Sampler::or(given.output_tokens_per_turn.as_ref(), OUTPUT_TOKENS)?,
+            tool: Sampler::or(given.tool_call_latency_sec.as_ref(), 0.0)?,
+            max_model_len: given.model_tokens(),
+        })
+    }
+
+    fn lengths(&self, slot: u64) -> Lengths {
+        let mut random = random_of(self.seed, "conversations", slot);
+        let asked = self.shared_tokens.saturating_add(self.dynamic.count(&mut random));
         let turns = self.turns.count(&mut random).max(1);
-        let mut lengths = Vec::new();
+        let mut lengths = Lengths { system: asked, turns: Vec::new(), is_cut: false };
         for turn in 0..turns {
             let (input, output) =
                 (self.input.count(&mut random).max(1), self.output.count(&mut random).max(1));
             let seconds = self.tool.draw(&mut random).max(0.0);
             let before = if turn == 0 { 0.0 } else { seconds };
-            total = total.saturating_add(input).saturating_add(output);
-            if turn > 0 && total.saturating_add(MARGIN) > self.max_model_len {
-                break;
-            }
-            lengths.push((input, output, Duration::try_from_secs_f64(before).unwrap_or_default()));
+            let limit = self.max_model_len.saturating_sub(output.saturating_add(MARGIN)).max(1);
+            // What is there in every turn must fit into the one with the least room.
+            lengths.system = lengths.system.min(limit.saturating_sub(input));
+            lengths.is_cut |= input > limit || lengths.system < asked;
+            lengths.turns.push(TurnLengths {
+                input: input.min(limit),
+                output,
+                delay: Duration::try_from_secs_f64(before).unwrap_or_default(),
+                limit,
+            });
         }
         lengths
     }
 
-    fn session(&self, stage: u16, slot: u64, round: u64, turns: usize) -> Vec<Turn> {
-        let mut random = random_of(self.seed, "conversations", slot | round << 32);
-        let dynamic = self.dynamic.count(&mut random);
+    /// What to say if conversations have no room for their beginnings.
+    pub(super) fn note(&self) -> Option<String> {
+        let looked_at = self.slots.min(LOOKED_AT);
+        let cut = (0..looked_at).filter(|slot| self.lengths(*slot).is_cut).count();
+        (cut > 0).then(|| {
+            format!(
+                "data.conversation_replay.max_model_len: {} has no room for the beginning, a turn and its answer in {cut} \
+                 of {looked_at} conversations: their prompts are cut to it",
+                self.max_model_len
+            )
+        })
+    }
+
+    fn session(&self, stage: u16, slot: u64, turns: usize) -> Vec<Turn> {
+        let lengths = self.lengths(slot);
         let mut system = String::new();
-        push_words(xxh3_64_with_seed(&stage.to_le_bytes(), self.seed), self.shared_tokens, &mut system);
-        let mut words = random_of(self.seed, "conversation texts", slot | round << 32);
-        push_words(words.random(), dynamic, &mut system);
-        let is_completion = self.template.endpoint == Endpoint::Completions;
-        let starts = iter::once(Some(system)).chain(iter::repeat(None));
-        let lengths = self.lengths(slot, round).into_iter().take(turns);
-        lengths
+        let shared = self.shared_tokens.min(lengths.system);
+        push_words(xxh3_64_with_seed(&stage.to_le_bytes(), self.seed), shared, &mut system);
+        let mut words = random_of(self.seed, "conversation texts", slot);
+        push_words(words.random(), lengths.system - shared, &mut system);
+        let starts = iter::once(Some(system).filter(|system| !system.is_empty())).chain(iter::repeat(None));
+        let lengths_of_turns = lengths.turns.into_iter().take(turns).enumerate();
+        lengths_of_turns
             .zip(starts)
-            .map(|((input, output, delay), system)| {
+            .map(|((turn, TurnLengths { input, output, delay, limit }), start)| {
                 let mut text = String::new();
                 push_words(words.random(), input, &mut text);
-                let tokens = system.is_some().then_some(self.shared_tokens + dynamic + input);
-                let request = match system.filter(|system| !system.is_empty()) {
-                    Some(system) if is_completion => counted(&self.template, system + &text, tokens, output),
-                    Some(system) => {
-                        let mut request = counted(&self.template, String::new(), tokens, output);
-                        request.prompt =
-                            Prompt::Messages([Message::new("system", system), Message::user(text)].into());
-                        request
-                    }
-                    None => counted(&self.template, text, tokens, output),
-                };
-                Turn { delay, ..Turn::from(request) }
+                let tokens = (turn == 0).then_some(lengths.system + input);
+                let mut request = counted(&self.template, text, tokens, output);
+                if let (Some(start), Prompt::Text(text)) = (start, &request.prompt) {
+                    let said = [Message::new("system", start), Message::user(Arc::clone(text))];
+                    request.prompt = Prompt::Messages(said.into());
+                }
+                Turn { delay, prompt_limit: Some(limit), ..Turn::from(request) }
             })
             .collect()
     }

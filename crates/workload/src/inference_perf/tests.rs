@@ -108,7 +108,7 @@ fn users_of_shared_prefix_go_on_talking_at_their_times() {
 }
 
 #[test]
-fn conversations_end_and_start_anew_and_stay_within_the_models_length() {
+fn conversations_end_and_are_played_again_and_stay_within_the_models_length() {
     let text = |more: &str| {
         format!(
             "api: {{type: chat}}\ndata: {{type: conversation_replay, conversation_replay: {{num_conversations: 2, \
@@ -125,8 +125,23 @@ fn conversations_end_and_start_anew_and_stay_within_the_models_length() {
         (&*messages[0].role, messages[0].content.len(), messages[1].content.len()),
         ("system", 400, 40)
     );
-    let short = &arrivals(&config(&text(", max_model_len: 320")), Shard::WHOLE)[0];
-    assert!(short.iter().all(|arrival| arrival.session.turns.len() == 1));
+    let said = |arrival: &Arrival| shape(arrival).2;
+    assert_eq!(said(&stage[0]), said(&stage[2]), "a slot plays one conversation again and again");
+    assert_ne!(said(&stage[0])[1], said(&stage[1])[1], "and another slot another one");
+    let limits = |stage: &[Arrival]| -> Vec<Option<u32>> {
+        stage[0].session.turns.iter().map(|turn| turn.prompt_limit).collect()
+    };
+    assert_eq!(limits(stage), [Some(225_000 - 205); 2]);
+
+    let short = config(&text(", max_model_len: 270"));
+    let stage = &arrivals(&short, Shard::WHOLE)[0];
+    let turns: Vec<usize> = stage.iter().map(|arrival| arrival.session.turns.len()).collect();
+    assert_eq!((turns, limits(stage)), (vec![2, 2, 2, 1], vec![Some(65); 2]), "as many turns as asked for");
+    let lengths: Vec<usize> =
+        stage[0].session.turns.iter().map(|turn| self::text(&turn.request).len()).collect();
+    assert_eq!(lengths, [65 * 4, 10 * 4], "the beginning is cut");
+    let notes = Workload::load(&short, "m").unwrap().notes().join("\n");
+    assert!(notes.contains("max_model_len: 270 has no room") && notes.contains("2 of 2"), "{notes}");
 }
 
 #[test]

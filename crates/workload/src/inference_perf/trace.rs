@@ -81,21 +81,35 @@ impl What {
 }
 
 fn dataset(path: &Path, kind: DatasetKind, template: &RequestTemplate) -> Result<Rows, Error> {
-    let mut rows = Vec::new();
+    let (mut rows, mut empty) = (Vec::new(), 0);
     for entry in Dataset::load(path, kind, template, None)?.entries {
-        for (number, turn) in entry.turns.into_iter().enumerate() {
+        for (number, mut turn) in entry.turns.into_iter().enumerate() {
             let at = if number == 0 { entry.at } else { turn.not_before };
             let at =
                 at.ok_or_else(|| Error::file(path, "a request without a time; a trace needs them all"))?;
+            let Request { prompt, input_tokens, output_tokens, .. } = &mut turn.request;
+            empty += u64::from(*input_tokens == Some(0) || *output_tokens == Some(0));
+            *output_tokens = output_tokens.map(|tokens| tokens.max(1));
+            if let (Some(0), Prompt::Blocks { tokens, .. }) = (*input_tokens, prompt) {
+                (*input_tokens, *tokens) = (Some(1), 1);
+            }
             rows.push(Row { at, what: What::Request(Box::new(turn.request)) });
         }
     }
-    Ok(Rows { rows, notes: Vec::new() })
+    let notes = nothing_asked(path, empty, rows.len()).into_iter().collect();
+    Ok(Rows { rows, notes })
+}
+
+/// What to say of rows with a length of 0: a request has one token at least, and asks for one.
+fn nothing_asked(path: &Path, empty: u64, rows: usize) -> Option<String> {
+    (empty > 0).then(|| {
+        format!("{}: {empty} of {rows} requests have a length of 0: they are sent with 1", path.display())
+    })
 }
 
 fn azure(path: &Path) -> Result<Rows, Error> {
     let mut reader = open(path)?;
-    let (mut rows, mut problems, mut bad) = (Vec::new(), Vec::new(), 0_u64);
+    let (mut rows, mut problems, mut bad, mut empty) = (Vec::new(), Vec::new(), 0_u64, 0);
     let mut line = Vec::new();
     for number in 1_u64.. {
         line.clear();
@@ -109,7 +123,10 @@ fn azure(path: &Path) -> Result<Rows, Error> {
             continue;
         }
         match azure_row(text) {
-            Ok((at, what)) => rows.push((at, what)),
+            Ok((at, input, output)) => {
+                empty += u64::from(input == 0 || output == 0);
+                rows.push((at, What::Lengths { input: input.max(1), output: output.max(1) }));
+            }
             // The first line may be a header.
             Err(_)
                 if number == 1 && !text.starts_with(['"', ' ']) && !text.as_bytes()[0].is_ascii_digit() => {}
@@ -136,6 +153,7 @@ fn azure(path: &Path) -> Result<Rows, Error> {
             bad + rows.len() as u64
         ));
     }
+    notes.extend(nothing_asked(path, empty, rows.len()));
     let row = |(at, what): (i128, What)| Row {
         at: Duration::from_nanos(u64::try_from(at - first).unwrap_or(u64::MAX)),
         what,
@@ -143,7 +161,8 @@ fn azure(path: &Path) -> Result<Rows, Error> {
     Ok(Rows { rows: rows.into_iter().map(row).collect(), notes })
 }
 
-fn azure_row(text: &str) -> Result<(i128, What), String> {
+/// The time, and the numbers of prompt and output tokens.
+fn azure_row(text: &str) -> Result<(i128, u32, u32), String> {
     let mut fields = text.split(',').map(|field| field.trim_matches([' ', '"', '\t']));
     let mut field = |name| fields.next().ok_or_else(|| format!("{name} is missing"));
     let time = field("the time")?;
@@ -157,7 +176,7 @@ fn azure_row(text: &str) -> Result<(i128, What), String> {
     if input > MAX_PROMPT_TOKENS {
         return Err(format!("a prompt of {input} tokens; at most {MAX_PROMPT_TOKENS} are sent"));
     }
-    Ok((at, What::Lengths { input: input.max(1), output: output.max(1) }))
+    Ok((at, input, output))
 }
 
 /// Nanoseconds since 1970 of `2023-11-16 18:17:03.9799600+02:00`; without an offset, in UTC.
@@ -269,6 +288,19 @@ mod tests {
         assert!(note.contains("line 6: a prompt of 4000000000 tokens; at most 4194304 are sent"), "{note}");
         let none = load("a,b\nc,d\n", TraceFormat::AzurePublicDataset).unwrap_err().to_string();
         assert!(none.contains("no requests in it; line 2"), "{none}");
+    }
+
+    #[test]
+    fn a_length_of_nothing_is_one_token_and_said() {
+        let azure = "2023-01-01 00:00:00,0,7\n2023-01-01 00:00:01,5,0\n2023-01-01 00:00:02,5,6\n";
+        let mooncake = "{\"timestamp\": 0, \"input_length\": 0, \"output_length\": 7, \"hash_ids\": []}\n\
+                        {\"timestamp\": 1000, \"input_length\": 5, \"output_length\": 0, \"hash_ids\": [1]}\n\
+                        {\"timestamp\": 2000, \"input_length\": 5, \"output_length\": 6, \"hash_ids\": [1]}\n";
+        for (text, format) in [(azure, TraceFormat::AzurePublicDataset), (mooncake, TraceFormat::Mooncake)] {
+            let rows = load(text, format).unwrap();
+            assert_eq!(seen(&rows), [(0, 1, 7), (1000, 5, 1), (2000, 5, 6)], "{format:?}");
+            assert!(rows.notes[0].contains("2 of 3 requests have a length of 0"), "{:?}", rows.notes);
+        }
     }
 
     #[test]

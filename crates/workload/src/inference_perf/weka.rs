@@ -2,7 +2,7 @@
 //!
 //! A file is a session: an `id`, a `block_size` and `requests`, each with a time `t` in seconds, its lengths `in` and
 //! `out`, and `hash_ids`, one a block of the prompt. Equal ids are equal text within a session and nowhere else. Calls
-//! of nested agents are put among the others by their time, and all are made one after the other, after the recorded
+//! of nested agents, whose times may count from the start of their agent, are put among the others by their time, and all are made one after the other, after the recorded
 //! pause; calls that ran at the same time are reported.
 
 use std::{sync::Arc, time::Duration};
@@ -16,6 +16,9 @@ use super::{
     talks::{Recorded, RecordedSession},
 };
 use crate::{Error, MAX_PROMPT_TOKENS, Prompt, RequestTemplate, Turn};
+
+/// Times that differ by less are the same.
+const TIME_TOLERANCE: f64 = 1e-6;
 
 #[derive(Debug, Deserialize)]
 struct Trace {
@@ -31,6 +34,9 @@ enum Entry {
     Call(Call),
     #[serde(rename = "subagent")]
     Agent {
+        /// When it was started.
+        #[serde(default)]
+        t: f64,
         #[serde(default)]
         requests: Vec<Call>,
     },
@@ -55,7 +61,7 @@ struct Call {
 /// The sessions that the configuration names; `seed` decides over their texts.
 pub(super) fn load(given: &WekaReplay, template: &RequestTemplate, seed: u64) -> Result<Recorded, Error> {
     let files = super::files::traces(given.trace_directory.as_deref(), given.trace_files.as_deref())?;
-    let (mut sessions, mut at_once, mut left_out) = (Vec::new(), 0, Vec::new());
+    let (mut sessions, mut at_once, mut empty, mut left_out) = (Vec::new(), 0, 0, Vec::new());
     for path in files.iter().take(given.num_dataset_entries as usize) {
         let trace = read_text(path)
             .and_then(|text| serde_json::from_str::<Trace>(&text).map_err(|error| Error::file(path, error)));
@@ -65,6 +71,7 @@ pub(super) fn load(given: &WekaReplay, template: &RequestTemplate, seed: u64) ->
         });
         match calls {
             Ok((trace, calls)) => {
+                empty += calls.iter().filter(|call| call.input == 0 || call.output == 0).count();
                 at_once += usize::from(calls.windows(2).any(|pair| pair[1].t < pair[0].end()));
                 let turns: Arc<[Turn]> = turns(&trace, &calls, given, template, seed).into();
                 sessions.push((path.display().to_string().into(), turns));
@@ -74,6 +81,9 @@ pub(super) fn load(given: &WekaReplay, template: &RequestTemplate, seed: u64) ->
         }
     }
     let mut notes = Vec::new();
+    if empty > 0 {
+        notes.push(format!("weka_trace_replay: {empty} calls with a length of 0 are sent with 1"));
+    }
     if at_once > 0 {
         notes.push(format!(
             "weka_trace_replay: {at_once} of {} sessions have calls that ran at the same time: they are made one after \
@@ -138,7 +148,10 @@ impl Trace {
     fn calls(&self) -> Result<Vec<Call>, String> {
         let of = |entry: &Entry| match entry {
             Entry::Call(call) => vec![call.clone()],
-            Entry::Agent { requests } => requests.clone(),
+            Entry::Agent { t, requests } => {
+                let at = |call: &Call| Call { t: since_start(*t, call.t), ..call.clone() };
+                requests.iter().map(at).collect()
+            }
         };
         let mut calls: Vec<Call> = self.requests.iter().flat_map(of).collect();
         calls.sort_by(|one, other| one.t.total_cmp(&other.t));
@@ -149,6 +162,12 @@ impl Trace {
             }
         }
     }
+}
+
+/// The time of a nested agent's call in its session: traces state it so, or since the agent was started, which an
+/// earlier time than that shows.
+fn since_start(agent: f64, call: f64) -> f64 {
+    if call + TIME_TOLERANCE < agent { agent + call } else { call }
 }
 
 impl Call {
@@ -220,8 +239,25 @@ mod tests {
     }
 
     #[test]
+    fn a_length_of_nothing_is_one_token_and_said() {
+        let recorded = load(&[TRACE.replace("\"out\": 5", "\"out\": 0")], "");
+        assert_eq!(recorded.session(0)[0].request.output_tokens, Some(1));
+        assert!(recorded.notes()[0].contains("1 calls with a length of 0"), "{:?}", recorded.notes());
+    }
+
+    #[test]
+    fn calls_of_an_agent_may_have_times_since_its_start() {
+        let relative = TRACE.replace("\"t\": 4.5", "\"t\": 0.5");
+        let recorded = load(&[relative], r#", "max_wait_ms": 70000"#);
+        let pauses: Vec<f64> = recorded.session(0).iter().map(|turn| turn.delay.as_secs_f64()).collect();
+        assert_eq!(pauses, [0.0, 2.5, 60.0], "half a second after its agent, not after the session's start");
+        assert_eq!(recorded.session(0)[1].request.input_tokens, Some(16), "after the first call");
+        assert_eq!(recorded.notes(), [""; 0]);
+    }
+
+    #[test]
     fn ids_mean_the_same_within_a_session_only() {
-        let other = TRACE.replace(r#""id": "a""#, r#""id": "b""#).replace("\"t\": 4.5", "\"t\": 1.5");
+        let other = TRACE.replace(r#""id": "a""#, r#""id": "b""#).replace("\"t\": 4.", "\"t\": 1.");
         let recorded = load(&[TRACE.to_owned(), other], "");
         assert_ne!(ids(&recorded.session(0)[0]), ids(&recorded.session(1)[0]));
         assert!(recorded.notes()[0].contains("1 of 2 sessions have calls that ran at the same time"));

@@ -81,6 +81,20 @@ impl Conversations {
     }
 
     fn advance(&mut self) -> Result<Option<Conversation>, Error> {
+        let Some(start) = self.next_element()? else { return Ok(None) };
+        serde_json::from_slice(&self.element).map(Some).map_err(|error| {
+            let number = self.read - 1;
+            Error::byte(&self.path, start, format_args!("conversation {number}: {error}"))
+        })
+    }
+
+    /// The text of the element that was found last.
+    pub(crate) fn element(&self) -> &[u8] {
+        &self.element
+    }
+
+    /// Finds the next element; where it begins, or nothing at the end.
+    pub(crate) fn next_element(&mut self) -> Result<Option<u64>, Error> {
         if self.state == State::Start {
             match self.skip_to_token()? {
                 Some(b'[') => self.take_byte(),
@@ -103,11 +117,8 @@ impl Conversations {
             Some(b'{') => {
                 let start = self.at;
                 if self.take_element()? {
-                    let number = self.read;
                     self.read += 1;
-                    return serde_json::from_slice(&self.element).map(Some).map_err(|error| {
-                        Error::byte(&self.path, start, format_args!("conversation {number}: {error}"))
-                    });
+                    return Ok(Some(start));
                 }
                 self.state = State::Cut;
             }

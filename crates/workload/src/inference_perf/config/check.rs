@@ -3,10 +3,16 @@
 use protocol::header_problem;
 
 use super::{
-    AdapterShare, ApiType, CircuitBreaker, Config, ConfigError, DataType, Distribution, LengthOr, Load,
-    LoadType, ServerType, Stage, TriggerType,
+    AdapterShare, ApiType, CircuitBreaker, Config, ConfigError, DataType, Distribution, DistributionType,
+    LengthOr, Load, LoadType, ServerType, Stage, TriggerType,
 };
-use crate::{MAX_PROMPT_TOKENS, inference_perf::Breaker};
+use crate::{
+    MAX_PROMPT_TOKENS,
+    inference_perf::{
+        Breaker,
+        talks::{MARGIN, OUTPUT_TOKENS},
+    },
+};
 
 type Checked = Result<(), ConfigError>;
 
@@ -96,9 +102,7 @@ fn load(load: &Load) -> Checked {
         require(sweep.num_requests > 0, "load.sweep.num_requests", || "must be above 0".to_owned())?;
         require(sweep.num_stages > 0, "load.sweep.num_stages", || "must be above 0".to_owned())?;
         require(sweep.stage_duration > 0, "load.sweep.stage_duration", || "must be above 0".to_owned())?;
-        require(sweep.timeout > 0.0 && sweep.timeout < 1e9, "load.sweep.timeout", || {
-            "must be above 0 seconds".to_owned()
-        })?;
+        time_limit("load.sweep.timeout", sweep.timeout)?;
     }
     for (number, given) in load.stages.iter().enumerate() {
         stage(kind, given, &format!("load.stages[{number}]"))?;
@@ -116,8 +120,7 @@ fn load(load: &Load) -> Checked {
     ] {
         require((0.0..1e9).contains(&seconds), key, || format!("{seconds} is no time in seconds"))?;
     }
-    let limit = load.request_timeout.unwrap_or(1.0);
-    require(limit > 0.0 && limit < 1e9, "load.request_timeout", || "must be above 0 seconds".to_owned())?;
+    load.request_timeout.iter().try_for_each(|limit| time_limit("load.request_timeout", *limit))?;
     require(load.worker_max_concurrency > 0, "load.worker_max_concurrency", || "must be above 0".to_owned())?;
     if let Some(adapters) = &load.lora_traffic_split {
         let sum: f64 = adapters.iter().map(|adapter| adapter.split).sum();
@@ -135,6 +138,12 @@ fn load(load: &Load) -> Checked {
         require(named, "load.lora_traffic_split[].name", || "required".to_owned())?;
     }
     Ok(())
+}
+
+fn time_limit(key: &str, seconds: f64) -> Checked {
+    require(seconds > 0.0 && seconds < MOST, key, || {
+        format!("{seconds} is no time limit: it must be above 0 and below {MOST} seconds")
+    })
 }
 
 fn stage(kind: LoadType, stage: &Stage, path: &str) -> Checked {
@@ -165,7 +174,7 @@ fn stage(kind: LoadType, stage: &Stage, path: &str) -> Checked {
         absent("num_requests", stage.num_requests.is_some())?;
         absent("concurrency_level", stage.concurrency_level.is_some())?;
     }
-    if sessions || kind == LoadType::Concurrent {
+    if sessions {
         absent("rate", stage.rate.is_some())?;
         absent("duration", stage.duration.is_some())?;
     }
@@ -227,6 +236,18 @@ fn data(config: &Config) -> Checked {
             &key("shared_system_prompt_len"),
             || format!("must be at most {MAX_PROMPT_TOKENS}"),
         )?;
+        let longest = match &replay.output_tokens_per_turn {
+            None => OUTPUT_TOKENS,
+            Some(LengthOr::Number(number)) => *number,
+            Some(LengthOr::Distribution(given)) if given.r#type == DistributionType::Fixed => given.mean,
+            Some(LengthOr::Distribution(given)) => given.max as f64,
+        };
+        let model = replay.model_tokens();
+        require(longest + f64::from(MARGIN) < f64::from(model), &key("max_model_len"), || {
+            format!(
+                "{model} leaves no room for a prompt: answers have up to {longest} tokens, and {MARGIN} are kept free"
+            )
+        })?;
         require(replay.num_conversations > 0, &key("num_conversations"), || "must be above 0".to_owned())?;
         for (name, given) in [
             ("dynamic_system_prompt_len", &replay.dynamic_system_prompt_len),

@@ -11,6 +11,9 @@ use super::{
     schema::{Described, Key, section, words},
 };
 
+/// inference-perf's default of a key that may be null.
+const MAX_MODEL_LEN: u32 = 225_000;
+
 words! {
     /// Where prompts come from.
     DataType {
@@ -66,7 +69,7 @@ section! {
     Data {
         /// Where prompts come from.
         r#type: DataType = DataType::Mock;
-        /// A local file or folder.
+        /// A local file, or a folder whose JSON files are read one after the other.
         path: Option<String> = None;
         /// Text that `synthetic` is cut from (null: a text that comes with the program).
         corpus_file_path: Option<String> = None;
@@ -102,9 +105,9 @@ section! {
         min: i64 = 10;
         /// Largest.
         max: i64 = 1024;
-        /// Mean.
+        /// Mean; with `skew_normal` the location.
         mean: f64 = 512.0;
-        /// Standard deviation (null: 200, or what `variance` says).
+        /// Standard deviation (null: 200, or what `variance` says); with `skew_normal` the scale.
         std_dev: Option<f64> = None;
         /// Its square; not together with a `std_dev` above 0.
         variance: Option<f64> = None;
@@ -160,11 +163,12 @@ section! {
         turns_per_conversation: Option<LengthOr> = None;
         /// What each turn adds (null: 512).
         input_tokens_per_turn: Option<LengthOr> = None;
-        /// Length of each answer (null: 100).
+        /// Length of each answer (null: 256).
         output_tokens_per_turn: Option<LengthOr> = None;
         /// Time between an answer and the next turn, in seconds. It is not part of any latency.
         tool_call_latency_sec: Option<LengthOr> = None;
-        /// Longest prompt and answer (null: 225000); the oldest turns are left out beyond it.
+        /// Longest prompt and answer together, 200 tokens kept free (null: 225000): beyond it the oldest turns are left
+        /// out, and where a turn alone has no room, the beginning is cut.
         max_model_len: Option<u32> = None;
     }
 }
@@ -228,6 +232,13 @@ impl Data {
             }
             _ => false,
         }
+    }
+}
+
+impl ConversationReplay {
+    /// Tokens that the model has room for.
+    pub(in crate::inference_perf) fn model_tokens(&self) -> u32 {
+        self.max_model_len.filter(|tokens| *tokens > 0).unwrap_or(MAX_MODEL_LEN)
     }
 }
 

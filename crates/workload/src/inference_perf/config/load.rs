@@ -71,7 +71,8 @@ section! {
         request_retries: u16 = 0;
         /// Wait before the first repetition, in seconds; it doubles.
         request_retry_backoff_sec: f64 = 0.5;
-        /// After a stage's time is over, or after it was stopped, answers are waited for this long, in seconds.
+        /// After the time of a stage that has one (that of sessions with a `timeout`, and of a rate without workers) is over,
+        /// or after it was stopped, answers are waited for this long, in seconds. Other stages wait for all answers.
         stage_teardown_grace_seconds: f64 = 120.0;
         /// Adapters and their shares of the requests.
         lora_traffic_split: Option<Vec<AdapterShare>> = None;
@@ -83,9 +84,10 @@ section! {
 section! {
     /// One stage.
     Stage {
-        /// Requests a second. For `constant`, `poisson`; of no effect for `trace_replay`, whose times are the trace's.
+        /// Requests a second. For `constant`, `poisson`. The times of `trace_replay` are the trace's; without `data.trace`
+        /// its first `rate` x `duration` requests are sent.
         rate: Option<f64> = None;
-        /// Length in whole seconds.
+        /// Length in whole seconds. Like `rate` of no effect with `concurrent`.
         duration: Option<u64> = None;
         /// Requests in all. For `concurrent`.
         num_requests: Option<u64> = None;

@@ -8,6 +8,7 @@ mod api;
 mod check;
 mod data;
 mod extension;
+mod lax;
 mod load;
 mod overrides;
 mod refused;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 pub use api::{Api, ApiType, ResponseFormat, ResponseFormatType, Server, ServerType, TokenizerConfig};
 pub use data::{ConversationReplay, Data, DataType, Distribution, DistributionType, LengthOr, SharedPrefix};
 pub use extension::{ArrivalMode, Extension, SweepMode};
+use lax::relax;
 pub use load::{AdapterShare, Load, LoadType, Stage, Sweep, SweepType, Trace, TraceFormat};
 pub use replay::{OtelReplay, SyntheticAgentic, VisionArena, WekaReplay};
 pub use report::{
@@ -31,6 +33,7 @@ pub use report::{
 };
 pub use schema::Key;
 use schema::{Described, closest, section};
+use serde_json::Value;
 
 use crate::{HIDDEN, is_secret_header};
 
@@ -110,27 +113,33 @@ impl Config {
         if text.lines().all(|line| line.trim_start().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Self::default());
         }
-        let options = serde_saphyr::options! { with_snippet: false };
-        let config: Self = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-            let location = error.location();
-            let formatter = serde_saphyr::UserMessageFormatter;
-            let message = serde_saphyr::MessageFormatter::format_message(&formatter, &error).into_owned();
-            ConfigError::Parse {
-                path: path.into(),
-                line: location.map_or(1, |location| location.line()),
-                column: location.map_or(1, |location| location.column()),
-                message: match message.as_str() {
-                    "expected mapping start" => {
-                        "a section is wanted here: keys with values, as in `sweep: {type: linear}`".to_owned()
-                    }
-                    message => with_suggestion(message),
-                },
+        let options = || serde_saphyr::options! { with_snippet: false };
+        let config: Self = match serde_saphyr::from_str_with_options(text, options()) {
+            Ok(config) => config,
+            Err(error) => {
+                let lax = serde_saphyr::from_str_with_options(text, options()).map_err(|_| None);
+                lax.and_then(|value| Self::from_lax(text, value)).map_err(|why| wrong(path, &error, why))?
             }
-        })?;
+        };
         match config.endless_number() {
             None => Ok(config),
             Some(key) => Err(ConfigError::key(key, "a finite number is wanted")),
         }
+    }
+
+    /// The same with values that are not of their key's type, and can be brought to it; why they cannot, if that is known.
+    fn from_lax(text: &str, mut value: Value) -> Result<Self, Option<String>> {
+        // A JSON value cannot hold them.
+        let is_endless = |word: &str| ["inf", "nan"].contains(&word.trim_start_matches(['-', '+', '.']));
+        let words = text.to_lowercase();
+        if words
+            .split([' ', ',', '[', ']', '{', '}', '\n'])
+            .any(|word| word.contains('.') && is_endless(word))
+        {
+            return Err(Some("a finite number is wanted".to_owned()));
+        }
+        relax(&mut value, "", &Self::all_keys()).map_err(Some)?;
+        serde_json::from_value(value).map_err(|_| None)
     }
 
     /// The key of a number that is infinite or none at all. JSON, the form in which flags go over the file, has none.
@@ -190,6 +199,26 @@ impl Config {
 impl ConfigError {
     pub(crate) fn key(key: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Key { key: key.into(), message: message.into() }
+    }
+}
+
+/// The error of a file; `why` says it by its key.
+fn wrong(path: &Path, error: &serde_saphyr::Error, why: Option<String>) -> ConfigError {
+    let location = error.location();
+    let formatter = serde_saphyr::UserMessageFormatter;
+    let message = serde_saphyr::MessageFormatter::format_message(&formatter, error).into_owned();
+    ConfigError::Parse {
+        path: path.into(),
+        line: location.map_or(1, |location| location.line()),
+        column: location.map_or(1, |location| location.column()),
+        message: match (message.as_str(), why) {
+            (message, _) if message.starts_with("unknown field") => with_suggestion(message),
+            (_, Some(why)) => why,
+            ("expected mapping start", None) => {
+                "a section is wanted here: keys with values, as in `sweep: {type: linear}`".to_owned()
+            }
+            (message, None) => with_suggestion(message),
+        },
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Config, ConfigError, Key,
+    lax::relax,
     schema::{closest, written},
 };
 
@@ -34,6 +35,7 @@ impl Config {
             place = &mut place[*name];
         }
         merge(place, value);
+        relax(&mut all, "", &keys).map_err(wrong)?;
         serde_json::from_value(all).map_err(|error| wrong(error.to_string()))
     }
 }

@@ -109,7 +109,8 @@ macro_rules! section {
                 // The names as they are written, renamed ones included, in the order of the fields.
                 let defaults = serde_json::to_value(Self::default()).unwrap_or_default();
                 $({
-                    let about = concat!($($doc, " ",)+).trim();
+                    // Each line begins with a blank.
+                    let about = concat!($($doc,)+).trim();
                     let name = stringify!($field).trim_start_matches("r#");
                     let name = $crate::inference_perf::config::schema::written(name);
                     let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };

@@ -157,14 +157,6 @@ fn stages_say_what_their_type_needs_and_nothing_else() {
         ("{stages: [{rate: .inf, duration: 1}]}", "rate: a finite number is wanted"),
         ("{stages: [{rate: .nan, duration: 1}]}", "rate: a finite number is wanted"),
         ("{sweep: true}", "as in `sweep: {type: linear}`"),
-        (
-            "{type: concurrent, stages: [{num_requests: 3, concurrency_level: 2, rate: 5}]}",
-            "load.stages[0].rate: has no meaning with load.type concurrent",
-        ),
-        (
-            "{type: concurrent, stages: [{num_requests: 3, concurrency_level: 2, duration: 5}]}",
-            "load.stages[0].duration: has no meaning with load.type concurrent",
-        ),
         ("{type: concurrent, sweep: {type: linear}}", "load.sweep: there are no rates"),
         ("{type: constant, sweep: {}}", "load.sweep.type: required"),
         ("{type: trace_replay, stages: [{rate: 1, duration: 1}]}", "load.trace: required"),
@@ -260,11 +252,52 @@ fn numbers_beyond_any_use_are_refused_where_they_stand() {
             ),
             "data.conversation_replay.shared_system_prompt_len",
         ),
+        (
+            format!(
+                "{SERVER}{STAGES}data: {{type: conversation_replay, conversation_replay: \
+                 {{output_tokens_per_turn: 100, max_model_len: 300}}}}"
+            ),
+            "data.conversation_replay.max_model_len",
+        ),
+        (
+            load("{type: poisson, request_timeout: 1e9, stages: [{rate: 1, duration: 1}]}"),
+            "load.request_timeout",
+        ),
         (format!("{SERVER}{STAGES}{breaker}"), "circuit_breakers[0].triggers"),
     ] {
         let message = problem(&text);
         assert!(message.starts_with(&format!("{key}: ")), "{message}");
     }
+}
+
+#[test]
+fn values_are_taken_as_inference_perf_takes_them() {
+    let text = "server: {base_url: \"http://localhost:8000\", model_name: m}\napi: {streaming: 1, headers: {x-a: 5}}\n\
+                load:\n  num_workers: 1.0\n  stages:\n  - {rate: \"1_0\", duration: 1.0}\nstorage:\nreport: {request_lifecycle:}\n\
+                data: {type: shared_prefix, shared_prefix: {num_groups: 3.0, question_len: {min: 5.0, type: fixed}}}\n";
+    let config = Config::from_yaml(text, Path::new("f")).unwrap();
+    assert_eq!((config.api.streaming, config.load.num_workers), (true, Some(1)));
+    assert_eq!((config.load.stages[0].rate, config.load.stages[0].duration), (Some(10.0), Some(1)));
+    assert_eq!(config.storage, Storage::default());
+    assert_eq!(config.api.headers.unwrap()["x-a"], "5");
+    assert_eq!(config.data.shared_prefix.unwrap().num_groups, 3);
+    let set = Config::default().set("load.stages", r#"[{"rate": 2, "duration": 3.0}]"#).unwrap();
+    assert_eq!(set.load.stages[0].duration, Some(3));
+    for (text, message) in [
+        (
+            "load:\n  stages:\n  - {rate: 5, duration: 1.5}",
+            "f:3:25: load.stages[].duration: a whole number is wanted, not 1.5",
+        ),
+        ("load: {num_workers: many}", "load.num_workers: a whole number is wanted, not \"many\""),
+        ("load: {interval: [1]}", "load.interval: a number is wanted, not [1]"),
+        ("api: {streaming: 2}", "api.streaming: true or false is wanted, not 2"),
+        ("load: {num_workers: 1.0, request_timeout: .inf}", ": a finite number is wanted"),
+    ] {
+        let error = Config::from_yaml(text, Path::new("f")).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+    let flag = Config::default().set("load.stages", r#"[{"duration": 1.5}]"#).unwrap_err().to_string();
+    assert!(flag.contains("load.stages[].duration: a whole number is wanted, not 1.5"), "{flag}");
 }
 
 #[test]
