@@ -11,8 +11,9 @@ use std::{
     os::unix::fs::symlink,
     path::PathBuf,
     process::{Command, Output, Stdio},
+    sync::{Arc, OnceLock},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use engine::{Config, Fleet, Profile};
@@ -95,10 +96,10 @@ fn text(bytes: &[u8]) -> String {
 fn server(answer: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let answer = std::sync::Arc::new(answer);
+    let answer = Arc::new(answer);
     thread::spawn(move || {
         for socket in listener.incoming() {
-            let answer = std::sync::Arc::clone(&answer);
+            let answer = Arc::clone(&answer);
             thread::spawn(move || {
                 let mut socket = socket.unwrap();
                 let mut buffer = [0; 64 << 10];
@@ -292,6 +293,27 @@ fn a_warm_up_is_recorded_and_left_out() {
     assert_eq!(counted(&metrics["warmup_metrics"]), (20.0.into(), 5.into()));
     stage.run(&["--streaming", "--request-count=3", "--warmup-request-count=0"]);
     assert!(stage.json().get("warmup_metrics").is_none());
+}
+
+#[test]
+fn times_of_day_are_those_at_which_it_happened() {
+    let stage = Stage::new(1);
+    let answered = Arc::new(OnceLock::new());
+    let first = Arc::clone(&answered);
+    let pages = server(move |socket| {
+        thread::sleep(Duration::from_millis(300));
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        first.get_or_init(|| u64::try_from(since.as_nanos()).unwrap());
+        let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nqueue 1\n");
+    });
+    stage.run(&["--request-count=3", "--slice-duration=1", "--server-metrics", &pages]);
+    let read = *answered.get().unwrap();
+    let first = stage.lines().iter().map(|line| line["metadata"]["request_start_ns"].as_u64()).min();
+    let first = first.unwrap().unwrap();
+    assert!(first >= read, "sent {} us before the pages were read", (read - first) / 1000);
+    let slices = fs::read(stage.path("profile_export_aiperf_timeslices.json")).unwrap();
+    let slices: Value = serde_json::from_slice(&slices).unwrap();
+    assert_eq!(slices["timeslices"][0]["start_ns"], first, "one origin for all files");
 }
 
 #[test]
@@ -875,13 +897,13 @@ fn sessions_keep_the_names_that_the_file_gives_them() {
 
 #[test]
 fn a_batch_of_texts_is_one_request() {
-    let bodies = std::sync::Arc::new(std::sync::Mutex::new(Vec::<Value>::new()));
-    let seen = std::sync::Arc::clone(&bodies);
+    let bodies = Arc::new(std::sync::Mutex::new(Vec::<Value>::new()));
+    let seen = Arc::clone(&bodies);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
         for socket in listener.incoming() {
-            let seen = std::sync::Arc::clone(&seen);
+            let seen = Arc::clone(&seen);
             thread::spawn(move || {
                 let mut reader = BufReader::new(socket.unwrap());
                 loop {
