@@ -74,6 +74,11 @@ impl Collector {
         self.values.get(&tag).map(|values| distribution(tag, values))
     }
 
+    /// The values of one tag, as they are kept.
+    pub(crate) fn values(&self, tag: Tag) -> Option<&Distribution> {
+        self.values.get(&tag)
+    }
+
     /// A statistic of a metric, by their names in files.
     pub fn statistic(&self, tag: &str, stat: &str) -> Option<f64> {
         let place = STATISTICS.iter().position(|known| *known == stat)?;

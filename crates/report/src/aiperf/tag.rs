@@ -48,7 +48,7 @@ macro_rules! tags {
             }
 
             /// What a kept value is divided by for print.
-            pub(super) fn scale(self) -> f64 {
+            pub(crate) fn scale(self) -> f64 {
                 match self { $(Self::$name => $scale,)* }
             }
 
@@ -116,13 +116,23 @@ impl Tag {
         Self::ALL.into_iter().find(|tag| tag.name() == name)
     }
 
+    /// Whether only streamed answers have it.
+    pub(crate) fn needs_stream(self) -> bool {
+        self.needs() == Needs::Streaming
+    }
+
+    /// Whether its kept values are nanoseconds.
+    pub(crate) fn is_time(self) -> bool {
+        self.unit() == "ms"
+    }
+
     /// Whether a larger value is the better one, for `--goodput`.
     pub(super) fn larger_is_better(self) -> bool {
         self.unit() == "tokens/sec/user" || self.unit() == "tokens"
     }
 
     /// What a kept value has on top of the printed one, in its unit: kept values are never negative.
-    pub(super) fn offset(self) -> f64 {
+    pub(crate) fn offset(self) -> f64 {
         if self == Self::OslMismatchDiff { 100.0 } else { 0.0 }
     }
 
