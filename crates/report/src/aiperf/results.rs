@@ -241,6 +241,13 @@ impl Collector {
                 None,
                 count(self.error_input_tokens).filter(|_| failed > 0),
             ),
+            (
+                "context_overflow_count",
+                "Context Overflow Count",
+                "requests",
+                None,
+                count(self.context_overflows).filter(|_| failed > 0),
+            ),
             ("benchmark_duration", "Benchmark Duration", "sec", None, Some(self.duration_s())),
             (
                 "osl_mismatch_count",
