@@ -170,7 +170,9 @@ fn advice(arguments: &Arguments, replays: bool) -> Flags {
     } else {
         Flags::PROFILE.rate
     };
-    let requests = if !load.request_count.is_empty() {
+    let requests = if replays {
+        "the number of requests in --input-file"
+    } else if !load.request_count.is_empty() {
         Flags::PROFILE.requests
     } else if !load.conversation_num.is_empty() {
         "--conversation-num"
