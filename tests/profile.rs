@@ -1052,7 +1052,8 @@ fn the_guide_names_flags_and_files_that_there_are() {
         .chain(metrics.map(|metric| format!("p50 {metric} > 1")))
         .chain(numbers.map(|number| format!("{number} < 0.5")))
     {
-        let output = stage.output(&["--streaming", "--request-count=1", "--fail-if", &limit]);
+        let flags = ["--streaming", "--request-count=1", "--goodput=request_latency:1", "--fail-if", &limit];
+        let output = stage.output(&flags);
         assert!(output.status.code() != Some(2), "{limit}: {output:?}");
     }
 }
