@@ -265,6 +265,29 @@ fn chunks_are_what_the_scripts_count() {
 }
 
 #[test]
+fn the_queue_of_todays_script_begins_with_the_run_and_texts_are_kept() {
+    const PAUSE: Duration = Duration::from_millis(100);
+    const CHAT: [&str; 2] =
+        [r#"{"choices":[{"delta":{"content":"hello"}}]}"#, r#"{"choices":[{"delta":{"content":" world"}}]}"#];
+    let stage = Stage::new();
+    let mut command = bench(&answers(0, &CHAT, PAUSE).0, &stage.dataset(), MODEL);
+    command.args(["--script=vllm", "--backend=openai-chat", "--num-prompts=3", "--max-concurrency=1"]);
+    command.args(["--percentile-metrics=client_queue_time,e2el_including_client_queue"]);
+    command.args(["--save-result", "--save-detailed", "--result-filename=queue.json"]);
+    let output = command.current_dir(&stage.directory).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let file = fs::read(stage.directory.path().join("queue.json")).unwrap();
+    let file: Value = serde_json::from_slice(&file).unwrap();
+    let queue: Vec<f64> =
+        file["queue_times"].as_array().unwrap().iter().map(|time| time.as_f64().unwrap()).collect();
+    // An answer takes two pauses, and each waits for those before it.
+    assert!(queue[0] < queue[1] && queue[1] >= 0.2 && queue[2] >= 0.4, "{queue:?}");
+    assert!(file["mean_client_queue_time_ms"].as_f64().unwrap() >= 200.0, "{file}");
+    assert!(file["mean_e2el_including_client_queue_ms"].is_null(), "only with a rate: {file}");
+    assert_eq!(file["generated_texts"], json!(["hello world", "hello world", "hello world"]));
+}
+
+#[test]
 fn todays_script_has_its_own_defaults_and_flags() {
     const ANSWER: [&str; 2] = [r#"{"choices":[{"text":"a"}]}"#, r#"{"choices":[{"text":"b"}]}"#];
     let directory = tempfile::tempdir().unwrap();
@@ -348,6 +371,12 @@ fn todays_script_has_its_own_defaults_and_flags() {
     assert_eq!((&first["label"], &first["ramp_up_strategy"]), (&json!("nightly"), &json!("linear")));
     assert_eq!((&second["label"], &second["backend"]), (&Value::Null, &json!("openai")));
     assert!(first["latencies"].is_array() && first["ttfts"].is_null(), "{first}");
+    let steps = first["rps_change_events"].as_array().unwrap();
+    assert_eq!(
+        (&steps[0]["rps"], &steps[steps.len() - 1]["rps"], steps.len()),
+        (&json!(50), &json!(100), 51)
+    );
+    assert!(second["rps_change_events"].is_null());
     assert_eq!((&second["input_lens"], second["ttfts"].as_array().unwrap().len()), (&json!([7, 7, 7]), 3));
 }
 

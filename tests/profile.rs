@@ -11,8 +11,9 @@ use std::{
     os::unix::fs::symlink,
     path::PathBuf,
     process::{Command, Output, Stdio},
+    sync::{Arc, OnceLock},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use engine::{Config, Fleet, Profile};
@@ -95,10 +96,10 @@ fn text(bytes: &[u8]) -> String {
 fn server(answer: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let answer = std::sync::Arc::new(answer);
+    let answer = Arc::new(answer);
     thread::spawn(move || {
         for socket in listener.incoming() {
-            let answer = std::sync::Arc::clone(&answer);
+            let answer = Arc::clone(&answer);
             thread::spawn(move || {
                 let mut socket = socket.unwrap();
                 let mut buffer = [0; 64 << 10];
@@ -292,6 +293,27 @@ fn a_warm_up_is_recorded_and_left_out() {
     assert_eq!(counted(&metrics["warmup_metrics"]), (20.0.into(), 5.into()));
     stage.run(&["--streaming", "--request-count=3", "--warmup-request-count=0"]);
     assert!(stage.json().get("warmup_metrics").is_none());
+}
+
+#[test]
+fn times_of_day_are_those_at_which_it_happened() {
+    let stage = Stage::new(1);
+    let answered = Arc::new(OnceLock::new());
+    let first = Arc::clone(&answered);
+    let pages = server(move |socket| {
+        thread::sleep(Duration::from_millis(300));
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        first.get_or_init(|| u64::try_from(since.as_nanos()).unwrap());
+        let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nqueue 1\n");
+    });
+    stage.run(&["--request-count=3", "--slice-duration=1", "--server-metrics", &pages]);
+    let read = *answered.get().unwrap();
+    let first = stage.lines().iter().map(|line| line["metadata"]["request_start_ns"].as_u64()).min();
+    let first = first.unwrap().unwrap();
+    assert!(first >= read, "sent {} us before the pages were read", (read - first) / 1000);
+    let slices = fs::read(stage.path("profile_export_aiperf_timeslices.json")).unwrap();
+    let slices: Value = serde_json::from_slice(&slices).unwrap();
+    assert_eq!(slices["timeslices"][0]["start_ns"], first, "one origin for all files");
 }
 
 #[test]
@@ -534,6 +556,14 @@ fn limits_and_the_verdict_become_the_exit_status() {
     };
     let output = run(&["--fail-if", "p99 ttft > 60s", "--fail-if", "error_rate > 0%"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = run(&["--fail-if", "goodput < 1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("say with --goodput which answers are good"), "{output:?}");
+    let output = run(&["--fail-if", "request_throughput > 0"]);
+    let printed = stage.json();
+    let said = printed["evenload"]["limits_broken"][0].as_str().unwrap();
+    let figure = format!("(it is {:.2} req/s)", printed["request_throughput"]["avg"].as_f64().unwrap());
+    assert!(output.status.code() == Some(3) && said.ends_with(&figure), "the figure of the table: {said}");
     let output = run(&["--fail-if", "p50 ttft > 1us"]);
     assert_eq!(output.status.code(), Some(3));
     assert!(text(&output.stderr).contains("--fail-if p50 ttft > 1us (it is "), "{output:?}");
@@ -669,8 +699,8 @@ fn warning(ours: &Value, kind: &str) -> Option<String> {
 #[test]
 fn a_pause_of_the_client_is_not_the_servers() {
     let ours = stopped_for_a_second(&["--concurrency=2"]);
+    // How much of the run it touches depends on how many requests there were beside the two.
     assert!(warning(&ours, "stood_still").is_some(), "{ours}");
-    assert_ne!(ours["assessment"]["verdict"], "VALID", "{ours}");
     // An appointment every 10 ms may be missed by so much less.
     assert!(ours["client"]["stalls"]["longest_ms"].as_f64().unwrap() >= 980.0, "{ours}");
 }
@@ -678,10 +708,46 @@ fn a_pause_of_the_client_is_not_the_servers() {
 #[test]
 fn advice_names_the_flags_of_the_run() {
     let ours = stopped_for_a_second(&["--user-centric-rate=50", "--num-users=5"]);
+    assert_ne!(
+        ours["assessment"]["verdict"], "VALID",
+        "a quarter of the requests fell due meanwhile: {ours}"
+    );
     let late = warning(&ours, "late").unwrap_or_else(|| panic!("{ours}"));
     assert!(late.contains("--user-centric-rate") && !late.contains("--request-rate"), "{late}");
     let few = warning(&ours, "too_few_samples").unwrap_or_else(|| panic!("{ours}"));
     assert!(few.contains("Raise --benchmark-duration"), "{few}");
+}
+
+#[test]
+fn a_trace_is_made_longer_in_its_file() {
+    let stage = Stage::new(1);
+    let line = |at: u32| format!("{{\"timestamp\": {at}, \"input_length\": 20, \"output_length\": 4}}\n");
+    fs::write(stage.directory.path().join("trace.jsonl"), [0, 10, 20].map(line).concat()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evenload"));
+    command.args(["profile", "-m", "llama", "--artifact-dir", "out", "-u"]).args(stage.urls());
+    command.args(["--input-file=trace.jsonl", "--custom-dataset-type=mooncake_trace", "--fixed-schedule"]);
+    let output = command.current_dir(&stage.directory).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let few = warning(&stage.json()["evenload"], "too_few_samples").unwrap();
+    assert!(few.contains("Raise the number of requests in --input-file"), "{few}");
+}
+
+#[test]
+fn reasoning_is_told_apart_from_the_answer() {
+    let stage = Stage::new(1);
+    let thought = TOKEN.replace("content", "reasoning_content");
+    let events =
+        format!("{}{}{}", chunk(&thought).repeat(3), chunk(TOKEN).repeat(4), chunk("data: [DONE]\n\n"));
+    let url = server(move |socket| {
+        let _ = socket.write_all(format!("{STREAM}{events}0\r\n\r\n").as_bytes());
+    });
+    let flags = ["--streaming", "--request-count=2", "--no-server-metrics"];
+    let output = stage.command(&[url], &flags).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let json = stage.json();
+    let figures = ["output_sequence_length", "output_token_count", "reasoning_token_count"];
+    assert_eq!(figures.map(|tag| json[tag]["avg"].as_f64()), [Some(7.0), Some(4.0), Some(3.0)]);
+    assert_eq!(json["total_reasoning_tokens"]["avg"], 6.0);
 }
 
 #[test]
@@ -719,6 +785,14 @@ fn lists_of_values_and_repetitions_are_runs_of_their_own() {
     let sweep: Value = serde_json::from_slice(&fs::read(stage.path("sweep.json")).unwrap()).unwrap();
     assert_eq!((sweep["settings"].as_array().unwrap().len(), &sweep["settings"][1]["runs"]), (2, &2.into()));
     assert!(sweep["settings"][0]["figures"]["TTFT p50 (ms)"]["interval_half_width"].as_f64().is_some());
+    let throughput = |run: &str| -> f64 {
+        let file = fs::read(stage.path(run).join("profile_export_aiperf.json")).unwrap();
+        let json: Value = serde_json::from_slice(&file).unwrap();
+        json["request_throughput"]["avg"].as_f64().unwrap()
+    };
+    let mean = (throughput("concurrency=1/run_0001") + throughput("concurrency=1/run_0002")) / 2.0;
+    let shown = sweep["settings"][0]["figures"]["requests/s"]["mean"].as_f64().unwrap();
+    assert!((shown / mean - 1.0).abs() < 1e-9, "the runs' own figure, {mean}, and not {shown}");
 }
 
 /// Bodies in the order of the plan, and send times of the schedule since the first.
@@ -875,13 +949,13 @@ fn sessions_keep_the_names_that_the_file_gives_them() {
 
 #[test]
 fn a_batch_of_texts_is_one_request() {
-    let bodies = std::sync::Arc::new(std::sync::Mutex::new(Vec::<Value>::new()));
-    let seen = std::sync::Arc::clone(&bodies);
+    let bodies = Arc::new(std::sync::Mutex::new(Vec::<Value>::new()));
+    let seen = Arc::clone(&bodies);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
         for socket in listener.incoming() {
-            let seen = std::sync::Arc::clone(&seen);
+            let seen = Arc::clone(&seen);
             thread::spawn(move || {
                 let mut reader = BufReader::new(socket.unwrap());
                 loop {
@@ -978,7 +1052,8 @@ fn the_guide_names_flags_and_files_that_there_are() {
         .chain(metrics.map(|metric| format!("p50 {metric} > 1")))
         .chain(numbers.map(|number| format!("{number} < 0.5")))
     {
-        let output = stage.output(&["--streaming", "--request-count=1", "--fail-if", &limit]);
+        let flags = ["--streaming", "--request-count=1", "--goodput=request_latency:1", "--fail-if", &limit];
+        let output = stage.output(&flags);
         assert!(output.status.code() != Some(2), "{limit}: {output:?}");
     }
 }

@@ -95,6 +95,8 @@ struct Seen {
     last_byte: Option<Duration>,
     text: AnswerText,
     text_bytes: usize,
+    /// Of the tokens, those that came with reasoning alone.
+    reasoning_tokens: u32,
     failure: Option<Outcome>,
 }
 
@@ -106,6 +108,8 @@ pub(crate) struct Measured {
     pub(crate) first_answer: Option<Duration>,
     pub(crate) usage: Option<Usage>,
     pub(crate) output_tokens: Count,
+    /// Those among them that are reasoning, where the server does not count.
+    pub(crate) own_reasoning_tokens: Option<u32>,
     pub(crate) bytes: u64,
     pub(crate) reads: u32,
     pub(crate) first_byte: Option<Duration>,
@@ -243,6 +247,7 @@ impl Answer {
             first_byte,
             mut text,
             text_bytes,
+            reasoning_tokens,
             ..
         } = self.seen;
         text.bodies = self.raw;
@@ -257,7 +262,19 @@ impl Answer {
             }
             _ => Count { tokens: estimate_tokens(text_bytes), source: CountSource::Estimate },
         };
-        Measured { chunks, ended, first_answer, usage, output_tokens, bytes, reads, first_byte, text }
+        let ours = output_tokens.source != CountSource::Usage && reasoning_tokens > 0;
+        Measured {
+            chunks,
+            ended,
+            first_answer,
+            usage,
+            output_tokens,
+            own_reasoning_tokens: ours.then_some(reasoning_tokens),
+            bytes,
+            reads,
+            first_byte,
+            text,
+        }
     }
 
     fn read_document(&mut self, body: &[u8]) -> Outcome {
@@ -269,6 +286,7 @@ impl Answer {
         let seen = &mut self.seen;
         seen.usage = answer.usage;
         seen.text_bytes = answer.text.len() + answer.reasoning.len();
+        seen.reasoning_tokens = estimate_tokens(answer.reasoning.len());
         let tokens = answer.usage.map_or(estimate_tokens(seen.text_bytes), |usage| usage.completion_tokens);
         seen.chunks.push(Chunk { at: seen.now, tokens });
         seen.first_answer = Some(seen.now);
@@ -340,6 +358,9 @@ impl Seen {
             self.first_answer = Some(self.now);
         }
         self.text_bytes += said.text.len() + said.reasoning.len();
+        if !said.reasoning.is_empty() && said.text.is_empty() {
+            self.reasoning_tokens = self.reasoning_tokens.saturating_add(tokens);
+        }
         if keep_text {
             self.text.text.push_str(&said.text);
             self.text.reasoning.push_str(&said.reasoning);
@@ -394,6 +415,21 @@ mod tests {
 
     fn seconds(measured: &Measured) -> Vec<u64> {
         measured.chunks.iter().map(|chunk| chunk.at.as_secs()).collect()
+    }
+
+    #[test]
+    fn reasoning_is_counted_apart_where_the_server_does_not_count() {
+        let mut events = vec![r#"data: {"choices":[{"delta":{"reasoning_content":"hm"}}]}"#; 3];
+        events.extend([r#"data: {"choices":[{"delta":{"content":"x"}}]}"#; 4]);
+        let uncounted = stream(Endpoint::ChatCompletions, &[&events[..], &["data: [DONE]"]].concat()).1;
+        assert_eq!(uncounted.output_tokens, Count { tokens: 7, source: CountSource::Chunks });
+        assert_eq!(uncounted.own_reasoning_tokens, Some(3));
+        let usage =
+            [r#"data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":12}}"#, "data: [DONE]"];
+        let counted = stream(Endpoint::ChatCompletions, &[&events[..], &usage].concat()).1;
+        assert_eq!(counted.own_reasoning_tokens, None, "events are not what the server counts in");
+        let body = r#"{"choices":[{"message":{"reasoning_content":"eight by","content":"four"}}]}"#;
+        assert_eq!(document(Endpoint::ChatCompletions, body).1.own_reasoning_tokens, Some(2));
     }
 
     #[test]

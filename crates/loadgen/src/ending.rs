@@ -21,27 +21,22 @@ impl Worker<'_> {
     pub(crate) fn broken(&mut self, place: usize, outcome: Outcome) -> Result<(), Error> {
         let now = self.shared.clock.now();
         let Some(connection) = self.pool.get(place) else { return Ok(()) };
-        let Some(exchange) = &connection.exchange else { return Ok(()) };
-        if exchange.reused && !exchange.resent && !exchange.response.has_begun() {
-            let Some(mut exchange) = connection.exchange.take() else { return Ok(()) };
-            self.pool.close(place);
-            if let Some(key) = exchange.cancellation.take() {
-                self.timers.remove(key);
-            }
-            self.measures.resent += 1;
-            exchange.rewind();
-            return self.connect(exchange, now);
+        if let Some(answered) = connection.exchange.as_ref().filter(|exchange| exchange.response.has_begun())
+        {
+            let outcome = answered.answer.refusal().unwrap_or(outcome);
+            return self.settle(place, outcome, now, false);
         }
-        if !exchange.response.has_begun() {
-            let Some(mut exchange) = connection.exchange.take() else { return Ok(()) };
-            self.pool.close(place);
-            if let Some(key) = exchange.cancellation.take() {
-                self.timers.remove(key);
-            }
+        let Some(mut exchange) = connection.exchange.take() else { return Ok(()) };
+        self.pool.close(place);
+        if let Some(key) = exchange.cancellation.take() {
+            self.timers.remove(key);
+        }
+        if !exchange.reused || exchange.resent {
             return self.fail(exchange, outcome, now);
         }
-        let outcome = exchange.answer.refusal().unwrap_or(outcome);
-        self.settle(place, outcome, now, false)
+        self.measures.resent += 1;
+        exchange.rewind();
+        self.connect(exchange, now)
     }
 
     /// A request has failed before any answer, and is off its connection: it is tried again later, or over.

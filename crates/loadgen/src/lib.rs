@@ -48,6 +48,7 @@ mod worker;
 pub use answer::{AnswerText, Bodies};
 pub use aside::{Ask, AskPath, Reply, Stop};
 pub use chooser::{Choice, Features, Guard, RoundRobin, RouteKey, UrlChooser};
+pub use clock::Start;
 pub use control::{Control, Progress};
 pub use error::Error;
 pub use options::{BeforePhase, ChunkRule, CountPrompt, Options, Render, Retries, Reuse};

@@ -8,7 +8,7 @@ use std::{
 
 use workload::{Message, Request};
 
-use crate::{RoundRobin, UrlChooser};
+use crate::{RoundRobin, Start, UrlChooser};
 
 /// Writes the body of a request to the end of the buffer, with the earlier messages of its session before its own.
 pub type Render = Arc<dyn Fn(&Request, &[Message], &mut Vec<u8>) + Send + Sync>;
@@ -45,6 +45,9 @@ pub struct Options {
     pub run_name: String,
     /// Time limit for opening a connection.
     pub connect_timeout: Duration,
+    /// The moment from which all times count, where the caller must know it beforehand; the call of [`run`](crate::run)
+    /// otherwise.
+    pub start: Option<Start>,
     /// The first phase does not start before this moment; it starts on it if everything is ready by then.
     pub not_before: Option<Instant>,
     /// What is done before each phase, while nothing is under way. Phases that are skipped because the run was
@@ -134,6 +137,7 @@ impl Options {
             path: None,
             run_name: "run".to_owned(),
             connect_timeout: Duration::from_secs(30),
+            start: None,
             not_before: None,
             before_phase: None,
             retries: Retries::default(),
@@ -163,6 +167,7 @@ impl fmt::Debug for Options {
             .field("path", &self.path)
             .field("run_name", &self.run_name)
             .field("connect_timeout", &self.connect_timeout)
+            .field("start", &self.start)
             .field("not_before", &self.not_before)
             .field("retries", &self.retries)
             .field("chunk_rule", &self.chunk_rule)

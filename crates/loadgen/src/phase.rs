@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use report::nanoseconds;
 use workload::{Limits, Phase, PhaseKind};
 
 use crate::{PhaseSummary, slots::Slots};
@@ -212,10 +213,6 @@ impl PhaseRun {
     pub(crate) fn too_many_failed(&self) -> bool {
         self.too_many_failed.load(Relaxed)
     }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
         mpsc::{Receiver, sync_channel},
     },
     thread::{Scope, ScopedJoinHandle},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use mio::{Poll, Waker};
@@ -19,7 +19,7 @@ use workload::Plan;
 use crate::{
     AnswerText, ClientSummary, Control, Error, Options, RunEnd, RunSummary, Targets, ThreadRole,
     ThreadSummary,
-    clock::Clock,
+    clock::{Clock, Start},
     inbox::{Desk, Inbox},
     measure::{CpuUsage, ThreadMeasures},
     phase::{PhaseName, PhaseRun},
@@ -68,7 +68,8 @@ pub fn run(
     let heads = Heads::new(targets, options)?;
     raise_open_files();
 
-    let (started_at, clock, stolen) = (SystemTime::now(), Clock::start(), StolenShare::from_now());
+    let Start { at: started_at, clock } = options.start.unwrap_or_else(Start::now);
+    let stolen = StolenShare::from_now();
     let (mut phases, mut arrivals, mut names) = (Vec::new(), Vec::new(), Vec::new());
     for (index, phase) in plan.phases.into_iter().enumerate() {
         // The first phase waits for the planner only, a later one also for each thread to end the one before.

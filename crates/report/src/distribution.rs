@@ -229,7 +229,7 @@ impl Samples {
 }
 
 /// Whole nanoseconds, saturating after 584 years.
-pub(crate) fn nanoseconds(time: Duration) -> u64 {
+pub fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -45,7 +45,7 @@ pub use civil::{compact_time, iso_time};
 pub use client::{client_json, client_lines};
 pub use comparison::{Compared, comparison_table};
 pub use convergence::{Agreement, interval_width, same_distribution, students_t, variation};
-pub use distribution::{Distribution, EXACT_SAMPLES, LARGEST, Spread};
+pub use distribution::{Distribution, EXACT_SAMPLES, LARGEST, Spread, nanoseconds};
 pub use engines::{
     COLUMNS, EngineFigures, EnginePages, EngineSeries, FamilyFigures, Fetches, Figures, Gauge, Growth,
     Observed, READINGS, Rates, engine_table,
@@ -68,5 +68,5 @@ pub use series::{Bucket, FIRST_WIDTH, TimeSeries};
 pub use summary::{ERROR_KINDS, ErrorKey, ErrorTable, Objective, Span, Summary, source_shares};
 pub use threshold::{Breach, Threshold, ThresholdError};
 pub use verdict::{Assessment, ClientHealth, Stalls, Verdict, judge};
-pub use vllm_bench::{BenchDetails, BenchFormat, BenchRun, bench_metric};
+pub use vllm_bench::{BenchDetails, BenchFormat, BenchRun, BenchSeconds, bench_metric};
 pub use warning::{Blame, Severity, Warning};

@@ -231,7 +231,7 @@ impl<'a> View<'a> {
 
     fn in_flight(&self, chart: LineChart, name: &str) -> LineChart {
         let series = self.series();
-        let values = series.in_flight().skip(self.skipped(&series)).map(|count| Some(count as f64));
+        let values = series.mean_in_flight().skip(self.skipped(&series)).map(Some);
         chart.line(name, self.step(&series), values)
     }
 
@@ -242,7 +242,7 @@ impl<'a> View<'a> {
     }
 
     fn most_on_a_target(&self) -> f64 {
-        self.targets().iter().flat_map(TimeSeries::in_flight).max().unwrap_or(0) as f64
+        self.targets().iter().flat_map(TimeSeries::mean_in_flight).fold(0.0, f64::max)
     }
 
     fn heat(&self, title: &str) -> HeatChart {
@@ -251,7 +251,7 @@ impl<'a> View<'a> {
         let mut heat = HeatChart::new(title, IN_FLIGHT, SINCE_START, step);
         for (name, series) in self.report.shape.targets.iter().zip(&targets) {
             let name = name.split("://").last().unwrap_or(name);
-            heat = heat.row(name, series.in_flight().skip(self.skipped(series)).map(|count| count as f64));
+            heat = heat.row(name, series.mean_in_flight().skip(self.skipped(series)));
         }
         heat
     }
@@ -418,7 +418,7 @@ mod tests {
         let series = view.series();
         assert_eq!((series.width(), view.skipped(&series)), (Duration::from_millis(125), 160));
         assert!((view.step(&series) - 1.25).abs() < 1e-9);
-        assert_eq!(view.most_on_a_target(), 7.0);
+        assert_eq!(view.most_on_a_target(), 6.192, "the mean over the fullest bucket");
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub struct Record {
     pub own_input_tokens: Option<u32>,
     /// Output length by this side's tokenizer, whatever the server counts.
     pub own_output_tokens: Option<u32>,
-    /// The reasoning in it, as this side counted it.
+    /// The reasoning in the output, as this side counted it: by its tokenizer, or where the server does not count.
     pub own_reasoning_tokens: Option<u32>,
     /// Bytes of the request's body.
     pub request_bytes: u32,
@@ -213,6 +213,11 @@ impl Record {
     /// requests that were never sent.
     pub fn begun(&self) -> Option<Duration> {
         self.sent.or_else(|| (self.outcome != Outcome::NotSent).then_some(self.admitted))
+    }
+
+    /// Reasoning tokens in the output: the server's count, or ours where that is not told apart.
+    pub fn reasoning(&self) -> Option<u32> {
+        self.reasoning_tokens.or(self.own_reasoning_tokens.filter(|tokens| *tokens > 0))
     }
 
     /// First byte written minus scheduled time: how late this side was.

@@ -35,6 +35,9 @@ pub struct Bucket {
     pub ttft_sum: Duration,
     /// Number of them.
     pub ttft_count: u32,
+    /// Nanoseconds from the sends in this bucket to its end, less those from the ends in it.
+    #[serde(skip)]
+    busy_ns: i128,
 }
 
 // === impl TimeSeries ===
@@ -59,8 +62,11 @@ impl TimeSeries {
     pub fn push(&mut self, record: &Record) {
         let Some(sent) = record.sent else { return };
         self.at(record.done.max(sent)); // Widen once, before anything is counted.
+        let width = nanoseconds(self.width);
+        let left = |time: Duration| i128::from(width - nanoseconds(time) % width);
         let start = self.at(sent);
         start.started += 1;
+        start.busy_ns += left(sent);
         if record.outcome.is_success()
             && let Some(ttft) = record.ttft()
         {
@@ -68,6 +74,7 @@ impl TimeSeries {
             start.ttft_count += 1;
         }
         let end = self.at(record.done.max(sent));
+        end.busy_ns -= left(record.done.max(sent));
         if record.outcome.is_success() {
             end.answered += 1;
             self.spread_tokens(record);
@@ -109,6 +116,16 @@ impl TimeSeries {
         })
     }
 
+    /// Requests in flight on average over each bucket.
+    pub fn mean_in_flight(&self) -> impl Iterator<Item = f64> + '_ {
+        let width = nanoseconds(self.width) as f64;
+        let before = std::iter::once(0).chain(self.in_flight());
+        self.buckets
+            .iter()
+            .zip(before)
+            .map(move |(bucket, before)| before as f64 + bucket.busy_ns as f64 / width)
+    }
+
     /// Requests that were in flight at some moment of each bucket: more than were ever in flight at once.
     pub fn touched(&self) -> impl Iterator<Item = u64> + '_ {
         self.in_flight().zip(&self.buckets).map(|(at_end, bucket)| at_end + bucket.ended())
@@ -135,12 +152,15 @@ impl TimeSeries {
     }
 
     fn widen(&mut self) {
+        let longer = i128::from(nanoseconds(self.width));
         self.width *= 2;
         self.buckets = self
             .buckets
             .chunks(2)
             .map(|pair| {
                 let mut sum = pair[0];
+                // Its end is that of the second one now.
+                sum.busy_ns += (i128::from(sum.started) - i128::from(sum.ended())) * longer;
                 pair[1..].iter().for_each(|bucket| sum.add(bucket));
                 sum
             })
@@ -185,6 +205,7 @@ impl Bucket {
         self.output_tokens += other.output_tokens;
         self.ttft_sum += other.ttft_sum;
         self.ttft_count += other.ttft_count;
+        self.busy_ns += other.busy_ns;
     }
 }
 
@@ -212,6 +233,22 @@ mod tests {
         assert_eq!(series.buckets()[0].output_tokens, 2);
         assert_eq!(series.buckets()[1].output_tokens, 6);
         assert_eq!(series.buckets()[11].mean_ttft(), None);
+    }
+
+    #[test]
+    fn a_constant_load_is_a_constant_mean() {
+        // 70 ms of every 125 ms, so that it is 0 or 1 at the end of a bucket.
+        let mut series = TimeSeries::new(1000);
+        (0..80).for_each(|index| series.push(&sample::request(125 * index + 60, 70, 0, 1)));
+        for width in [1, 125, 250, 2000] {
+            let coarse = series.coarsened(Duration::from_millis(width));
+            let means: Vec<f64> = coarse.mean_in_flight().collect();
+            let inner = &means[1..means.len() - 1];
+            assert!(inner.iter().all(|mean| (mean - 0.56).abs() < 1e-9), "{width} ms: {inner:?}");
+        }
+        let mut both = series.coarsened(Duration::from_secs(1));
+        both.merge(&series);
+        assert!((both.mean_in_flight().nth(3).unwrap() - 1.12).abs() < 1e-9);
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl Summary {
         if record.outcome.is_success() {
             self.good += u64::from(objectives.iter().all(|objective| objective.met(record)));
             self.chunks += record.chunks.len() as u64;
-            self.reasoning_tokens += u64::from(record.reasoning_tokens.unwrap_or(0));
+            self.reasoning_tokens += u64::from(record.reasoning().unwrap_or(0));
             *self.input_sources.entry(record.input_tokens.source).or_default() += 1;
             *self.output_sources.entry(record.output_tokens.source).or_default() += 1;
             if let Some(cached) = record.cached_tokens {

@@ -3,10 +3,18 @@
 //! A limit says when the run has failed. A statistic (`mean`, `min`, `max`, `std`, `p50`, `p99.9`, ...; the mean
 //! where none is given) may stand before a metric or around it: `p99(ttft) > 0.5s`. Times without a unit are
 //! milliseconds. A figure that was not measured has failed: a limit that cannot be checked must not pass.
+//!
+//! A name that AIPerf has means AIPerf's figure, and so do the rates, the goodput and the attainment: those that the
+//! table and the files of the run show. Our own names mean our own figures, which count from the first send to the last
+//! answer, failures included.
 
 use std::{fmt, str::FromStr};
 
-use crate::{MILLISECOND, Metric, SECOND, Summary, Unit, metric::NANOSECOND_UNITS};
+use crate::{
+    Distribution, MILLISECOND, Metric, SECOND, Summary, Unit,
+    aiperf::{Collector, Tag},
+    metric::NANOSECOND_UNITS,
+};
 
 /// A limit on a figure of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +44,7 @@ pub enum ThresholdError {
     )]
     Form(String),
     /// No such metric.
-    #[error("unknown metric {name:?}; known are {known}")]
+    #[error("unknown metric {name:?}; known are {known}, and AIPerf's metrics of a request")]
     Metric {
         /// As it was written.
         name: String,
@@ -63,8 +71,15 @@ pub enum ThresholdError {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Figure {
-    Distribution(Statistic, Metric),
+    Distribution(Statistic, Values),
     Scalar(Scalar),
+}
+
+/// Whose definition the values of requests follow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Values {
+    Own(Metric),
+    Aiperf(Tag),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,18 +112,8 @@ enum Comparison {
     AtMost,
 }
 
-/// Other names of metrics.
-const ALIASES: [(&str, Metric); 9] = [
-    ("time_to_first_token", Metric::Ttft),
-    ("time_to_first_output_token", Metric::FirstAnswer),
-    ("inter_token_latency", Metric::Tpot),
-    ("inter_chunk_latency", Metric::Gap),
-    ("request_latency", Metric::E2e),
-    ("latency", Metric::E2e),
-    ("e2e", Metric::E2e),
-    ("input_sequence_length", Metric::InputTokens),
-    ("output_sequence_length", Metric::OutputTokens),
-];
+/// Other names of our own metrics.
+const ALIASES: [(&str, Metric); 2] = [("latency", Metric::E2e), ("e2e", Metric::E2e)];
 
 const OPERATORS: [(&str, Comparison); 4] = [
     (">=", Comparison::AtLeast),
@@ -121,13 +126,23 @@ impl Threshold {
     /// Whether the figure exists only where answers are streamed.
     pub fn needs_stream(&self) -> bool {
         use Metric::{FirstAnswer, Gap, MaxStall, Tpot, Ttft, TtftFromSchedule};
-        let streamed = [Ttft, TtftFromSchedule, FirstAnswer, Tpot, Gap, MaxStall];
-        matches!(self.figure, Figure::Distribution(_, metric) if streamed.contains(&metric))
+        match self.figure {
+            Figure::Distribution(_, Values::Own(metric)) => {
+                [Ttft, TtftFromSchedule, FirstAnswer, Tpot, Gap, MaxStall].contains(&metric)
+            }
+            Figure::Distribution(_, Values::Aiperf(tag)) => tag.needs_stream(),
+            Figure::Scalar(_) => false,
+        }
     }
 
-    /// The breach of this limit by a run, if it breaks it.
-    pub fn check(&self, run: &Summary) -> Option<Breach> {
-        let value = self.figure.of(run);
+    /// Whether the figure exists only where it was said what a good answer is.
+    pub fn needs_goodput(&self) -> bool {
+        matches!(self.figure, Figure::Scalar(Scalar::Goodput | Scalar::Attainment))
+    }
+
+    /// The breach of this limit by a run, if it breaks it; `measured` has collected the same requests.
+    pub fn check(&self, run: &Summary, measured: &Collector) -> Option<Breach> {
+        let value = self.figure.of(run, measured);
         let broken = value.is_none_or(|value| match self.comparison {
             Comparison::Above => value > self.limit,
             Comparison::AtLeast => value >= self.limit,
@@ -183,32 +198,44 @@ impl Figure {
             };
         }
         let alias = ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, metric)| *metric);
-        let metric =
-            Metric::ALL.into_iter().find(|metric| metric.tag() == name).or(alias).ok_or_else(|| {
-                let known = Metric::ALL.into_iter().map(Metric::tag).chain(Scalar::ALL.map(Scalar::name));
-                ThresholdError::Metric { name, known: known.collect::<Vec<_>>().join(", ") }
-            })?;
-        Ok(Self::Distribution(statistic.map_or(Ok(Statistic::Mean), str::parse)?, metric))
+        let own = Metric::ALL.into_iter().find(|metric| metric.tag() == name).or(alias).map(Values::Own);
+        let values = own.or_else(|| Tag::from_name(&name).map(Values::Aiperf)).ok_or_else(|| {
+            let known = Metric::ALL.into_iter().map(Metric::tag).chain(Scalar::ALL.map(Scalar::name));
+            ThresholdError::Metric { name, known: known.collect::<Vec<_>>().join(", ") }
+        })?;
+        Ok(Self::Distribution(statistic.map_or(Ok(Statistic::Mean), str::parse)?, values))
     }
 
-    fn of(self, run: &Summary) -> Option<f64> {
+    fn of(self, run: &Summary, measured: &Collector) -> Option<f64> {
         match self {
-            Self::Distribution(statistic, metric) => {
-                let values = run.of(metric);
-                match statistic {
-                    Statistic::Mean => values.mean(),
-                    Statistic::Min => values.min().map(|value| value as f64),
-                    Statistic::Max => values.max().map(|value| value as f64),
-                    Statistic::Std => values.std(),
-                    Statistic::Percentile(percent) => values.percentile(percent),
-                }
+            Self::Distribution(statistic, Values::Own(metric)) => statistic.of(run.of(metric)),
+            Self::Distribution(statistic, Values::Aiperf(tag)) => {
+                let value = statistic.of(measured.values(tag)?)?;
+                Some(match statistic {
+                    _ if self.is_time() => value,
+                    Statistic::Std => value / tag.scale(),
+                    _ => value / tag.scale() - tag.offset(),
+                })
             }
-            Self::Scalar(scalar) => scalar.of(run),
+            Self::Scalar(scalar) => scalar.of(run, measured),
         }
     }
 
     fn is_time(self) -> bool {
-        matches!(self, Self::Distribution(_, metric) if metric.unit() == Unit::Time)
+        match self {
+            Self::Distribution(_, Values::Own(metric)) => metric.unit() == Unit::Time,
+            Self::Distribution(_, Values::Aiperf(tag)) => tag.is_time(),
+            Self::Scalar(_) => false,
+        }
+    }
+
+    /// What its values count, where they are no times.
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Distribution(_, Values::Own(_)) => "tokens",
+            Self::Distribution(_, Values::Aiperf(tag)) => tag.unit(),
+            Self::Scalar(scalar) => scalar.unit(),
+        }
     }
 
     /// What a number with this unit is multiplied by.
@@ -218,17 +245,14 @@ impl Figure {
                 let unit = if unit.is_empty() { "ms" } else { unit };
                 NANOSECOND_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor)
             }
-            (_, "") => Some(1.0),
-            (Self::Scalar(scalar), "%") if scalar.unit() == "%" => Some(1.0),
-            (Self::Scalar(scalar), unit) if scalar.unit() == unit => Some(1.0),
-            _ => None,
+            (figure, unit) => (unit.is_empty() || unit == figure.unit()).then_some(1.0),
         }
     }
 
     fn units(self) -> &'static str {
         match self {
             figure if figure.is_time() => " with ns, us, ms or s",
-            Self::Scalar(scalar) if scalar.unit() == "%" => ", with or without %",
+            figure if figure.unit() == "%" => ", with or without %",
             _ => "",
         }
     }
@@ -237,8 +261,19 @@ impl Figure {
         match self {
             figure if figure.is_time() && value >= 10.0 * SECOND => format!("{:.2} s", value / SECOND),
             figure if figure.is_time() => format!("{:.2} ms", value / MILLISECOND),
-            Self::Scalar(scalar) => format!("{value:.2} {}", scalar.unit()).trim_end().to_owned(),
-            Self::Distribution(..) => format!("{value:.2} tokens"),
+            figure => format!("{value:.2} {}", figure.unit()).trim_end().to_owned(),
+        }
+    }
+}
+
+impl Statistic {
+    fn of(self, values: &Distribution) -> Option<f64> {
+        match self {
+            Self::Mean => values.mean(),
+            Self::Min => values.min().map(|value| value as f64),
+            Self::Max => values.max().map(|value| value as f64),
+            Self::Std => values.std(),
+            Self::Percentile(percent) => values.percentile(percent),
         }
     }
 }
@@ -297,18 +332,18 @@ impl Scalar {
         }
     }
 
-    fn of(self, run: &Summary) -> Option<f64> {
-        let some = run.requests() > 0;
+    fn of(self, run: &Summary, measured: &Collector) -> Option<f64> {
+        let shown = |tag: &str| measured.statistic(tag, "avg");
         match self {
             Self::ErrorRate => {
                 (run.completed() > 0).then(|| 100.0 * run.failed() as f64 / run.completed() as f64)
             }
-            Self::Errors => some.then(|| run.failed() as f64),
-            Self::RequestThroughput => some.then(|| run.per_second(run.answered())),
-            Self::OutputTokenThroughput => some.then(|| run.per_second(run.output_tokens())),
-            Self::TotalTokenThroughput => some.then(|| run.total_tokens_per_s()),
-            Self::Goodput => some.then(|| run.per_second(run.good)),
-            Self::Attainment => run.attainment().map(|share| share * 100.0),
+            Self::Errors => (run.requests() > 0).then(|| run.failed() as f64),
+            Self::RequestThroughput
+            | Self::OutputTokenThroughput
+            | Self::TotalTokenThroughput
+            | Self::Goodput => shown(self.name()),
+            Self::Attainment => shown("good_request_fraction").map(|share| share * 100.0),
             Self::PrefixHitRate => run.prefix_hit_ratio().map(|share| share * 100.0),
             Self::AchievedRate => run.achieved_rate(),
         }
@@ -334,22 +369,34 @@ impl fmt::Display for Breach {
 mod tests {
     use super::*;
     use crate::{
-        Outcome,
+        Outcome, Record,
+        aiperf::Slo,
         sample::{failure, request},
     };
 
     /// TTFT 1 to 100 ms, 10 s in all; one failure in 101.
-    fn run() -> Summary {
-        let mut summary = Summary::default();
-        for index in 1..=100 {
-            summary.push(&request(100 * index, index, 10, 5), &Metric::ALL, &[]);
+    fn records() -> Vec<Record> {
+        let answers = (1..=100).map(|index| request(100 * index, index, 10, 5));
+        answers.chain([failure(500, 5, Outcome::Timeout)]).collect()
+    }
+
+    fn both(records: &[Record], slos: &str) -> (Summary, Collector) {
+        let (mut run, mut measured) =
+            (Summary::default(), Collector::new(true, Slo::parse_list(slos).unwrap()));
+        for record in records {
+            run.push(record, &Metric::ALL, &[]);
+            measured.push(record);
         }
-        summary.push(&failure(500, 5, Outcome::Timeout), &Metric::ALL, &[]);
-        summary
+        (run, measured)
+    }
+
+    fn breach_in(text: &str, records: &[Record], slos: &str) -> Option<String> {
+        let (run, measured) = both(records, slos);
+        text.parse::<Threshold>().unwrap().check(&run, &measured).map(|breach| breach.to_string())
     }
 
     fn breach(text: &str) -> Option<String> {
-        text.parse::<Threshold>().unwrap().check(&run()).map(|breach| breach.to_string())
+        breach_in(text, &records(), "")
     }
 
     #[test]
@@ -376,10 +423,32 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_aiperf_means_its_figure() {
+        // The failure takes 100 s, and the first of five tokens comes with two more: two gaps to AIPerf, four to us.
+        let mut records = records();
+        let last = records.len() - 1;
+        records[last] = failure(0, 100_000, Outcome::Timeout);
+        for record in &mut records[..last] {
+            record.chunks[0].tokens = 3;
+        }
+        let broken = |text: &str| breach_in(text, &records, "inter_token_latency:15 request_latency:100");
+        assert_eq!(
+            broken("mean inter_token_latency > 15").unwrap().split("it is ").nth(1),
+            Some("20.00 ms)")
+        );
+        assert_eq!(broken("mean tpot > 15"), None, "ours divides by all tokens but the first");
+        assert_eq!(broken("request_throughput < 9"), None, "answers in the time of answers");
+        assert!(broken("attainment >= 0%").unwrap().ends_with("(it is 0.00 %)"));
+        assert!(broken("goodput < 1").unwrap().ends_with("(it is 0.00 req/s)"));
+        assert_eq!(broken("mean output_token_throughput_per_user < 49 tokens/sec/user"), None);
+        assert!(broken("p50 output_token_throughput_per_user < 51").is_some());
+    }
+
+    #[test]
     fn what_was_cut_off_has_not_failed() {
-        let mut run = run();
-        (0..99).for_each(|_| run.push(&failure(900, 5, Outcome::Incomplete), &Metric::ALL, &[]));
-        let broken = |text: &str| text.parse::<Threshold>().unwrap().check(&run).is_some();
+        let mut records = records();
+        records.extend((0..99).map(|_| failure(900, 5, Outcome::Incomplete)));
+        let broken = |text: &str| breach_in(text, &records, "").is_some();
         assert!(!broken("errors > 1") && !broken("error_rate > 1%"));
         assert!(broken("error_rate > 0.9%"), "of 101 that ended, not of 200");
     }
@@ -387,8 +456,12 @@ mod tests {
     #[test]
     fn what_was_not_measured_has_failed() {
         assert_eq!(breach("prefix_hit_rate < 50%").unwrap(), "prefix_hit_rate < 50% (it was not measured)");
-        assert!("ttft > 1s".parse::<Threshold>().unwrap().check(&Summary::default()).is_some());
-        assert!("ttft > 1".parse::<Threshold>().unwrap().needs_stream());
+        assert!(breach_in("ttft > 1s", &[], "").is_some());
+        assert!(breach("goodput > 99").is_some(), "what is good was not said");
+        for streamed in ["ttft > 1", "inter_token_latency > 1"] {
+            assert!(streamed.parse::<Threshold>().unwrap().needs_stream(), "{streamed}");
+        }
+        assert!("goodput < 1".parse::<Threshold>().unwrap().needs_goodput());
         assert!(!"e2el > 1".parse::<Threshold>().unwrap().needs_stream());
     }
 

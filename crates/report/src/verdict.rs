@@ -43,7 +43,7 @@ pub(crate) const STALLED_SHARE: f64 = 0.01;
 /// Stolen time above this share can be in every figure's P99.
 pub(crate) const STOLEN_SHARE: f64 = 0.01;
 /// Samples that a percentile needs for 99 % confidence in it (MLPerf's early-stopping bound).
-const FLOORS: [(f64, u64); 5] = [(50.0, 11), (90.0, 64), (95.0, 130), (99.0, 662), (99.9, 6_636)];
+const FLOORS: [(f64, u64); 4] = [(50.0, 11), (90.0, 64), (95.0, 130), (99.0, 662)];
 
 /// Whether the numbers of a run may be quoted.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, serde::Serialize)]
@@ -84,7 +84,8 @@ pub struct ClientHealth {
 }
 
 /// How late the I/O threads came to appointments with themselves: for so long they read and sent nothing, because the
-/// process was stopped, the machine slept or had no processor for it.
+/// process was stopped or had no processor. While the whole machine is suspended the clock stands still, too: that is
+/// not seen.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Stalls {
     /// The longest.
@@ -117,7 +118,7 @@ pub fn judge(report: &Report, health: &ClientHealth, flags: &Flags) -> Assessmen
         warnings.extend(pace(shape, phase, health.peak_in_flight, stolen, flags));
     }
     warnings.extend(stolen.map(|share| Warning::Stolen { share }));
-    warnings.extend(standstill(total, health));
+    warnings.extend(standstill(report, health));
     warnings.extend(omissions(total, flags));
     warnings.extend(resolution(total, health, flags));
     warnings.extend(counting(total, flags));
@@ -141,13 +142,16 @@ fn lateness(total: &Summary, stolen: Option<f64>, flags: &Flags) -> Option<Warni
     })
 }
 
-/// A closed loop sends nothing late while it stands still: it only sees answers late.
-fn standstill(total: &Summary, health: &ClientHealth) -> Option<Warning> {
-    let longest_ms = health.stalls.longest_ms;
+/// Touched is whatever has a pause in one of its latencies: what was in flight when it began, and what fell due
+/// meanwhile. In a closed loop nothing falls due while it stands still.
+fn standstill(report: &Report, health: &ClientHealth) -> Option<Warning> {
+    let (total, stalls) = (&report.total, &health.stalls);
+    let longest_ms = stalls.longest_ms;
     let median_ttft_ms = total.of(Metric::Ttft).percentile(50.0)? / MILLISECOND;
-    // Those that came meanwhile, and those that were under way when it began.
-    let under_way = ratio(total.mean_in_flight(), total.answered() as f64).unwrap_or_default();
-    let touched = (health.stalls.share() + under_way).min(1.0);
+    let scheduled = report.measured().filter(|(shape, _)| !shape.closed_loop);
+    let scheduled: u64 = scheduled.map(|(_, phase)| phase.answered()).sum();
+    let touched = stalls.share() * scheduled as f64 + stalls.least() * total.mean_in_flight();
+    let touched = ratio(touched, total.answered() as f64).unwrap_or_default().min(1.0);
     (longest_ms > LAG_LIMIT_MS.max(median_ttft_ms * LAG_SHARE))
         .then_some(Warning::StoodStill { longest_ms, touched })
 }
@@ -229,8 +233,7 @@ fn resolution(total: &Summary, health: &ClientHealth, flags: &Flags) -> Vec<Warn
         warnings.push(Warning::SeveralTokensAnEvent { tokens });
     }
     let samples = total.answered();
-    // P99.9 is printed by nobody unless asked for.
-    let unsupported = FLOORS.iter().take(4).find(|&&(_, needed)| samples > 0 && samples < needed);
+    let unsupported = FLOORS.iter().find(|&&(_, needed)| samples > 0 && samples < needed);
     if let Some(&(percentile, needed)) = unsupported {
         warnings.push(Warning::TooFewSamples { percentile, samples, needed, requests: flags.requests });
     }
@@ -286,6 +289,11 @@ impl Stalls {
     /// Share of the time.
     pub fn share(&self) -> f64 {
         ratio(self.total_ms, self.watched_ms).unwrap_or_default()
+    }
+
+    /// How many there were at least: if all were as long as the longest.
+    fn least(&self) -> f64 {
+        ratio(self.total_ms, self.longest_ms).unwrap_or_default().max(1.0)
     }
 
     fn add(&mut self, other: Self) {
@@ -590,6 +598,26 @@ mod tests {
         both.add(&stood_still(&[2000]).health);
         assert_eq!(both.stalls.longest_ms, 2000.0);
         assert!((both.stalls.total_ms - 2499.8).abs() < 1e-6, "{:?}", both.stalls);
+    }
+
+    #[test]
+    fn a_closed_loop_that_stood_still_has_it_in_what_was_in_flight() {
+        let stood_still = |pauses: usize| {
+            let mut lateness = Distribution::default();
+            lateness.extend((0..900).map(|_| 100_000).chain((0..pauses).map(|_| 2_000_000_000)));
+            let mut run = good();
+            (run.shape.target_rate, run.shape.closed_loop) = (None, true);
+            run.health.stalls = Stalls::new(&lateness, ms(10));
+            run
+        };
+        assert_eq!(
+            stood_still(1).judged(),
+            (Verdict::Valid, vec!["stood_still"]),
+            "1.8 of 1000, a sixth of the time"
+        );
+        assert!(stood_still(2).assessment().lines().contains("about 0.4 % of the"));
+        assert_eq!(stood_still(10).judged().0, Verdict::Suspect);
+        assert_eq!(stood_still(300).judged().0, Verdict::Invalid, "54 %");
     }
 
     #[test]

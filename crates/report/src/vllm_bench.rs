@@ -4,19 +4,25 @@
 //! [`BenchFormat::Vllm`] the `vllm bench serve` of today. The figures keep that tool's definitions: answered requests
 //! only, percentiles as NumPy's, ITL pooled over all gaps, zero where there is nothing to average. Which events count
 //! as chunks is the sender's to follow. One figure differs: an answer whose tokens all came in one event has no TPOT
-//! here; the scripts average in a zero for it. Lists have one entry a request, in the order of the plan; generated
-//! texts are not kept, theirs are empty. The steps of a ramp (`rps_change_events`) and what servers tell of
-//! speculation are not in the file. The peak of concurrent requests is looked at eight times a second, unless the
-//! sender knows it exactly.
+//! here; the scripts average in a zero for it. Lists have one entry a request, in the order of the plan. What servers
+//! tell of speculation is not in the file. Seconds count from the first send of an answered request, in milliseconds.
 //!
 //! What this side adds (lateness, in flight, verdict) stands after the block, so that whoever reads the block
 //! finds it as it was.
 
-use std::time::{Duration, SystemTime};
+mod details;
+mod seconds;
+
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::{Value, json};
 
-use crate::{MILLISECOND, Metric, Object, Outcome, Record, Report, Summary, civil::Civil};
+use self::details::Detail;
+pub use self::{details::BenchDetails, seconds::BenchSeconds};
+use crate::{Distribution, MILLISECOND, Metric, Object, Report, Summary, civil::Civil};
 
 const WIDTH: usize = 50;
 
@@ -67,25 +73,11 @@ pub struct BenchRun {
     pub goodput: bool,
     /// When the run ended.
     pub date: SystemTime,
-    /// The most requests in flight at once, where the sender counted them.
-    pub peak_in_flight: Option<u64>,
-}
-
-/// One entry a request, for the lists of the JSON file. Grows with the run: only for those who ask for it.
-#[derive(Clone, Debug, Default)]
-pub struct BenchDetails(Vec<Detail>);
-
-#[derive(Clone, Debug)]
-struct Detail {
-    order: (u16, u64),
-    input_tokens: u32,
-    output_tokens: u32,
-    ttft: f64,
-    gaps: Vec<f64>,
-    latency: f64,
-    start: f64,
-    queue: f64,
-    error: String,
+    /// When each rate of a ramp was reached.
+    pub rate_changes: Vec<(u32, SystemTime)>,
+    /// The start of the run, on the clock of its records, if requests wait for their slots from then on: all of them,
+    /// where no rate says when they are due.
+    pub all_due_at: Option<Duration>,
 }
 
 /// The figures of one console block.
@@ -154,7 +146,7 @@ impl BenchRun {
     }
 
     /// The block printed at the end of the run.
-    pub fn block(&self, report: &Report) -> String {
+    pub fn block(&self, report: &Report, seconds: &BenchSeconds) -> String {
         let summary = &report.total;
         let modern = self.format == BenchFormat::Vllm;
         let mut rows = vec![("Successful requests:", summary.answered().to_string())];
@@ -176,18 +168,19 @@ impl BenchRun {
         }
         rows.push(("Output token throughput (tok/s):", decimal(summary.per_second(summary.output_tokens()))));
         if modern {
-            rows.push(("Peak output token throughput (tok/s):", decimal(peak_tokens_per_s(report))));
-            rows.push(("Peak concurrent requests:", decimal(self.peak(report) as f64)));
+            rows.push(("Peak output token throughput (tok/s):", decimal(seconds.most_events())));
+            rows.push(("Peak concurrent requests:", decimal(seconds.most_active() as f64)));
         }
         let total =
             if modern { "Total token throughput (tok/s):" } else { "Total Token throughput (tok/s):" };
         rows.push((total, decimal(summary.total_tokens_per_s())));
-        let sections = self.names().map(|names| (names.heading, self.section(names, summary))).collect();
+        let section = |names: &Names| self.section(names, &self.values(names.metric, summary, seconds));
+        let sections = self.names().map(|names| (names.heading, section(names))).collect();
         Block { rows, sections }.render()
     }
 
     /// The object of the result file.
-    pub fn json(&self, report: &Report, details: &BenchDetails) -> Object {
+    pub fn json(&self, report: &Report, details: &BenchDetails, seconds: &BenchSeconds) -> Object {
         let mut object = self.configuration();
         let summary = &report.total;
         let modern = self.format == BenchFormat::Vllm;
@@ -205,12 +198,17 @@ impl BenchRun {
         object.set("total_token_throughput", summary.total_tokens_per_s());
         self.add_lists(details, &mut object);
         if modern {
-            object.set("max_output_tokens_per_s", peak_tokens_per_s(report));
-            object.set("max_concurrent_requests", self.peak(report));
+            object.set("max_output_tokens_per_s", seconds.most_events());
+            object.set("max_concurrent_requests", seconds.most_active());
             object.set("rtfx", 0.0);
         }
+        if !self.rate_changes.is_empty() {
+            let change =
+                |(rate, at): &(u32, SystemTime)| json!({ "rps": rate, "timestamp": Civil::utc(*at).iso() });
+            object.set("rps_change_events", self.rate_changes.iter().map(change).collect::<Vec<_>>());
+        }
         for names in self.names() {
-            let values = summary.of(names.metric);
+            let values = self.values(names.metric, summary, seconds);
             let mut set = |figure: &str, value: Option<f64>| {
                 object.set(format!("{figure}_{}_ms", names.key), value.unwrap_or(0.0) / MILLISECOND);
             };
@@ -271,36 +269,58 @@ impl BenchRun {
     fn add_lists(&self, details: &BenchDetails, object: &mut Object) {
         let mut details: Vec<&Detail> = details.0.iter().collect();
         details.sort_by_key(|detail| detail.order);
-        let mut list = |key: &str, value: fn(&Detail) -> Value| {
+        let mut list = |key: &str, value: &dyn Fn(&Detail) -> Value| {
             object.set(key, details.iter().map(|detail| value(detail)).collect::<Vec<_>>());
         };
         let modern = self.format == BenchFormat::Vllm;
         let detailed = self.save_detailed || !modern;
         if detailed {
-            list("input_lens", |detail| json!(detail.input_tokens));
-            list("output_lens", |detail| json!(detail.output_tokens));
-            list("ttfts", |detail| json!(detail.ttft));
-            list("itls", |detail| json!(detail.gaps));
+            list("input_lens", &|detail| json!(detail.input_tokens));
+            list("output_lens", &|detail| json!(detail.output_tokens));
+            list("ttfts", &|detail| json!(detail.ttft));
+            list("itls", &|detail| json!(detail.gaps));
         }
         if modern {
-            list("latencies", |detail| json!(detail.latency));
-            list("queue_times", |detail| json!(detail.queue));
+            list("latencies", &|detail| json!(detail.latency));
+            let waited = |detail: &Detail| {
+                self.all_due_at.map_or(detail.queue, |due| (detail.start - due.as_secs_f64()).max(0.0))
+            };
+            list("queue_times", &|detail| json!(waited(detail)));
         }
         if modern && detailed {
-            list("start_times", |detail| json!(detail.start));
+            list("start_times", &|detail| json!(detail.start));
         }
         if detailed {
-            list("generated_texts", |_| json!(""));
-            list("errors", |detail| json!(detail.error));
+            list("generated_texts", &|detail| json!(detail.text));
+            list("errors", &|detail| json!(detail.error));
         }
     }
 
+    /// The figures to be shown: those of the client's queue only where there is one, as in the script.
     fn names(&self) -> impl Iterator<Item = &'static Names> {
-        NAMES.iter().filter(|names| self.percentile_metrics.contains(&names.metric))
+        let queues = self.max_concurrency.is_some();
+        let there = move |metric: Metric| match metric {
+            Metric::ScheduleLag => queues,
+            Metric::E2eFromSchedule => queues && self.request_rate.is_some(),
+            _ => true,
+        };
+        let wanted = |names: &&Names| self.percentile_metrics.contains(&names.metric);
+        NAMES.iter().filter(wanted).filter(move |names| there(names.metric))
     }
 
-    fn section(&self, names: &Names, summary: &Summary) -> Vec<(String, f64)> {
-        let values = summary.of(names.metric);
+    fn values<'a>(
+        &self,
+        metric: Metric,
+        summary: &'a Summary,
+        seconds: &BenchSeconds,
+    ) -> Cow<'a, Distribution> {
+        match self.all_due_at.filter(|_| metric == Metric::ScheduleLag) {
+            Some(due) => Cow::Owned(seconds.waited_since(due)),
+            None => Cow::Borrowed(summary.of(metric)),
+        }
+    }
+
+    fn section(&self, names: &Names, values: &Distribution) -> Vec<(String, f64)> {
         let mut rows = vec![
             (format!("Mean {} (ms):", names.short), values.mean()),
             (format!("Median {} (ms):", names.short), values.percentile(50.0)),
@@ -315,10 +335,6 @@ impl BenchRun {
     fn rate(&self) -> String {
         self.request_rate.map_or("inf".to_owned(), |rate| format!("{rate:?}"))
     }
-
-    fn peak(&self, report: &Report) -> u64 {
-        self.peak_in_flight.unwrap_or_else(|| report.peak_in_flight())
-    }
 }
 
 fn unanswered(summary: &Summary) -> u64 {
@@ -327,13 +343,6 @@ fn unanswered(summary: &Summary) -> u64 {
 
 fn decimal(value: f64) -> String {
     format!("{value:.2}")
-}
-
-/// The most output tokens in one second; in a longer bucket, its mean.
-fn peak_tokens_per_s(report: &Report) -> f64 {
-    let series = report.series.coarsened(Duration::from_secs(1));
-    let most = series.buckets().iter().map(|bucket| bucket.output_tokens).max().unwrap_or(0);
-    most as f64 / series.width().as_secs_f64()
 }
 
 // === impl Block ===
@@ -352,52 +361,13 @@ impl Block {
     }
 }
 
-// === impl BenchDetails ===
-
-impl BenchDetails {
-    /// Adds one request.
-    pub fn push(&mut self, record: &Record) {
-        let answered = record.outcome.is_success();
-        let seconds = |metric: Metric| {
-            let mut all = Vec::new();
-            metric.values(record, |value| all.push(value as f64 / crate::SECOND));
-            all
-        };
-        let first = |metric: Metric| seconds(metric).first().copied().unwrap_or(0.0);
-        self.0.push(Detail {
-            order: (record.phase, record.index),
-            input_tokens: record.input_tokens.tokens,
-            output_tokens: if answered { record.output_tokens.tokens } else { 0 },
-            ttft: first(Metric::Ttft),
-            gaps: seconds(Metric::Gap),
-            latency: first(Metric::E2e),
-            start: record.sent.unwrap_or_default().as_secs_f64(),
-            queue: first(Metric::ScheduleLag),
-            error: error(&record.outcome),
-        });
-    }
-}
-
-/// Why a request was not answered; empty where it was. The scripts write the status's reason phrase, or a traceback.
-fn error(outcome: &Outcome) -> String {
-    let what = match outcome {
-        Outcome::Success => return String::new(),
-        Outcome::Status(status, _) => status.to_string(),
-        outcome => outcome.kind().to_owned(),
-    };
-    match outcome.message() {
-        "" => what,
-        message => format!("{what}: {message}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
     use crate::{
-        Objective, Recorder, RunShape,
+        Objective, Outcome, Record, Recorder, RunShape,
         sample::{failure, request},
     };
 
@@ -420,7 +390,8 @@ mod tests {
             save_detailed: true,
             goodput: false,
             date: UNIX_EPOCH + Duration::from_secs(1_739_355_300),
-            peak_in_flight: None,
+            rate_changes: Vec::new(),
+            all_due_at: None,
         }
     }
 
@@ -442,8 +413,14 @@ mod tests {
 
     fn details() -> BenchDetails {
         let mut details = BenchDetails::default();
-        records().iter().for_each(|record| details.push(record));
+        records().iter().for_each(|record| details.push(record, format!("text {}", record.index)));
         details
+    }
+
+    fn seconds() -> BenchSeconds {
+        let mut seconds = BenchSeconds::default();
+        records().iter().for_each(|record| seconds.push(record));
+        seconds
     }
 
     // The figures were worked out with NumPy from the same lists.
@@ -472,7 +449,7 @@ Median ITL (ms):                         58.00
 P99 ITL (ms):                            65.00     
 ==================================================
 ";
-        assert_eq!(run(BenchFormat::Kubeai).block(&report(Vec::new())), expected);
+        assert_eq!(run(BenchFormat::Kubeai).block(&report(Vec::new()), &seconds()), expected);
     }
 
     #[test]
@@ -496,7 +473,7 @@ Request throughput (req/s):              2.31
 Request goodput (req/s):                 1.15      
 Output token throughput (tok/s):         8.08      
 Peak output token throughput (tok/s):    9.00      
-Peak concurrent requests:                2.00      
+Peak concurrent requests:                3.00      
 Total token throughput (tok/s):          238.85    
 ----------------End-to-end Latency----------------
 Mean E2EL (ms):                          174.17    
@@ -505,13 +482,13 @@ P50 E2EL (ms):                           155.50
 P99.9 E2EL (ms):                         384.49    
 ==================================================
 ";
-        assert_eq!(run.block(&report(vec![objective])), expected);
+        assert_eq!(run.block(&report(vec![objective]), &seconds()), expected);
     }
 
     #[test]
     fn the_file_has_the_keys_of_the_old_script_in_its_order() {
         let run = run(BenchFormat::Kubeai);
-        let json = run.json(&report(Vec::new()), &details());
+        let json = run.json(&report(Vec::new()), &details(), &seconds());
         let keys: Vec<&str> = json.keys().collect();
         let expected = "date backend model_id tokenizer_id best_of num_prompts fleet request_rate burstiness \
             max_concurrency duration completed total_input_tokens total_output_tokens request_throughput \
@@ -526,6 +503,8 @@ P99.9 E2EL (ms):                         384.49
             "in the plan's order: {text}"
         );
         assert!(text.contains("\"itls\":[[0.044,0.044],[0.037],[0.051,0.051,0.051],[],"), "{text}");
+        assert!(text.contains("\"generated_texts\":[\"text 0\",\"text 1\","), "{text}");
+        assert!(text.contains("\"text 5\",\"\"]"), "a failure has none: {text}");
         assert!(text.contains("\"errors\":[\"\",\"\",\"\",\"\",\"\",\"\",\"503: overloaded\"]"), "{text}");
         assert_eq!(json.get("std_ttft_ms"), Some(&json!(17.078_251_276_599_33)));
         assert_eq!(json.get("request_goodput:"), Some(&Value::Null));
@@ -536,16 +515,47 @@ P99.9 E2EL (ms):                         384.49
         let mut run = run(BenchFormat::Vllm);
         run.save_detailed = false;
         run.request_rate = None;
-        run.peak_in_flight = Some(3);
-        let json = run.json(&report(Vec::new()), &details());
+        let json = run.json(&report(Vec::new()), &details(), &seconds());
         let has = |key: &str| json.get(key).is_some();
         assert!(has("latencies") && has("queue_times") && !has("ttfts") && !has("errors"));
         assert_eq!(json.get("request_rate"), Some(&json!("inf")));
         assert_eq!(
             (json.get("failed"), json.get("max_concurrent_requests")),
-            (Some(&json!(1)), Some(&json!(3)))
+            (Some(&json!(1)), Some(&json!(3))),
+            "three in the first second, though never at once"
         );
         assert_eq!(json.get("max_output_tokens_per_s"), Some(&json!(9.0)));
+    }
+
+    #[test]
+    fn without_a_rate_requests_wait_from_the_start() {
+        let mut run = run(BenchFormat::Vllm);
+        run.percentile_metrics = vec![Metric::E2e, Metric::ScheduleLag, Metric::E2eFromSchedule];
+        let keys = |run: &BenchRun| -> Vec<String> {
+            let json = run.json(&report(Vec::new()), &details(), &seconds());
+            json.keys().filter(|key| key.starts_with("mean")).map(ToOwned::to_owned).collect()
+        };
+        let all = ["mean_e2el_ms", "mean_client_queue_time_ms", "mean_e2el_including_client_queue_ms"];
+        assert_eq!(keys(&run), all);
+        run.request_rate = None;
+        run.all_due_at = Some(Duration::ZERO);
+        assert_eq!(keys(&run), all[..2], "a queue without a rate has no end-to-end latency of its own");
+        let json = run.json(&report(Vec::new()), &details(), &seconds());
+        // Sent every 400 ms, the failure at 100 ms.
+        assert_eq!(json.get("mean_client_queue_time_ms"), Some(&json!(1000.0)));
+        assert_eq!(json.get("queue_times"), Some(&json!([0.8, 0.4, 1.2, 0.0, 2.0, 1.6, 0.1])));
+        run.max_concurrency = None;
+        assert_eq!(keys(&run), all[..1]);
+    }
+
+    #[test]
+    fn the_steps_of_a_ramp_are_in_the_file() {
+        let mut run = run(BenchFormat::Vllm);
+        run.rate_changes = vec![(2, run.date), (3, run.date + Duration::from_secs(5))];
+        let json = run.json(&report(Vec::new()), &details(), &seconds());
+        let steps = json.get("rps_change_events").unwrap();
+        assert_eq!((&steps[1]["rps"], steps.as_array().unwrap().len()), (&json!(3), 2));
+        assert!(steps[1]["timestamp"].as_str().unwrap().starts_with("2025-02-12T10:15:05"), "{steps}");
     }
 
     #[test]

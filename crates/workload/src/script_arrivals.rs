@@ -53,7 +53,7 @@ pub fn script_arrivals(
 
 impl ScriptRate {
     /// The rate after this share of the requests.
-    fn of(self, share: f64) -> f64 {
+    pub fn of(self, share: f64) -> f64 {
         match self {
             Self::Constant(rate) => rate,
             Self::Linear(from, to) => from + (to - from) * share,

@@ -215,6 +215,11 @@ impl Arguments {
         self.save_result || self.modern.append_result
     }
 
+    /// Whether the file lists each request: KubeAI's always does.
+    pub(super) fn lists(&self) -> bool {
+        self.saves() && (self.script == Script::Kubeai || self.modern.save_detailed)
+    }
+
     /// Whether connections serve further requests.
     pub(super) fn reuses_connections(&self) -> bool {
         self.reuse_connections || self.script == Script::Vllm
@@ -312,7 +317,8 @@ impl Arguments {
             save_detailed: self.modern.save_detailed,
             goodput: !self.goodput.is_empty(),
             date: SystemTime::now(),
-            peak_in_flight: None,
+            rate_changes: Vec::new(),
+            all_due_at: None,
         }
     }
 }

@@ -153,6 +153,19 @@ impl Load {
         Ok(Plan { phases: vec![phase] })
     }
 
+    /// When a ramp reaches each whole rate, from its first one on, as the script notes it; empty without a ramp.
+    pub(super) fn rate_changes(&self, arguments: &Arguments) -> anyhow::Result<Vec<(u32, Duration)>> {
+        let Some(ramp) = ramp(arguments) else { return Ok(Vec::new()) };
+        let (times, _) = times(arguments, self.made.prompts.len())?;
+        let last = times.len().saturating_sub(1).max(1) as f64;
+        let mut changes = vec![(ramp.of(0.0) as u32, Duration::ZERO)];
+        for (index, at) in times.into_iter().enumerate() {
+            let (reached, rate) = (changes[changes.len() - 1].0, ramp.of(index as f64 / last) as u32);
+            changes.extend((reached + 1..=rate).map(|rate| (rate, at)));
+        }
+        Ok(changes)
+    }
+
     /// Requests for the prompts at these places, at these times.
     fn arrivals(
         &self,
@@ -175,16 +188,20 @@ impl Load {
     }
 }
 
+fn ramp(arguments: &Arguments) -> Option<ScriptRate> {
+    let (how, start, end) = arguments.modern.ramp_up()?;
+    let (start, end) = (f64::from(start), f64::from(end));
+    Some(match how {
+        RampUp::Linear => ScriptRate::Linear(start, end),
+        RampUp::Exponential => ScriptRate::Exponential(start, end),
+    })
+}
+
 /// When requests are sent, and how many a second; `None` is as fast as they are let.
 fn times(arguments: &Arguments, requests: usize) -> anyhow::Result<(Vec<Duration>, Option<f64>)> {
     let pattern = Pattern::Gamma(arguments.burstiness);
     let seed = arguments.seed;
-    if let Some((how, start, end)) = arguments.modern.ramp_up() {
-        let (start, end) = (f64::from(start), f64::from(end));
-        let ramp = match how {
-            RampUp::Linear => ScriptRate::Linear(start, end),
-            RampUp::Exponential => ScriptRate::Exponential(start, end),
-        };
+    if let Some(ramp) = ramp(arguments) {
         let times = script_arrivals(pattern, ramp, requests, seed)?;
         let mean = times.last().map(|last| requests as f64 / last.as_secs_f64());
         return Ok((times, mean));

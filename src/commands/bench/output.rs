@@ -55,9 +55,13 @@ pub(super) fn conclude(
     let health = measured.health(load);
     let assessment = judge(report, &health, &arguments.advice());
     run.date = SystemTime::now();
-    run.peak_in_flight = Some(measured.summary.client.peak_in_flight);
+    let summary = &measured.summary;
+    let start = summary.phases.first().and_then(|phase| phase.span).unwrap_or_default().0;
+    run.all_due_at = (run.request_rate.is_none() && run.ramp_up.is_none()).then_some(start);
+    let changes = load.rate_changes(arguments)?.into_iter();
+    run.rate_changes = changes.map(|(rate, at)| (rate, summary.started_at + start + at)).collect();
 
-    let mut text = run.block(report);
+    let mut text = run.block(report, &measured.seconds);
     if measured.interrupted() {
         let (ended, planned) = (report.total.sent, load.made.prompts.len());
         text = format!("PARTIAL RESULTS: stopped by hand after {ended} of {planned} requests.\n{text}");
@@ -91,7 +95,7 @@ fn save(
     health: &ClientHealth,
     assessment: &Assessment,
 ) -> anyhow::Result<String> {
-    let mut object = run.json(&measured.report, &measured.details);
+    let mut object = run.json(&measured.report, &measured.details, &measured.seconds);
     object.set(
         "evenload",
         json!({

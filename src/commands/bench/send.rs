@@ -10,7 +10,8 @@ use anyhow::{anyhow, bail};
 use indicatif::ProgressBar;
 use loadgen::{Ask, Control, Options, Reuse, RunEnd, RunSummary, Targets};
 use report::{
-    BenchDetails, ClientHealth, Count, CountSource, Outcome, PhaseShape, Record, Recorder, Report, RunShape,
+    BenchDetails, BenchSeconds, ClientHealth, Count, CountSource, Outcome, PhaseShape, Record, Recorder,
+    Report, RunShape,
 };
 use serde_json::Value;
 use workload::{Plan, TokenSource, write_body};
@@ -38,6 +39,7 @@ pub(super) struct Sender {
 pub(super) struct Measured {
     pub(super) report: Report,
     pub(super) details: BenchDetails,
+    pub(super) seconds: BenchSeconds,
     pub(super) summary: RunSummary,
     /// Prompt tokens that the server counted, and those that the tokenizer counts in the same prompts.
     pub(super) counted: (u64, u64),
@@ -58,6 +60,7 @@ impl Sender {
         options.api_key = std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty());
         options.reuse = if arguments.reuses_connections() { Reuse::Pooled } else { Reuse::Never };
         options.headers.clone_from(&arguments.modern.header);
+        options.keep_answers = arguments.lists();
         if let Some(prefix) = &arguments.modern.request_id_prefix {
             prefix.trim_end_matches('-').clone_into(&mut options.run_name);
         }
@@ -148,27 +151,29 @@ impl Sender {
             targets: self.targets.names().map(ToString::to_string).collect(),
         };
         let recorder = Mutex::new(Recorder::new(shape, arguments.goodput.clone()));
-        let (mut details, mut counted) = (BenchDetails::default(), (0, 0));
+        let (mut details, mut seconds) = (BenchDetails::default(), BenchSeconds::default());
+        let mut counted = (0, 0);
         let bar = match arguments.disable_tqdm {
             true => ProgressBar::hidden(),
             false => progress::bar(Some(load.made.prompts.len() as u64)),
         };
         let summary = thread::scope(|scope| {
             let run = scope.spawn(|| {
-                loadgen::run(plan, &self.targets, &self.options, control, |mut record, _| {
+                loadgen::run(plan, &self.targets, &self.options, control, |mut record, text| {
                     if load.source == TokenSource::Tokenizer {
                         count_ourselves(&mut record, load, arguments.script, &mut counted);
                     }
                     if arguments.saves() {
-                        details.push(&record);
+                        details.push(&record, text.unwrap_or_default().text);
                     }
+                    seconds.push(&record);
                     recorder.lock().unwrap_or_else(PoisonError::into_inner).push(&record);
                 })
             });
             progress::watch(run, control, &bar, || {})
         })?;
         let report = recorder.into_inner().unwrap_or_else(PoisonError::into_inner).report();
-        Ok(Measured { report, details, summary, counted })
+        Ok(Measured { report, details, seconds, summary, counted })
     }
 
     fn url(&self) -> String {

@@ -1,5 +1,7 @@
 //! Which flags do not go together, beyond what their definitions say.
 
+use report::Threshold;
+
 use super::{
     Arguments,
     flags::{ArrivalPattern, Bust, EndpointType, ExportLevel, InputFlags},
@@ -78,6 +80,10 @@ impl Arguments {
                 "--fail-if {limit:?}: this is measured only with --streaming",
                 limit = limit.to_string()
             ));
+        }
+        let undefined = |limit: &&Threshold| limit.needs_goodput() && self.output.slos().is_empty();
+        if let Some(limit) = self.own.fail_if.iter().find(undefined) {
+            return Err(format!("--fail-if \"{limit}\": say with --goodput which answers are good"));
         }
         if self.output.slos().iter().any(|slo| slo.needs_stream()) && !endpoint.streams() {
             return Err(

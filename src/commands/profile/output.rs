@@ -12,7 +12,7 @@ use std::{
 use anyhow::anyhow;
 use loadgen::RunEnd;
 use report::{
-    Breach, Verdict,
+    Breach, Threshold, Verdict,
     aiperf::{self, ServerMetrics},
     client_json, client_lines, engine_table, run_page,
 };
@@ -37,8 +37,8 @@ pub(super) fn conclude(
     files: &Files,
     mut finished: Finished,
 ) -> anyhow::Result<Status> {
-    let breaches: Vec<Breach> =
-        arguments.own.fail_if.iter().filter_map(|limit| limit.check(&finished.report.total)).collect();
+    let check = |limit: &Threshold| limit.check(&finished.report.total, &finished.recording.measured);
+    let breaches: Vec<Breach> = arguments.own.fail_if.iter().filter_map(check).collect();
     let mut text = tables(arguments, &finished);
     text += &remarks(arguments, &finished, &breaches);
     let mut written = Written { problem: finished.recording.problem.take(), missing: Vec::new() };

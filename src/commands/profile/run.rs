@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use loadgen::{Control, RunEnd, RunSummary};
+use loadgen::{Control, RunEnd, RunSummary, Start};
 use report::{
     Assessment, ClientHealth, Distribution, EngineFigures, EnginePages, Flags, Report,
     aiperf::{Run, RunKind},
@@ -93,30 +93,32 @@ pub(super) fn carry_out(
             start(phase);
         }
     }));
-    let mut run = Run {
-        id,
-        started_at: SystemTime::now(),
-        input_config: input_config(arguments, &made, files, seed, &urls),
-        seed: Some(seed),
-        command: command_line(),
-        kind: RunKind::Complete,
-        urls,
-    };
-    let mut recording = Recording::begin(arguments, files, &run, &made)?;
     let engines = Engines::new(arguments, &servers);
-    let mut live = Live::new(arguments, &made);
-    let (plan, shapes, replays) = (made.plan, made.shapes, made.replays);
-    let measured = |phase: usize| shapes.get(phase).is_some_and(|shape| shape.measured);
-    run.started_at = SystemTime::now();
-    let summary = thread::scope(|scope| {
+    let (replays, targets, counter) = (made.replays, &servers.targets, counter.as_deref());
+    let (summary, mut run, mut recording) = thread::scope(|scope| {
         if control.stops() == 0 {
             engines.watch(scope, arguments);
         }
-        let sender = scope.spawn(|| {
-            let taken = &mut recording;
-            loadgen::run(plan, &servers.targets, &options, control, |record, text| {
-                taken.take(record, text, counter.as_deref())
-            })
+        // The first readings may have taken seconds: no time of the run counts from before them.
+        let start = Start::now();
+        options.start = Some(start);
+        let run = Run {
+            id,
+            started_at: start.at,
+            input_config: input_config(arguments, &made, files, seed, &urls),
+            seed: Some(seed),
+            command: command_line(),
+            kind: RunKind::Complete,
+            urls,
+        };
+        let mut recording =
+            Recording::begin(arguments, files, &run, &made).inspect_err(|_| engines.stop())?;
+        let mut live = Live::new(arguments, &made);
+        let (plan, shapes) = (made.plan, made.shapes);
+        let measured = |phase: usize| shapes.get(phase).is_some_and(|shape| shape.measured);
+        let sender = scope.spawn(move || {
+            let take = |record, text| recording.take(record, text, counter);
+            loadgen::run(plan, targets, &options, control, take).map(|summary| (summary, recording))
         });
         announce(measured(0));
         while !sender.is_finished() {
@@ -130,7 +132,8 @@ pub(super) fn carry_out(
         }
         live.finish();
         engines.stop();
-        sender.join().map_err(|_| anyhow!("the load generator broke down"))?.map_err(anyhow::Error::from)
+        let (summary, recording) = sender.join().map_err(|_| anyhow!("the load generator broke down"))??;
+        Ok::<_, anyhow::Error>((summary, run, recording))
     })?;
     servers.stop_profiler(arguments);
     recording.finish();
@@ -167,7 +170,9 @@ fn advice(arguments: &Arguments, replays: bool) -> Flags {
     } else {
         Flags::PROFILE.rate
     };
-    let requests = if !load.request_count.is_empty() {
+    let requests = if replays {
+        "the number of requests in --input-file"
+    } else if !load.request_count.is_empty() {
         Flags::PROFILE.requests
     } else if !load.conversation_num.is_empty() {
         "--conversation-num"

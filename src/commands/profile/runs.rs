@@ -8,7 +8,7 @@ use std::{fmt::Write as _, fs, path::Path, time::Duration};
 
 use anyhow::Context;
 use loadgen::RunEnd;
-use report::{Degradation, Metric, TextTable};
+use report::{Degradation, TextTable};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -38,13 +38,13 @@ pub(super) struct Setting {
 type Figure = (&'static str, fn(&Finished) -> Option<f64>);
 
 const FIGURES: [Figure; 8] = [
-    ("requests/s", |run| Some(run.report.total.per_second(run.report.total.answered()))),
-    ("output tokens/s", |run| Some(run.report.total.per_second(run.report.total.output_tokens()))),
-    ("TTFT p50 (ms)", |run| milliseconds(run, Metric::Ttft, 50.0)),
-    ("TTFT p99 (ms)", |run| milliseconds(run, Metric::Ttft, 99.0)),
-    ("ITL mean (ms)", |run| Some(run.report.total.of(Metric::Tpot).mean()? / report::MILLISECOND)),
-    ("latency p50 (ms)", |run| milliseconds(run, Metric::E2e, 50.0)),
-    ("latency p99 (ms)", |run| milliseconds(run, Metric::E2e, 99.0)),
+    ("requests/s", |run| shown(run, "request_throughput", "avg")),
+    ("output tokens/s", |run| shown(run, "output_token_throughput", "avg")),
+    ("TTFT p50 (ms)", |run| shown(run, "time_to_first_token", "p50")),
+    ("TTFT p99 (ms)", |run| shown(run, "time_to_first_token", "p99")),
+    ("ITL mean (ms)", |run| shown(run, "inter_token_latency", "avg")),
+    ("latency p50 (ms)", |run| shown(run, "request_latency", "p50")),
+    ("latency p99 (ms)", |run| shown(run, "request_latency", "p99")),
     ("errors (%)", |run| {
         let total = &run.report.total;
         (total.completed() > 0).then(|| 100.0 * total.failed() as f64 / total.completed() as f64)
@@ -162,8 +162,9 @@ pub(super) fn one(
     Ok((output::conclude(&own, &files, finished)?, ended))
 }
 
-fn milliseconds(run: &Finished, metric: Metric, percent: f64) -> Option<f64> {
-    Some(run.report.total.of(metric).percentile(percent)? / report::MILLISECOND)
+/// The figure that the run's own table shows.
+fn shown(run: &Finished, tag: &str, statistic: &str) -> Option<f64> {
+    run.recording.measured.statistic(tag, statistic)
 }
 
 pub(super) fn base_seed(arguments: &Arguments, trials: u32) -> u64 {

@@ -10,6 +10,10 @@ use super::{
 };
 use crate::{Distribution, ErrorTable, Outcome, Record, Span};
 
+/// By these words AIPerf knows the answer of a server whose model has no room for the prompt.
+const CONTEXT_OVERFLOW: [&str; 4] =
+    ["context length", "maximum context", "context_length_exceeded", "prompt is too long"];
+
 /// The figures of a set of requests.
 #[derive(Clone, Debug)]
 pub struct Collector {
@@ -24,6 +28,7 @@ pub struct Collector {
     pub(super) output_tokens: u64,
     pub(super) reasoning_tokens: Option<u64>,
     pub(super) error_input_tokens: u64,
+    pub(super) context_overflows: u64,
     /// From the first send of an answered request to the last of its events.
     pub(super) span: Span,
     /// The same, failures included.
@@ -97,6 +102,7 @@ impl Collector {
             output_tokens: 0,
             reasoning_tokens: None,
             error_input_tokens: 0,
+            context_overflows: 0,
             span: Span::default(),
             activity: Span::default(),
             sweep: None,
@@ -122,14 +128,18 @@ impl Collector {
         if !record.outcome.is_success() {
             self.failed += 1;
             self.error_input_tokens += u64::from(record.input_tokens.tokens);
+            let message = record.outcome.message().to_ascii_lowercase();
+            let overflow = CONTEXT_OVERFLOW.iter().any(|words| message.contains(words));
+            self.context_overflows += u64::from(overflow);
             self.errors.push_unanswered(record);
+            self.take(record);
             return;
         }
         self.answered += 1;
         self.good += u64::from(self.slos.iter().all(|slo| slo.met(record)));
         self.input_tokens += u64::from(record.input_tokens.tokens);
         self.output_tokens += u64::from(record.output_tokens.tokens);
-        if let Some(tokens) = record.reasoning_tokens {
+        if let Some(tokens) = record.reasoning() {
             *self.reasoning_tokens.get_or_insert(0) += u64::from(tokens);
         }
         let end = record.last_chunk().unwrap_or(record.done);
@@ -147,6 +157,10 @@ impl Collector {
         }
         self.span.include(sent);
         self.span.include(end);
+        self.take(record);
+    }
+
+    fn take(&mut self, record: &Record) {
         for &tag in &self.tags {
             tag.values(record, |value| self.values.entry(tag).or_default().record(value));
         }

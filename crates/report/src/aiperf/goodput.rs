@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::{Tag, tag::Needs};
+use super::Tag;
 use crate::{Metric, Objective, Record};
 
 /// A limit on one metric, in the unit in which the metric is printed.
@@ -49,7 +49,7 @@ impl Slo {
 
     /// Whether only streamed answers have the metric.
     pub fn needs_stream(self) -> bool {
-        self.tag.needs() == Needs::Streaming
+        self.tag.needs_stream()
     }
 
     /// Whether an answered request meets it. A request without the metric does not.

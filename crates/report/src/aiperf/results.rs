@@ -74,6 +74,11 @@ impl Collector {
         self.values.get(&tag).map(|values| distribution(tag, values))
     }
 
+    /// The values of one tag, as they are kept.
+    pub(crate) fn values(&self, tag: Tag) -> Option<&Distribution> {
+        self.values.get(&tag)
+    }
+
     /// A statistic of a metric, by their names in files.
     pub fn statistic(&self, tag: &str, stat: &str) -> Option<f64> {
         let place = STATISTICS.iter().position(|known| *known == stat)?;
@@ -235,6 +240,13 @@ impl Collector {
                 "tokens",
                 None,
                 count(self.error_input_tokens).filter(|_| failed > 0),
+            ),
+            (
+                "context_overflow_count",
+                "Context Overflow Count",
+                "requests",
+                None,
+                count(self.context_overflows).filter(|_| failed > 0),
             ),
             ("benchmark_duration", "Benchmark Duration", "sec", None, Some(self.duration_s())),
             (

@@ -48,7 +48,7 @@ macro_rules! tags {
             }
 
             /// What a kept value is divided by for print.
-            pub(super) fn scale(self) -> f64 {
+            pub(crate) fn scale(self) -> f64 {
                 match self { $(Self::$name => $scale,)* }
             }
 
@@ -76,6 +76,7 @@ tags! {
     E2eOutputTokenThroughput = "e2e_output_token_throughput", "E2E Output Token Throughput", "tokens/sec/user", MILLIONTHS, Some(510), Nothing;
     OutputSequenceLength = "output_sequence_length", "Output Sequence Length", "tokens", 1.0, Some(600), Nothing;
     InputSequenceLength = "input_sequence_length", "Input Sequence Length", "tokens", 1.0, Some(700), Nothing;
+    ErrorInputSequenceLength = "error_isl", "Error Input Sequence Length", "tokens", 1.0, None, Nothing;
     InterChunkLatency = "inter_chunk_latency", "Inter Chunk Latency", "ms", MILLISECOND, None, Streaming;
     PrefillThroughputPerUser = "prefill_throughput_per_user", "Prefill Throughput Per User", "tokens/sec/user", MILLIONTHS, None, Streaming;
     OutputTokenCount = "output_token_count", "Output Token Count", "tokens", 1.0, None, Nothing;
@@ -116,13 +117,23 @@ impl Tag {
         Self::ALL.into_iter().find(|tag| tag.name() == name)
     }
 
+    /// Whether only streamed answers have it.
+    pub(crate) fn needs_stream(self) -> bool {
+        self.needs() == Needs::Streaming
+    }
+
+    /// Whether its kept values are nanoseconds.
+    pub(crate) fn is_time(self) -> bool {
+        self.unit() == "ms"
+    }
+
     /// Whether a larger value is the better one, for `--goodput`.
     pub(super) fn larger_is_better(self) -> bool {
         self.unit() == "tokens/sec/user" || self.unit() == "tokens"
     }
 
     /// What a kept value has on top of the printed one, in its unit: kept values are never negative.
-    pub(super) fn offset(self) -> f64 {
+    pub(crate) fn offset(self) -> f64 {
         if self == Self::OslMismatchDiff { 100.0 } else { 0.0 }
     }
 
@@ -151,9 +162,13 @@ impl Tag {
         self == Self::InterChunkLatency
     }
 
-    /// Calls `take` with each value that an answered request has of this metric.
+    /// Calls `take` with each value that a request has of this metric. Those that failed have one metric of their own.
     pub(super) fn values(self, record: &Record, mut take: impl FnMut(u64)) {
-        if !record.outcome.is_success() {
+        let answered = record.outcome.is_success();
+        if self == Self::ErrorInputSequenceLength && !answered {
+            take(record.input_tokens.tokens.into());
+        }
+        if !answered {
             return;
         }
         if self.is_list() {
@@ -183,11 +198,10 @@ impl Tag {
             Self::PrefillThroughputPerUser => per_second(input, nanoseconds(record.ttft()?)),
             Self::OutputSequenceLength => output,
             Self::InputSequenceLength => Some(input),
-            Self::InterChunkLatency => None,
-            Self::OutputTokenCount => {
-                Some(output?.saturating_sub(record.reasoning_tokens.unwrap_or(0).into()))
-            }
-            Self::ReasoningTokenCount | Self::UsageReasoningTokens => record.reasoning_tokens.map(u64::from),
+            Self::InterChunkLatency | Self::ErrorInputSequenceLength => None,
+            Self::OutputTokenCount => Some(output?.saturating_sub(record.reasoning().unwrap_or(0).into())),
+            Self::ReasoningTokenCount => record.reasoning().map(u64::from),
+            Self::UsageReasoningTokens => record.reasoning_tokens.map(u64::from),
             Self::CreditToStartLatency => Some(nanoseconds(sent.saturating_sub(record.admitted))),
             Self::EffectiveLatency => Some(nanoseconds(record.done.saturating_sub(record.admitted))),
             Self::UsagePromptTokens => usage.then_some(input),

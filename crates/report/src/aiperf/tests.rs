@@ -121,6 +121,34 @@ fn definitions_are_aiperfs() {
 }
 
 #[test]
+fn reasoning_that_the_server_does_not_tell_apart_is_ours() {
+    let mut record = request(100, 50, 10, 7);
+    record.own_reasoning_tokens = Some(3);
+    let mut collector = Collector::new(true, Vec::new());
+    collector.push(&record);
+    let figures = ["output_sequence_length", "output_token_count", "reasoning_token_count"];
+    assert_eq!(figures.map(|tag| figure(&collector, tag, "avg")), [7.0, 4.0, 3.0]);
+    assert!(collector.result(Tag::UsageReasoningTokens).is_none(), "the server said nothing of it");
+    record.reasoning_tokens = Some(5);
+    collector.push(&record);
+    assert_eq!(figure(&collector, "reasoning_token_count", "max"), 5.0);
+}
+
+#[test]
+fn prompts_of_failures_are_counted_and_those_too_long_for_the_model() {
+    let mut collector = Collector::new(true, Vec::new());
+    collector.push(&request(100, 50, 10, 7));
+    assert_eq!(collector.statistic("context_overflow_count", "avg"), None);
+    let refused = "This model's maximum context length is 16 tokens.".to_owned();
+    for outcome in [Outcome::Cancelled, Outcome::Timeout, Outcome::Status(400, refused)] {
+        collector.push(&failure(100, 50, outcome));
+    }
+    assert_eq!(collector.statistic("error_isl", "sum"), Some(300.0));
+    assert_eq!(collector.statistic("input_sequence_length", "sum"), Some(100.0));
+    assert_eq!(collector.statistic("context_overflow_count", "avg"), Some(1.0));
+}
+
+#[test]
 fn a_first_chunk_that_cannot_be_right_counts_as_one_token() {
     let mut record = request(0, 50, 10, 3);
     record.chunks[0].tokens = 9;
@@ -267,7 +295,7 @@ fn the_summary_has_every_key() {
      output_token_throughput output_token_throughput_per_user output_sequence_length input_sequence_length goodput \
      good_request_count good_request_fraction output_token_count reasoning_token_count inter_chunk_latency \
      total_output_tokens total_reasoning_tokens benchmark_duration total_isl total_osl error_request_count \
-     total_error_isl time_to_first_output_token decode_duration e2e_output_token_throughput \
+     total_error_isl error_isl context_overflow_count time_to_first_output_token decode_duration e2e_output_token_throughput \
      prefill_throughput_per_user credit_to_start_latency effective_latency adj_request_latency \
      adj_time_to_first_token adj_inter_token_latency adj_decode_duration input_token_throughput \
      total_token_throughput completed_request_count request_error_rate \
@@ -412,7 +440,7 @@ fn each_request_has_its_line() {
     assert_eq!(lines[3]["metrics"]["inter_chunk_latency"], json!({ "value": [10.0, 10.0], "unit": "ms" }));
     assert!(lines[3].get("error").is_none());
     assert_eq!(lines[7]["error"]["code"], 503);
-    assert_eq!(lines[7]["metrics"], json!({}));
+    assert_eq!(lines[7]["metrics"], json!({ "error_isl": { "value": 100, "unit": "tokens" } }));
     assert_eq!(lines[9]["metadata"]["was_cancelled"], true);
 }
 

@@ -48,9 +48,10 @@ impl CurveChart {
         self.lines.iter().all(|(_, points)| points.is_empty())
     }
 
-    /// Lines with points, with their places; those beyond the cap are left out.
+    /// Lines with points, with their colours; those beyond the cap are left out.
     fn shown(&self) -> impl Iterator<Item = (usize, &Line)> {
-        self.lines.iter().enumerate().take(MAX_SERIES).filter(|(_, (_, points))| !points.is_empty())
+        let coloured = self.lines.iter().enumerate().map(|(place, line)| (place % MAX_SERIES, line));
+        coloured.filter(|(_, (_, points))| !points.is_empty()).take(MAX_SERIES)
     }
 }
 
@@ -152,6 +153,10 @@ mod tests {
         let chart = CurveChart::new("T", "ms", "rate").line("none", []).line("some", [(1.0, 2.0)]);
         assert_eq!(chart.draw().legend, [("f1".to_owned(), "some".to_owned())]);
         assert!(chart.draw().svg.contains("line l1") && !chart.draw().svg.contains("line l0"));
+        let empty = (0..MAX_SERIES).fold(CurveChart::default(), |chart, _| chart.line("none", []));
+        let drawing = empty.line("late", [(1.0, 2.0)]).draw();
+        assert_eq!((drawing.legend[0].1.as_str(), drawing.note.as_str()), ("late", ""));
+        assert!(drawing.svg.contains("line l0"), "there are no other colours");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use protocol::FamilyKind;
 
 use super::{
     gauge::Gauge,
+    growth::Grown,
     series::{EngineSeries, SeriesHead},
 };
 use crate::summary::ratio;
@@ -112,7 +113,6 @@ impl EngineSeries {
     ) -> Option<Figures> {
         let column = |column: usize| self.known(move |row| row.value(column));
         let grown = |column: usize| self.growth(|row| row.value(column), start, end);
-        let seconds = self.covered(start, end);
         match kind {
             FamilyKind::Gauge | FamilyKind::Unknown => {
                 let inside = |(at, _): &(Duration, f64)| (start..=end).contains(at);
@@ -120,15 +120,18 @@ impl EngineSeries {
                 Gauge::of(samples.collect()).map(Figures::Gauge)
             }
             FamilyKind::Counter => {
-                let total = grown(head.column)?;
-                let rates = Rates::between(&column(head.column), start, end);
+                let Grown { total, seconds } = grown(head.column)?;
+                let counted = self.counted(|row| row.value(head.column));
+                let counted: Vec<_> = counted.into_iter().map(|(row, total)| (row.at, total)).collect();
+                let rates = Rates::between(&counted, start, end);
                 Some(Figures::Counter(Growth { total, rate: ratio(total, seconds)?, rates }))
             }
             FamilyKind::Histogram => {
-                let (sum, count) = (grown(head.column)?, grown(head.column + 1)?);
+                let Grown { total: sum, seconds } = grown(head.column)?;
+                let count = grown(head.column + 1)?.total;
                 let buckets = head.bounds.iter().zip(head.column + 2..);
                 let buckets: Vec<_> =
-                    buckets.filter_map(|(bound, place)| Some((bound.clone(), grown(place)?))).collect();
+                    buckets.filter_map(|(bound, place)| Some((bound.clone(), grown(place)?.total))).collect();
                 let percentiles =
                     (count > 0.0).then(|| PERCENTS.map(|percent| quantile(&buckets, percent / 100.0)));
                 Some(Figures::Histogram(Observed {
@@ -145,12 +148,13 @@ impl EngineSeries {
 }
 
 impl Rates {
+    /// `known` never falls.
     fn between(known: &[(Duration, f64)], start: Duration, end: Duration) -> Option<Self> {
         let inside =
             |pair: &&[(Duration, f64)]| pair[0].0 >= start && pair[1].0 <= end && pair[1].0 > pair[0].0;
         let steps = known.windows(2).filter(inside).map(|pair| {
             let seconds = (pair[1].0 - pair[0].0).as_secs_f64();
-            ((pair[1].1 - pair[0].1).max(0.0) / seconds, seconds)
+            ((pair[1].1 - pair[0].1) / seconds, seconds)
         });
         let steps: Vec<(f64, f64)> = steps.collect();
         let all = Gauge::of(steps.iter().map(|step| step.0).collect())?;

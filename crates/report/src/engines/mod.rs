@@ -7,6 +7,7 @@
 
 mod families;
 mod gauge;
+mod growth;
 mod pages;
 mod series;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use protocol::EngineMetrics;
 use serde_json::{Value, json};
 
+use self::growth::Grown;
 pub use self::{
     families::{FamilyFigures, Figures, Growth, Observed, Rates},
     gauge::Gauge,
@@ -69,17 +71,16 @@ impl EngineSeries {
             Some((name, Gauge::of(samples.filter_map(|row| field(&row.engine)).collect())?))
         });
         let grown = |field: Field| self.growth(|row| field(&row.engine), start, end);
-        let seconds = self.covered(start, end);
         let counters = COUNTERS.iter().filter_map(|&(name, field)| {
-            let growth = grown(field)?;
-            Some((name, growth, ratio(growth, seconds)?))
+            let Grown { total, seconds } = grown(field)?;
+            Some((name, total, ratio(total, seconds)?))
         });
         let hits = grown(|engine| engine.prefix_hits).zip(grown(|engine| engine.prefix_queries));
         EngineFigures {
             readings,
             gauges: gauges.collect(),
             counters: counters.collect(),
-            prefix_hit_ratio: hits.and_then(|(hits, queries)| ratio(hits, queries)),
+            prefix_hit_ratio: hits.and_then(|(hits, queries)| ratio(hits.total, queries.total)),
         }
     }
 }
@@ -199,11 +200,11 @@ mod tests {
         let later = series().figures(seconds(2.5), seconds(6.5));
         assert_eq!(
             later.counters[0],
-            ("generation_tokens", 450.0, 112.5),
+            ("generation_tokens", 450.0, 100.0),
             "the start on a line, the end after it"
         );
         let short = series().figures(seconds(2.5), seconds(3.0));
-        assert_eq!(short.counters[0], ("generation_tokens", 100.0, 200.0), "all that came in between");
+        assert_eq!(short.counters[0], ("generation_tokens", 100.0, 100.0), "from the last reading before");
         let whole = series().figures(seconds(0.0), seconds(20.0));
         assert_eq!(whole.counters[0], ("generation_tokens", 600.0, 60.0), "nothing is known after second 10");
         let after = series().figures(seconds(11.0), seconds(20.0));
@@ -243,7 +244,7 @@ mod tests {
         for (second, tokens) in [(0, 500.0), (1, 600.0), (2, 0.0), (3, 50.0)] {
             push(&mut series, second, &format!("vllm:generation_tokens_total {tokens}\n"));
         }
-        assert_eq!(series.figures(seconds(0.0), seconds(3.0)).counters[0].1, 0.0);
+        assert_eq!(series.figures(seconds(0.0), seconds(3.0)).counters[0].1, 150.0);
         assert_eq!(EngineSeries::default().figures(seconds(0.0), seconds(1.0)), EngineFigures::default());
     }
 

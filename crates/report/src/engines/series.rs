@@ -2,12 +2,7 @@
 //!
 //! A page is kept as a row of numbers, one column for each number of each series, so that a reading costs eight bytes
 //! a number. When [`READINGS`] are kept, or their numbers fill the room, every second one is dropped and every second
-//! further one is taken; those at the edges of what was watched stay. Counters are differences from the window's
-//! start to its end, divided by its length, so that a rate is that of the window and not of the time between two
-//! readings; where the readings begin or end inside the window, by the part of it that they cover. A reading at an edge
-//! was taken while nothing was under way: where one was the last before the window, or comes within [`AT_ONCE`] after it,
-//! it is what the counter was then. Elsewhere the end is the first reading after it; the start lies on the line between
-//! two readings, or, in a window of only a few readings, is the last one before it.
+//! further one is taken; those at the edges of what was watched stay.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -21,11 +16,6 @@ pub const READINGS: usize = 4096;
 pub const COLUMNS: usize = 50_000;
 /// Numbers kept of all readings of a page, unless told otherwise.
 const ROOM: usize = 1 << 20;
-/// So soon after a window, a reading at an edge is that of its end.
-const AT_ONCE: Duration = Duration::from_secs(1);
-/// A window of so many gaps between readings is long enough for straight lines.
-const FINE: u32 = 4;
-
 /// The readings of one page. Times count from any moment of the caller's, and never fall.
 #[derive(Clone, Debug)]
 pub struct EngineSeries {
@@ -85,7 +75,7 @@ pub(crate) struct SeriesHead {
 pub(crate) struct Row {
     pub(crate) at: Duration,
     /// It stands at an edge of what was watched.
-    edge: bool,
+    pub(super) edge: bool,
     latency: Duration,
     pub(super) engine: EngineMetrics,
     values: Vec<f64>,
@@ -269,27 +259,6 @@ impl EngineSeries {
         (before.at < after.at).then_some((before, after))
     }
 
-    /// By how much a counter grew in a window. One that fell, because its server started again, did not grow.
-    pub(super) fn growth(
-        &self,
-        value: impl Fn(&Row) -> Option<f64>,
-        start: Duration,
-        end: Duration,
-    ) -> Option<f64> {
-        let known: Vec<(&Row, f64)> = self.rows.iter().filter_map(|row| Some((row, value(row)?))).collect();
-        let after = known.partition_point(|(row, _)| row.at < end);
-        let edge = known[after..].iter().find(|(row, _)| row.edge && row.at <= end + AT_ONCE);
-        let (_, last) = edge.or(known.get(after)).or(known.last())?;
-        Some((last - at_start(&known, start, end)?).max(0.0))
-    }
-
-    /// The part of a window, in seconds, that lies between the first reading and the last.
-    pub(super) fn covered(&self, start: Duration, end: Duration) -> f64 {
-        let first = self.rows.first().map_or(end, |row| row.at.max(start));
-        let last = self.rows.last().map_or(end, |row| row.at.min(end));
-        last.saturating_sub(first).as_secs_f64()
-    }
-
     /// The times and values at which something is known.
     pub(crate) fn known(&self, value: impl Fn(&Row) -> Option<f64>) -> Vec<(Duration, f64)> {
         self.rows.iter().filter_map(|row| Some((row.at, value(row)?))).collect()
@@ -323,19 +292,4 @@ impl Row {
 
 fn same(values: &[f64], before: &[f64]) -> bool {
     values.len() == before.len() && values.iter().zip(before).all(|(a, b)| a == b || a.is_nan() && b.is_nan())
-}
-
-/// A counter's value at the start of a window.
-fn at_start(known: &[(&Row, f64)], start: Duration, end: Duration) -> Option<f64> {
-    let after = known.partition_point(|(row, _)| row.at <= start);
-    match (known[..after].last(), known.get(after)) {
-        (Some(&(before, v0)), Some(&(next, v1))) if !before.edge && v1 >= v0 => {
-            let (t0, t1) = (before.at, next.at);
-            let fine = (t1 - t0) * FINE <= end.saturating_sub(start);
-            let share = (start - t0).as_secs_f64() / (t1 - t0).as_secs_f64();
-            Some(if fine { v0 + (v1 - v0) * share } else { v0 })
-        }
-        (Some((_, value)), _) | (None, Some((_, value))) => Some(*value),
-        (None, None) => None,
-    }
 }

@@ -1,8 +1,8 @@
 //! `server_metrics_export.*`: everything on the servers' metrics pages, in the shapes of AIPerf's schema 1.1.
 //!
 //! A series for each page, name and set of labels. Counters are named without `_total`, as Prometheus' client library
-//! names them. Differences: rates are those of the measured window, not of the time between the first and the last
-//! reading; percentiles of histograms are Prometheus' own estimate, straight lines inside buckets. `problems` in the
+//! names them. Differences: rates are the growth between the readings around the measured window, by the time between
+//! those two; percentiles of histograms are Prometheus' own estimate, straight lines inside buckets. `problems` in the
 //! summary, and under `evenload` the figures that every engine has under one name, are ours.
 
 mod csv;
