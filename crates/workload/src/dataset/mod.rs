@@ -225,8 +225,9 @@ mod tests {
             {"session_id": "s", "payload": {"model": "x"}}
             {"session_id": "s", "input_length": 9, "hash_ids": [1]}
             {"session_id": "s", "input_length": 9}
+            {"session_id": "s", "input_length": 9, "hash_ids": []}
             {"session_id": "s", "text_input": "a"}"#;
-        assert_eq!(wholes(trace, DatasetKind::MooncakeTrace), [true, true, true, false, false]);
+        assert_eq!(wholes(trace, DatasetKind::MooncakeTrace), [true, true, true, false, false, false]);
     }
 
     #[test]

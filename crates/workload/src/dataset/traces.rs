@@ -62,8 +62,8 @@ fn add_mooncake(
     let mut request = match (row.input_length, row.text_input, row.messages, row.payload) {
         (Some(tokens), None, None, None) => {
             // Without block ids nobody can say what two rows share: what comes before is then the earlier turns.
-            let adds = row.hash_ids.is_none() && row.session_id.is_some();
             let ids = row.hash_ids.unwrap_or_default();
+            let adds = ids.is_empty() && row.session_id.is_some();
             covered(&ids, block_tokens, tokens)?;
             Request { is_whole: !adds, ..counted(template, ids.into(), block_tokens, tokens, line)? }
         }
