@@ -506,7 +506,8 @@ fn flags_that_cannot_be_had_are_refused_by_name() {
         (&["--backend=tgi"], "invalid value 'tgi' for '--backend"),
         (&["--tokenizer-mode=mistral"], "invalid value 'mistral'"),
         (&["--request-rate=0"], "--request-rate"),
-        (&["--burstiness=0"], "--burstiness 0"),
+        (&["--burstiness=0"], "give a number above 0"),
+        (&["--random-range-ratio={\"input\":0.1,\"output\":0.2}"], "--script vllm"),
         (&["--goodput", "itl:5"], "ttft, tpot and e2el"),
         (&["--backend=openai-chat", "--endpoint=/v1/completions"], "--endpoint /v1/completions"),
         (&["--num-prompts=0"], "--num-prompts"),
@@ -557,8 +558,15 @@ fn prompts_without_a_dataset() {
         row(&text, "Best possible prefix cache hits (%):"),
         format!("{:.2}", 100.0 * (160.0 + 19.0 * 48.0) / 3200.0)
     );
-    let spread = ["--random-range-ratio=0.5", "--script=vllm", "--seed=3", "--num-prompts=400"];
-    let short = ["--random-input-len=25", "--random-prefix-len=0", "--random-output-len=1"];
+    let spread = [
+        r#"--random-range-ratio={"input": 0.5, "output": 0.9}"#,
+        "--script=vllm",
+        "--seed=3",
+        "--num-prompts=400",
+        "--request-rate=1000",
+        "--burstiness=inf",
+    ];
+    let short = ["--random-input-len=25", "--random-prefix-len=0", "--random-output-len=10"];
     let file = ["--save-result", "--save-detailed", "--result-filename=spread.json"];
     let mut spreading = Command::new(env!("CARGO_BIN_EXE_evenload"));
     spreading.args(["bench", "--dataset-name=random", "--model", MODEL, "--base-url", &stage.url()]);
@@ -573,7 +581,8 @@ fn prompts_without_a_dataset() {
         (*lengths.iter().min().unwrap(), *lengths.iter().max().unwrap())
     };
     assert_eq!(range("input_lens"), (12, 38), "half of 25 rounded down, and one and a half rounded up");
-    assert_eq!(range("output_lens"), (1, 2));
+    assert_eq!(range("output_lens"), (1, 19));
+    assert_eq!(file["burstiness"], "inf", "as the rate is written");
 
     let poem = stage.directory.path().join("poem.txt");
     fs::write(&poem, "Shall I compare thee to a summer's day?\n".repeat(40)).unwrap();
@@ -595,7 +604,7 @@ fn numbers_without_end_are_refused() {
         ("--temperature=inf", "give a finite number"),
         ("--top-p=NaN", "give a finite number"),
         ("--presence-penalty=inf", "give a finite number"),
-        ("--burstiness=inf", "give a finite number"),
+        ("--burstiness=nan", "give a number above 0"),
         ("--request-rate=1e300", "at most 1e9, or inf"),
         ("--ready-check-timeout-sec=18446744073709551615", "is not in 0..=10000000000"),
     ] {

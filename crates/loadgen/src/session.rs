@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use protocol::estimate_tokens;
+use protocol::{BYTES_PER_TOKEN, estimate_tokens};
 use report::{Count, CountSource};
 use workload::{Arrival, Message, Prompt, Request, Turn};
 
@@ -136,11 +136,13 @@ impl Session {
     }
 
     /// Goes on to the next turn, due at `due` by the think time after `done`. A turn that was not answered leaves
-    /// its messages in the history, without an answer.
+    /// its messages in the history, without an answer. A whole prompt begins the history anew.
     pub(crate) fn advance(&mut self, answer: Option<&str>, done: Duration, phase_start: Duration) {
-        self.turns[self.turn].request.prompt.extend_history(&mut self.history);
-        if let Some(answer) = answer {
-            self.history.push(Message::new("assistant", Arc::from(answer)));
+        if self.turns[self.turn + 1].request.is_whole {
+            self.history.clear();
+        } else {
+            self.turns[self.turn].request.prompt.extend_history(&mut self.history);
+            self.history.extend(answer.map(|answer| Message::new("assistant", Arc::from(answer))));
         }
         self.turn += 1;
         let turn = &self.turns[self.turn];
@@ -163,12 +165,16 @@ fn forget_oldest(history: &mut Vec<Message>) -> bool {
 fn input_tokens(request: &Request, history: &[Message], body_bytes: usize) -> Count {
     let said = |messages: &[Message]| messages.iter().map(|message| message.content.len()).sum::<usize>();
     let own_bytes = match &request.prompt {
-        Prompt::Blocks { tokens, .. } => return Count { tokens: *tokens, source: CountSource::Dataset },
+        Prompt::Blocks { tokens, .. } => *tokens as usize * BYTES_PER_TOKEN,
         Prompt::Text(text) => text.len(),
         Prompt::Messages(messages) => said(messages),
         Prompt::Raw(_) => body_bytes,
     };
-    match request.input_tokens {
+    let stated = match &request.prompt {
+        Prompt::Blocks { tokens, .. } => Some(*tokens),
+        _ => request.input_tokens,
+    };
+    match stated {
         Some(tokens) if history.is_empty() || is_whole(request) => {
             Count { tokens, source: CountSource::Dataset }
         }
@@ -178,7 +184,7 @@ fn input_tokens(request: &Request, history: &[Message], body_bytes: usize) -> Co
 
 /// Whether a request brings the earlier messages of its session itself.
 fn is_whole(request: &Request) -> bool {
-    request.extra.as_ref().is_some_and(|keys| keys.contains_key("messages"))
+    request.is_whole || request.extra.as_ref().is_some_and(|keys| keys.contains_key("messages"))
 }
 
 #[cfg(test)]
@@ -234,6 +240,16 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_prompt_begins_the_history_anew() {
+        let whole = Request { is_whole: true, ..text("b") };
+        let mut session = session(vec![text("a").into(), whole.into(), text("c").into()]);
+        session.advance(Some("A"), Duration::ZERO, Duration::ZERO);
+        assert!(session.history.is_empty());
+        session.advance(Some("B"), Duration::ZERO, Duration::ZERO);
+        assert_eq!(session.history, [Message::user("b"), Message::new("assistant", "B")]);
+    }
+
+    #[test]
     fn a_turn_is_due_after_its_think_time_and_not_before_its_time() {
         let seconds = Duration::from_secs;
         let turn = |delay, not_before: Option<u64>| Turn {
@@ -260,5 +276,7 @@ mod tests {
         let blocks = Prompt::Blocks { ids: [1].into(), block_tokens: 16, tokens: 20, tail: 0 };
         let request = Request::new(Endpoint::Completions, "m", blocks);
         assert_eq!(input_tokens(&request, &history, 0), Count { tokens: 20, source: CountSource::Dataset });
+        let request = Request { is_whole: false, ..request };
+        assert_eq!(input_tokens(&request, &history, 0), Count { tokens: 21, source: CountSource::Estimate });
     }
 }

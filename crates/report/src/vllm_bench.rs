@@ -256,7 +256,9 @@ impl BenchRun {
         object.set("num_prompts", self.num_prompts);
         self.metadata.iter().for_each(|(key, value)| object.set(key, value));
         object.set("request_rate", self.request_rate.map_or(json!("inf"), |rate| json!(rate)));
-        object.set("burstiness", self.burstiness);
+        // JSON has no infinite numbers; an infinite shape is constant gaps.
+        let burstiness = Some(self.burstiness).filter(|shape| shape.is_finite());
+        object.set("burstiness", burstiness.map_or(json!("inf"), |shape| json!(shape)));
         object.set("max_concurrency", self.max_concurrency);
         if let Some((strategy, start, end)) = self.ramp_up {
             object.set("ramp_up_strategy", strategy);

@@ -30,8 +30,8 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// What a turn's prompt is, after all that was said before; its answer, of `output` tokens, is said then too. Texts
-    /// and messages add to what was said, other prompts are whole.
+    /// What a turn's prompt is, after all that was said before; its answer, of `output` tokens, is said then too. A whole
+    /// prompt begins anew.
     pub(crate) fn turn(
         &mut self,
         request: &Request,
@@ -39,9 +39,16 @@ impl History {
         output: u32,
         goes_on: bool,
     ) -> PromptHashes {
+        if request.is_whole {
+            *self = Self::default();
+        }
         let mut hashes = match &request.prompt {
-            Prompt::Blocks { ids, block_tokens, tokens, tail } => {
+            Prompt::Blocks { ids, block_tokens, tokens, tail } if request.is_whole => {
                 PromptHashes::of_trace(ids, *block_tokens, *tokens, *tail)
+            }
+            Prompt::Blocks { tokens, .. } => {
+                self.said(request.text(&[]).as_bytes(), Some(*tokens));
+                PromptHashes::of_text(&request.model, &self.text, self.tokens)
             }
             Prompt::Raw(body) => {
                 let tokens = request.input_tokens.unwrap_or_else(|| estimate_tokens(body.len()));

@@ -45,8 +45,10 @@ pub enum MaxTokensField {
     MaxTokens,
 }
 
-/// Appends the body of `request` to `out`. `history` is what was said before in the session, answers included.
+/// Appends the body of `request` to `out`. `history` is what was said before in the session, answers included; whole
+/// prompts go without it.
 pub fn write_body(request: &Request, history: &[Message], options: &BodyOptions, out: &mut Vec<u8>) {
+    let history = if request.is_whole { &[] } else { history };
     if let Prompt::Raw(body) = &request.prompt {
         out.extend_from_slice(body);
         return;
@@ -140,7 +142,7 @@ impl Body<'_> {
     fn prompt(&mut self, key: &str, request: &Request, history: &[Message]) {
         match &request.prompt {
             Prompt::Text(text) if history.is_empty() => self.field(key, &**text),
-            Prompt::Blocks { .. } => self.field(key, &text_of_blocks(&request.prompt)),
+            Prompt::Blocks { .. } if history.is_empty() => self.field(key, &text_of_blocks(&request.prompt)),
             _ => {
                 let new = new_messages(request);
                 let parts: Vec<&str> = history.iter().chain(&*new).map(|message| &*message.content).collect();
@@ -161,7 +163,6 @@ impl Body<'_> {
             role: &'a str,
             content: &'a str,
         }
-        let history = if matches!(request.prompt, Prompt::Blocks { .. }) { &[] } else { history };
         let new = new_messages(request);
         let said: Vec<Said<'_>> = history
             .iter()

@@ -7,6 +7,7 @@ mod arrival;
 mod block_sessions;
 mod body;
 mod dataset;
+mod date_time;
 mod error;
 pub mod inference_perf;
 mod kubeai_seed;

@@ -15,17 +15,25 @@ use crate::Error;
 const MAX_LINE_BYTES: u64 = 256 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// What some editors and exporters put before UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// Opens a file for reading; gzip is recognised by its first bytes, whatever the name.
+/// Opens a file for reading, after the byte order mark if there is one; gzip is recognised by its first bytes, whatever
+/// the name.
 pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead>, Error> {
     let file = File::open(path).map_err(|error| Error::read(path, error))?;
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, file);
     let head = reader.fill_buf().map_err(|error| Error::read(path, error))?;
-    if head.starts_with(&GZIP_MAGIC) {
-        Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(reader))))
+    let mut reader: Box<dyn BufRead> = if head.starts_with(&GZIP_MAGIC) {
+        Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(reader)))
     } else {
-        Ok(Box::new(reader))
+        Box::new(reader)
+    };
+    let head = reader.fill_buf().map_err(|error| Error::read(path, error))?;
+    if head.starts_with(BYTE_ORDER_MARK) {
+        reader.consume(BYTE_ORDER_MARK.len());
     }
+    Ok(reader)
 }
 
 /// What is wrong with a line of JSON, and where in it; the number of the line is its reader's to say.

@@ -110,15 +110,17 @@ pub fn bust_cache(
 ) -> impl Iterator<Item = Vec<Turn>> + Send + 'static {
     (0_u64..).zip(sessions).map(move |(number, mut turns)| {
         let id = xxh3_64_with_seed(&number.to_le_bytes(), seed);
-        for (turn, blocks_only) in turns.iter_mut().zip([false].into_iter().chain(std::iter::repeat(true))) {
-            mark(turn, place, id, blocks_only);
+        for (turn, is_first) in turns.iter_mut().zip([true].into_iter().chain(std::iter::repeat(false))) {
+            if is_first || turn.request.is_whole {
+                mark(turn, place, id);
+            }
         }
         turns
     })
 }
 
-/// Prompts known by block ids are whole prompts, so that each turn needs the mark; others carry it in the history.
-fn mark(turn: &mut Turn, place: CacheBust, id: u64, blocks_only: bool) {
+/// Whole prompts need the mark in each turn; others carry it in the history.
+fn mark(turn: &mut Turn, place: CacheBust, id: u64) {
     let mut words = String::new();
     push_words(id, MARK_TOKENS, &mut words);
     let prefix = matches!(place, CacheBust::SystemPrefix | CacheBust::FirstTurnPrefix);
@@ -142,7 +144,6 @@ fn mark(turn: &mut Turn, place: CacheBust, id: u64, blocks_only: bool) {
             }
             *tail ^= id;
         }
-        _ if blocks_only => {}
         Prompt::Text(text) => {
             *text = join(text);
             request.input_tokens = request.input_tokens.map(|tokens| tokens + MARK_TOKENS);

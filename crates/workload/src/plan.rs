@@ -120,6 +120,9 @@ pub struct Request {
     pub model: Arc<str>,
     /// The prompt.
     pub prompt: Prompt,
+    /// The prompt is all that is sent, whatever was said before in its session, which begins anew with it. Otherwise
+    /// it is what the turn adds: the sender puts the earlier turns and the server's answers before it.
+    pub is_whole: bool,
     /// Prompt length, where the dataset states it.
     pub input_tokens: Option<u32>,
     /// Output length to ask for (`max_tokens`), where there is one.
@@ -147,8 +150,8 @@ pub struct Seen {
 
 /// The content of a request.
 ///
-/// `Text` and `Messages` are what a turn adds: the sender puts the earlier turns and the server's answers before
-/// them. `Blocks` and `Raw` are whole prompts, whatever came before.
+/// `Text` and `Messages` are what a turn adds, `Blocks` and `Raw` are whole prompts, unless the data says otherwise
+/// ([`Request::is_whole`]); what comes before a `Raw` is never sent.
 #[derive(Clone, Debug)]
 pub enum Prompt {
     /// Plain text, for completions; a single user message, for chat.
@@ -187,6 +190,7 @@ impl Request {
         Self {
             endpoint,
             model: model.into(),
+            is_whole: matches!(prompt, Prompt::Blocks { .. } | Prompt::Raw(_)),
             prompt,
             input_tokens: None,
             output_tokens: None,
@@ -221,12 +225,18 @@ impl Request {
 }
 
 impl Prompt {
-    /// Appends to `history` what this turn adds to its conversation; the answer is the sender's to add.
+    /// Appends to `history` what this turn says in its conversation, finished bodies nothing; the answer is the
+    /// sender's to add.
     pub fn extend_history(&self, history: &mut Vec<Message>) {
         match self {
             Self::Text(text) => history.push(Message::user(text.clone())),
             Self::Messages(messages) => history.extend_from_slice(messages),
-            Self::Blocks { .. } | Self::Raw(_) => {}
+            Self::Blocks { ids, block_tokens, tokens, tail } => {
+                let mut text = String::new();
+                crate::render_blocks(ids, *block_tokens, *tokens, *tail, &mut text);
+                history.push(Message::user(text));
+            }
+            Self::Raw(_) => {}
         }
     }
 }

@@ -63,9 +63,12 @@ fn common_divisor(a: usize, b: usize) -> usize {
 fn begin_at(turns: &mut Vec<Turn>, first: usize) {
     let mut said: Vec<Message> = Vec::new();
     for skipped in turns.drain(..first) {
+        if skipped.request.is_whole {
+            said.clear();
+        }
         skipped.request.prompt.extend_history(&mut said);
     }
-    let Some(turn) = turns.first_mut().filter(|_| !said.is_empty()) else {
+    let Some(turn) = turns.first_mut().filter(|turn| !turn.request.is_whole && !said.is_empty()) else {
         return;
     };
     turn.request.prompt.extend_history(&mut said);

@@ -8,7 +8,8 @@ use workload::{
     poem_prompts, random_prompts, read_sharegpt,
 };
 
-use super::flags::{Arguments, Script, finite};
+use super::flags::{Arguments, Script};
+use crate::commands::profile::{RangeRatio, range_ratio};
 
 /// Dataset flags of the scripts.
 #[derive(Debug, Args)]
@@ -43,9 +44,10 @@ pub(super) struct DatasetFlags {
     #[arg(long, value_name = "TOKENS", default_value = "128", value_parser = clap::value_parser!(u32).range(1..=MOST_TOKENS))]
     random_output_len: u32,
     /// Spread of both lengths with random: from this share of the length to the length; with --script vllm, from so
-    /// much below it to so much above it [default: 1, no spread; with --script vllm 0, no spread].
-    #[arg(long, value_name = "SHARE", value_parser = finite)]
-    random_range_ratio: Option<f64>,
+    /// much below it to so much above it, or {"input": SHARE, "output": SHARE} [default: 1, no spread; with --script
+    /// vllm 0, no spread].
+    #[arg(long, value_name = "SHARE", value_parser = range_ratio)]
+    random_range_ratio: Option<RangeRatio>,
     /// Tokens at the beginning that all prompts share, with random.
     #[arg(long, value_name = "TOKENS", default_value = "0", value_parser = clap::value_parser!(u32).range(..=MOST_TOKENS))]
     random_prefix_len: u32,
@@ -116,20 +118,23 @@ impl DatasetFlags {
     fn ranges(&self, script: Script) -> Result<[(u32, u32); 2], String> {
         let input = self.input_len.unwrap_or(self.random_input_len);
         let lengths = [input, self.output_len.unwrap_or(self.random_output_len)];
-        let ratio = match (script, self.random_range_ratio) {
-            (_, None) => return Ok(lengths.map(|length| (length, length))),
-            (Script::Kubeai, Some(ratio)) if (0.0..=1.0).contains(&ratio) => ratio,
-            (Script::Vllm, Some(ratio)) if (0.0..1.0).contains(&ratio) => ratio,
-            (_, Some(ratio)) => {
-                return Err(format!("--random-range-ratio {ratio}: give a share between 0 and 1"));
-            }
+        let Some(RangeRatio { input, output }) = self.random_range_ratio else {
+            return Ok(lengths.map(|length| (length, length)));
         };
+        if script == Script::Kubeai && input != output {
+            return Err("--random-range-ratio with two shares is for --script vllm: give one".to_owned());
+        }
+        let possible =
+            |ratio: &f64| (0.0..=1.0).contains(ratio) && (script == Script::Kubeai || *ratio < 1.0);
+        if let Some(ratio) = [input, output].into_iter().find(|ratio| !possible(ratio)) {
+            return Err(format!("--random-range-ratio {ratio}: give a share between 0 and 1"));
+        }
         let part = |length: u32, share: f64| f64::from(length) * share;
-        let spread = |length| match script {
+        let spread = |length, ratio| match script {
             Script::Kubeai => (part(length, ratio) as u32, length),
             Script::Vllm => (part(length, 1.0 - ratio) as u32, part(length, 1.0 + ratio).ceil() as u32),
         };
-        let [input, output] = lengths.map(spread);
+        let [input, output] = [spread(lengths[0], input), spread(lengths[1], output)];
         Ok([input, if script == Script::Vllm { (output.0.max(1), output.1) } else { output }])
     }
 }

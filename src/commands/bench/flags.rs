@@ -67,8 +67,9 @@ pub(crate) struct Arguments {
     /// Requests a second; inf sends all at once, or as --max-concurrency lets them.
     #[arg(long, value_name = "RATE", default_value = "inf", value_parser = request_rate)]
     request_rate: f64,
-    /// Shape of the gamma distribution of the gaps: 1 is Poisson, below comes in bursts, above is smoother.
-    #[arg(long, value_name = "SHAPE", default_value_t = 1.0, value_parser = finite)]
+    /// Shape of the gamma distribution of the gaps: 1 is Poisson, below comes in bursts, above is smoother, inf is
+    /// constant.
+    #[arg(long, value_name = "SHAPE", default_value_t = 1.0, value_parser = burstiness)]
     pub(super) burstiness: f64,
     /// The order of the prompts, the adapters and all send times flow from it.
     #[arg(long, default_value_t = 0)]
@@ -183,9 +184,6 @@ impl Arguments {
         }
         if !chat && path.ends_with("chat/completions") {
             return Err(format!("--endpoint {path} is for --backend openai-chat"));
-        }
-        if self.burstiness <= 0.0 {
-            return Err(format!("--burstiness {}: give a number above 0 (1 is Poisson)", self.burstiness));
         }
         Ok(())
     }
@@ -328,6 +326,11 @@ fn request_rate(text: &str) -> Result<f64, String> {
         Ok(rate) if (rate > 0.0 && rate <= 1e9) || rate == f64::INFINITY => Ok(rate),
         _ => Err("give a number of requests a second above 0, at most 1e9, or inf".to_owned()),
     }
+}
+
+fn burstiness(text: &str) -> Result<f64, String> {
+    let shape = text.parse().ok().filter(|shape: &f64| *shape > 0.0);
+    shape.ok_or_else(|| "give a number above 0 (1 is Poisson), or inf".to_owned())
 }
 
 /// JSON has no other numbers.

@@ -30,14 +30,22 @@ impl Arguments {
         if let Some(flag) = file_only(input).filter(|_| input.is_synthetic()) {
             return Err(format!("{flag} is for --input-file"));
         }
-        let scheduled = [
-            ("--fixed-schedule", load.fixed_schedule),
-            ("--fixed-schedule-auto-offset", load.fixed_schedule_auto_offset),
-            ("--fixed-schedule-start-offset", load.fixed_schedule_start_offset.is_some()),
-            ("--fixed-schedule-end-offset", load.fixed_schedule_end_offset.is_some()),
-        ];
-        if let Some((flag, _)) = scheduled.iter().find(|(_, given)| *given && input.is_synthetic()) {
+        let scheduled =
+            Some("--fixed-schedule").filter(|_| load.fixed_schedule).or_else(|| load.schedule_flag());
+        if let Some(flag) = scheduled.filter(|_| input.is_synthetic()) {
             return Err(format!("{flag} needs a trace: give --input-file"));
+        }
+        let window = (load.fixed_schedule_start_offset, load.fixed_schedule_end_offset);
+        if let (Some(start), Some(end)) = window
+            && start > end
+        {
+            return Err(format!(
+                "--fixed-schedule-start-offset {start} is after --fixed-schedule-end-offset {end}"
+            ));
+        }
+        if !(1e-6..=1e6).contains(&input.synthesis_speedup_ratio) {
+            let ratio = input.synthesis_speedup_ratio;
+            return Err(format!("--synthesis-speedup-ratio {ratio}: give a number from 1e-6 to 1e6"));
         }
         let burst = load.arrival_pattern == Some(ArrivalPattern::ConcurrencyBurst);
         if burst && load.concurrency.is_empty() {

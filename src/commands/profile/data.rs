@@ -57,19 +57,26 @@ impl Data {
         Ok(Self { source, template, notes })
     }
 
-    /// Whether the file says when its entries start, and is to be replayed by that.
+    /// Whether the file says when its entries start, and is to be replayed by that: traces are, unless told otherwise.
     pub(super) fn is_scheduled(&self, arguments: &Arguments) -> anyhow::Result<bool> {
         let load = &arguments.load;
-        let Source::Read { dataset, .. } = &self.source else { return Ok(false) };
+        let Source::Read { dataset, kind } = &self.source else { return Ok(false) };
         if load.fixed_schedule && !dataset.has_times() {
             return Err(wrong("--fixed-schedule: the file does not say when each of its entries starts"));
         }
-        let other = !load.request_rate.is_empty()
-            || load.request_rate_series.is_some()
-            || load.user_centric_rate.is_some();
-        let wanted =
-            load.fixed_schedule || !(load.no_fixed_schedule || arguments.input.ignore_trace_delays || other);
-        Ok(wanted && dataset.has_times())
+        let is_left_out = load.no_fixed_schedule || arguments.input.ignore_trace_delays;
+        let is_trace = kind.is_some_and(DatasetKind::is_trace) && dataset.has_times();
+        let is_scheduled = load.fixed_schedule || is_trace && !is_left_out;
+        match (is_scheduled, load.rate_flag(), load.schedule_flag()) {
+            (true, Some(rate), _) => Err(wrong(format!(
+                "{rate} paces sessions, and the file says when its entries start: leave {rate} out, or give \
+                 --no-fixed-schedule to leave the file's times out"
+            ))),
+            (false, _, Some(window)) => Err(wrong(format!(
+                "{window} is for a file that is replayed by its times: give --fixed-schedule, or leave it out"
+            ))),
+            _ => Ok(is_scheduled),
+        }
     }
 
     /// Sessions and requests in the file, where there is one.
@@ -151,7 +158,12 @@ impl Data {
                 } else {
                     Sampling::Sequential
                 };
-                Box::new(dataset.clone().sample(order.unwrap_or(usual), seed ^ u64::from(warm_up)))
+                let sessions = dataset.clone().sample(order.unwrap_or(usual), seed ^ u64::from(warm_up));
+                let speed_up = input.synthesis_speedup_ratio;
+                Box::new(sessions.map(move |mut turns| {
+                    turns.iter_mut().for_each(|turn| turn.delay = turn.delay.div_f64(speed_up));
+                    turns
+                }))
             }
         };
         self.changed(sessions, arguments, seed, warm_up)
@@ -287,24 +299,72 @@ fn read(
         max_input_tokens: input.synthesis_max_isl,
         max_output_tokens: input.synthesis_max_osl,
     };
+    if let Some((flag, why)) = without_effect(input, &dataset) {
+        return Err(wrong(format!("{flag} would change nothing: {} {why}; leave it out", path.display())));
+    }
     if rewrite != Rewrite::default() {
         rewrite.apply(&mut dataset, arguments.input.random_seed.unwrap_or(0))?;
     }
     let (system, osl) = (system_prompt(input)?, input.osl.first().copied());
     for entry in &mut dataset.entries {
-        if let (Some(system), Some(first)) = (&system, entry.turns.first_mut()) {
-            put_before(&mut first.request.prompt, system)
-                .with_context(|| format!("--system-prompt with {}", path.display()))?;
-            first.request.input_tokens = None;
-        }
-        for turn in &mut entry.turns {
-            turn.request.output_tokens = turn.request.output_tokens.or(osl);
+        for (place, Turn { request, .. }) in entry.turns.iter_mut().enumerate() {
+            if let Some(system) = system.as_ref().filter(|_| place == 0 || request.is_whole) {
+                put_before(&mut request.prompt, system)
+                    .with_context(|| format!("--system-prompt with {}", path.display()))?;
+                request.input_tokens = None;
+            }
+            request.output_tokens = request.output_tokens.or(osl);
         }
     }
     Ok(Source::Read { dataset, kind })
 }
 
-/// Puts a system message before a session's first prompt.
+/// The first flag that has nothing to change in the file, and why.
+fn without_effect(input: &InputFlags, dataset: &Dataset) -> Option<(&'static str, &'static str)> {
+    let any = |has: fn(&Turn) -> bool| dataset.entries.iter().flat_map(|entry| &entry.turns).any(has);
+    let has_blocks =
+        any(|turn| matches!(&turn.request.prompt, Prompt::Blocks { ids, .. } if !ids.is_empty()));
+    let is_counted = any(|turn| matches!(turn.request.prompt, Prompt::Blocks { .. }));
+    let has_inputs = any(|turn| turn.request.input_tokens.is_some());
+    let has_outputs = any(|turn| turn.request.output_tokens.is_some());
+    let has_times = dataset.entries.iter().any(|entry| entry.at.is_some())
+        || any(|turn| turn.not_before.is_some() || !turn.delay.is_zero());
+    let (no_blocks, no_inputs, no_outputs) =
+        ("has no hash ids", "does not say how long its prompts are", "does not say how long its answers are");
+    let flags = [
+        ("--isl-block-size", input.isl_block_size.is_some() && !has_blocks, no_blocks),
+        (
+            "--synthesis-prefix-len-multiplier",
+            input.synthesis_prefix_len_multiplier != 1.0 && !has_blocks,
+            no_blocks,
+        ),
+        (
+            "--synthesis-prefix-root-multiplier",
+            input.synthesis_prefix_root_multiplier != 1 && !has_blocks,
+            no_blocks,
+        ),
+        (
+            "--synthesis-prompt-len-multiplier",
+            input.synthesis_prompt_len_multiplier != 1.0 && !is_counted,
+            "has its prompts word for word",
+        ),
+        ("--synthesis-max-isl", input.synthesis_max_isl.is_some() && !has_inputs, no_inputs),
+        (
+            "--synthesis-output-len-multiplier",
+            input.synthesis_output_len_multiplier != 1.0 && !has_outputs,
+            no_outputs,
+        ),
+        ("--synthesis-max-osl", input.synthesis_max_osl.is_some() && !has_outputs, no_outputs),
+        (
+            "--synthesis-speedup-ratio",
+            input.synthesis_speedup_ratio != 1.0 && !has_times,
+            "has no times and no delays",
+        ),
+    ];
+    flags.into_iter().find(|(_, idle, _)| *idle).map(|(flag, _, why)| (flag, why))
+}
+
+/// Puts a system message before a session's first prompt, and before every whole one.
 fn put_before(prompt: &mut Prompt, system: &Arc<str>) -> anyhow::Result<()> {
     let system = Message::new("system", Arc::clone(system));
     let said: Vec<Message> = match prompt {

@@ -29,7 +29,10 @@ use anyhow::Context;
 use clap::Args;
 use loadgen::TargetError;
 
-pub(crate) use self::config::parse;
+pub(crate) use self::{
+    config::parse,
+    flags::{RangeRatio, range_ratio},
+};
 use self::{
     flags::{EndpointFlags, InputFlags, LoadFlags, OutputFlags, OwnFlags, RunsFlags, SearchFlags},
     unsupported::Unsupported,

@@ -20,6 +20,8 @@ use super::{
 
 /// AIPerf steps a rate ramp every so often, from its first step on.
 const RAMP_STEP_S: f64 = 0.1;
+/// Answers are waited for so long after the run's duration.
+const GRACE: Duration = Duration::from_secs(30);
 /// Fewest requests of a run that says nothing about their number.
 const FEWEST_REQUESTS: u64 = 10;
 
@@ -82,7 +84,7 @@ fn profiling(arguments: &Arguments, data: &Data, seed: u64) -> anyhow::Result<(P
         prefill_ramp: load.prefill_concurrency_ramp_duration,
         duration,
         // Without a duration the run ends with its last answer.
-        grace: duration.and(load.benchmark_grace_period.0),
+        grace: duration.and(load.benchmark_grace_period.map_or(Some(GRACE), |Grace(grace)| grace)),
         requests: load.request_count.first().copied(),
         request_timeout: Some(arguments.endpoint.request_timeout_seconds),
         failed_share: load.failed_request_threshold,

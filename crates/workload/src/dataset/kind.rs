@@ -77,7 +77,7 @@ impl DatasetKind {
         let mut head = Vec::new();
         open(path)?.take(HEAD_BYTES).read_to_end(&mut head).map_err(|error| Error::read(path, error))?;
         let head = String::from_utf8_lossy(&head);
-        let head = head.trim_start_matches('\u{feff}').trim_start();
+        let head = head.trim_start();
         let first = head.lines().next().unwrap_or_default();
         let kind = match serde_json::from_str(first) {
             Ok(row) => Self::of_row(&row),
@@ -92,9 +92,13 @@ impl DatasetKind {
         })
     }
 
+    /// A row may name its kind itself; the `type` of a Bailian row is that of its request, and no kind's name.
     fn of_row(row: &Map<String, Value>) -> Option<Self> {
         let has = |key| row.contains_key(key);
-        if has("data") {
+        let named = row.get("type").and_then(Value::as_str).and_then(Self::from_name);
+        if named.is_some() {
+            named
+        } else if has("data") {
             Some(Self::InputsJson)
         } else if has("turns") {
             Some(Self::MultiTurn)
@@ -102,7 +106,7 @@ impl DatasetKind {
             Some(Self::BailianTrace)
         } else if has("input_length") || has("text_input") || has("payload") {
             Some(Self::MooncakeTrace)
-        } else if has("text") || has("texts") {
+        } else if has("text") || has("texts") || has("prompt") && has("output_tokens") {
             Some(Self::SingleTurn)
         } else if has("messages") && (has("timestamp") || has("output_length")) {
             Some(Self::MooncakeTrace)

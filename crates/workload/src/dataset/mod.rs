@@ -5,8 +5,9 @@
 //! ([`Dataset::schedule`]). Files are read as they are written: a field that is not understood is an error where it
 //! would change what is sent, and errors name the line.
 //!
-//! Trace rows that state block ids are whole prompts, also where several rows belong to one session; text in a
-//! session is what the turn adds.
+//! Rows of one session that are single turns, messages or finished bodies, or that state block ids, are whole prompts
+//! ([`Request::is_whole`](crate::Request::is_whole)); turns, texts of a trace and lengths without block ids are what
+//! the turn adds.
 
 mod chat;
 mod kind;
@@ -209,6 +210,27 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_a_session_are_whole_or_add_to_it() {
+        let wholes = |content: &str, kind| {
+            let entries = entries(content, kind);
+            let [entry] = &entries[..] else { panic!("{entries:?}") };
+            entry.turns.iter().map(|turn| turn.request.is_whole).collect::<Vec<_>>()
+        };
+        let single = r#"{"text": "a", "session_id": "s"}
+            {"text": "b", "session_id": "s"}"#;
+        assert_eq!(wholes(single, DatasetKind::SingleTurn), [true, true]);
+        let turns = r#"{"turns": [{"text": "a"}, {"text": "b"}]}"#;
+        assert_eq!(wholes(turns, DatasetKind::MultiTurn), [false, false]);
+        let trace = r#"{"session_id": "s", "timestamp": 1, "messages": [{"role": "user", "content": "u"}]}
+            {"session_id": "s", "payload": {"model": "x"}}
+            {"session_id": "s", "input_length": 9, "hash_ids": [1]}
+            {"session_id": "s", "input_length": 9}
+            {"session_id": "s", "input_length": 9, "hash_ids": []}
+            {"session_id": "s", "text_input": "a"}"#;
+        assert_eq!(wholes(trace, DatasetKind::MooncakeTrace), [true, true, true, false, false, false]);
+    }
+
+    #[test]
     fn mooncake_rows_of_all_four_forms() {
         let content = r#"{"timestamp": 100, "input_length": 700, "output_length": 9, "hash_ids": [4, 5], "other": 1}
             {"text_input": "a", "output_length": 2}
@@ -249,6 +271,45 @@ mod tests {
         assert_eq!(entries.iter().map(|entry| entry.turns.len()).collect::<Vec<_>>(), [3, 1, 1]);
         assert_eq!(entries[0].at, Some(seconds(0.5)));
         assert_eq!(entries[0].turns[2].not_before, Some(seconds(3.0)));
+    }
+
+    #[test]
+    fn bailian_children_find_their_parents_in_any_order_and_go_by_their_turns() {
+        let rows = r#"{"chat_id": 4, "parent_chat_id": 3, "timestamp": 3, "input_length": 4, "output_length": 2, "turn": 3}
+            {"chat_id": 7, "timestamp": 4, "input_length": 7, "output_length": 2}
+            {"chat_id": 3, "parent_chat_id": 1, "timestamp": 2, "input_length": 3, "output_length": 2, "turn": 2}
+            {"chat_id": 8, "parent_chat_id": 9, "timestamp": 5, "input_length": 8, "output_length": 2}
+            {"chat_id": 9, "parent_chat_id": 8, "timestamp": 6, "input_length": 9, "output_length": 2}
+            {"chat_id": 1, "parent_chat_id": -1, "timestamp": 1, "input_length": 1, "output_length": 2}"#;
+        let entries = entries(rows, DatasetKind::BailianTrace);
+        let tokens = |entry: &Entry| -> Vec<u32> {
+            entry.turns.iter().map(|turn| turn.request.input_tokens.unwrap()).collect()
+        };
+        assert_eq!(entries.iter().map(tokens).collect::<Vec<_>>(), [vec![1, 3, 4], vec![7], vec![8, 9]]);
+        assert_eq!((entries[0].at, entries[0].turns[2].not_before), (Some(seconds(1.0)), Some(seconds(3.0))));
+    }
+
+    #[test]
+    fn a_row_may_name_its_kind_and_a_file_may_begin_with_a_byte_order_mark() {
+        let mark = "\u{feff}";
+        let named =
+            entries(&format!(r#"{mark}{{"type": "random_pool", "text": "a"}}"#), DatasetKind::RandomPool);
+        assert_eq!(said(&named[0].turns[0].request), [Message::user("a")]);
+        let inputs = format!(r#"{mark}{{"data": [{{"payloads": [{{"model": "a"}}]}}]}}"#);
+        assert_eq!(entries(&inputs, DatasetKind::InputsJson).len(), 1);
+    }
+
+    #[test]
+    fn texts_in_the_words_of_other_tools() {
+        let content = r#"{"prompt": "a", "output_tokens": 5}
+            {"texts": [{"name": "t", "contents": ["b"]}]}"#;
+        let entries = entries(content, DatasetKind::SingleTurn);
+        assert_eq!(said(&entries[0].turns[0].request), [Message::user("a")]);
+        assert_eq!(entries[0].turns[0].request.output_tokens, Some(5));
+        assert_eq!(said(&entries[1].turns[0].request), [Message::user("b")]);
+        assert!(failure(r#"{"texts": [{"contents": ["a", "b"]}]}"#).contains("2 texts in one request"));
+        let other = failure(r#"{"texts": [{"content": "a"}]}"#);
+        assert!(other.contains("line 1: texts are strings, or objects of a name and of contents"), "{other}");
     }
 
     #[test]

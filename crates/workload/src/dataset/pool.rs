@@ -1,6 +1,6 @@
 //! Files of texts and of finished bodies.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use protocol::Endpoint;
 use serde::Deserialize;
@@ -15,21 +15,39 @@ use crate::{
     lines::{for_each_record, open},
 };
 
-/// One request. Pictures, sound and films are unknown fields, and therefore errors.
+/// One request. Pictures, sound and films are unknown fields, and therefore errors. `prompt` and `output_tokens` are
+/// the words of vLLM's `custom` files.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
     #[serde(default, rename = "type")]
     _kind: Option<String>,
+    #[serde(alias = "prompt")]
     text: Option<String>,
-    texts: Option<Vec<String>>,
+    texts: Option<Vec<Texts>>,
     role: Option<String>,
     timestamp: Option<f64>,
     delay: Option<f64>,
     session_id: Option<Name>,
-    #[serde(alias = "max_tokens")]
+    #[serde(alias = "max_tokens", alias = "output_tokens")]
     output_length: Option<u32>,
     extra: Option<Map<String, Value>>,
+}
+
+/// A text, or texts under a name that is not sent.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "texts are strings, or objects of a name and of contents that are strings")]
+enum Texts {
+    One(String),
+    Named(NamedTexts),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamedTexts {
+    #[serde(default, rename = "name")]
+    _name: Option<String>,
+    contents: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -45,7 +63,11 @@ pub(super) fn single_turns(path: &Path, template: &RequestTemplate) -> Result<Da
     let mut sessions = Sessions::default();
     for_each_record(path, |line, mut row: Row| {
         let session = row.session_id.take().map(String::from);
-        add(&mut sessions, session.clone(), session, row, template)
+        turn(row, session.as_deref(), template)
+            .and_then(|(at, mut turn)| {
+                turn.request.is_whole = true;
+                sessions.push(session, at, turn)
+            })
             .map_err(|problem| Error::line(path, line, problem))
     })?;
     Ok(sessions.dataset)
@@ -57,9 +79,10 @@ pub(super) fn multi_turns(path: &Path, template: &RequestTemplate) -> Result<Dat
         // A session without a name is named by its line.
         let name = row.session_id.map(String::from);
         let session = name.clone().unwrap_or_else(|| format!("line {line}"));
-        row.turns.into_iter().try_for_each(|turn| {
-            let added = add(&mut sessions, Some(session.clone()), name.clone(), turn, template);
-            added.map_err(|problem| Error::line(path, line, problem))
+        row.turns.into_iter().try_for_each(|row| {
+            turn(row, name.as_deref(), template)
+                .and_then(|(at, turn)| sessions.push(Some(session.clone()), at, turn))
+                .map_err(|problem| Error::line(path, line, problem))
         })
     })?;
     Ok(sessions.dataset)
@@ -98,19 +121,20 @@ pub(super) fn inputs_json(path: &Path, template: &RequestTemplate) -> Result<Dat
     Ok(sessions.dataset)
 }
 
-/// Adds a row to the session that `session` tells apart, which the file calls `name`.
-fn add(
-    sessions: &mut Sessions,
-    session: Option<String>,
-    name: Option<String>,
+/// The time and the turn of a row, in a session which the file calls `name`.
+fn turn(
     row: Row,
+    name: Option<&str>,
     template: &RequestTemplate,
-) -> Result<(), String> {
+) -> Result<(Option<Duration>, Turn), String> {
     let texts = match (row.text, row.texts) {
         (Some(text), None) => vec![text],
-        (None, Some(texts)) if !texts.is_empty() => texts,
-        _ => return Err("give either text or texts".into()),
+        (None, Some(texts)) => texts.into_iter().flat_map(Vec::from).collect(),
+        _ => Vec::new(),
     };
+    if texts.is_empty() {
+        return Err("give either text or texts".into());
+    }
     if texts.len() > 1 && template.endpoint != Endpoint::Embeddings {
         let count = texts.len();
         return Err(format!("{count} texts in one request: only embeddings take several, others one"));
@@ -128,6 +152,14 @@ fn add(
     let extra: Map<String, Value> = list.into_iter().chain(row.extra.into_iter().flatten()).collect();
     turn.request.extra = (!extra.is_empty()).then(|| Arc::new(extra));
     turn.delay = row.delay.map(time_ms).transpose()?.unwrap_or_default();
-    let at = row.timestamp.map(time_ms).transpose()?;
-    sessions.push(session, at, turn)
+    Ok((row.timestamp.map(time_ms).transpose()?, turn))
+}
+
+impl From<Texts> for Vec<String> {
+    fn from(texts: Texts) -> Self {
+        match texts {
+            Texts::One(text) => vec![text],
+            Texts::Named(named) => named.contents,
+        }
+    }
 }

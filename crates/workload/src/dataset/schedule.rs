@@ -10,7 +10,8 @@ use crate::{Arrival, Error, Session};
 pub struct Schedule {
     /// The first entry starts at once, whatever its time. Without effect if `start` is given.
     pub from_first: bool,
-    /// Entries before this time are left out, and it becomes time 0.
+    /// What comes before this time is left out, and it becomes time 0. A session starts with its first turn from then
+    /// on.
     pub start: Option<Duration>,
     /// Entries and turns after this time are left out.
     pub end: Option<Duration>,
@@ -42,11 +43,13 @@ impl Dataset {
                     "entry {id} has no timestamp; a schedule needs them all"
                 )));
             };
-            if at < zero || at > end {
-                continue;
-            }
-            let kept = turns.iter().position(|turn| turn.not_before.is_some_and(|time| time > end));
-            turns.truncate(kept.unwrap_or(turns.len()));
+            let mut times = std::iter::once(Some(at)).chain(turns.iter().skip(1).map(|turn| turn.not_before));
+            let first = times.position(|time| time.is_some_and(|time| (zero..=end).contains(&time)));
+            let Some(first) = first else { continue };
+            turns.drain(..first);
+            let at = if first == 0 { at } else { turns[0].not_before.take().unwrap_or(at) };
+            let over = turns.iter().position(|turn| turn.not_before.is_some_and(|time| time > end));
+            turns.truncate(over.unwrap_or(turns.len()));
             for turn in &mut turns {
                 turn.delay = scaled(turn.delay);
                 turn.not_before = turn.not_before.map(|time| scaled(time.saturating_sub(zero)));
@@ -100,6 +103,10 @@ mod tests {
     fn a_window_cuts_entries_and_turns() {
         let window = Schedule { start: Some(ms(2000)), end: Some(ms(3000)), ..Schedule::default() };
         assert_eq!(starts(&window), [(2, 0, 1), (0, 1000, 1)]);
+        let late = Schedule { start: Some(ms(2500)), ..Schedule::default() };
+        assert_eq!(starts(&late), [(0, 500, 1), (1, 1500, 2)], "the first turn of the second is before");
+        let none = Schedule { start: Some(ms(1500)), end: Some(ms(3500)), ..Schedule::default() };
+        assert_eq!(starts(&none), [(2, 500, 1), (0, 1500, 1)]);
         let end = Schedule { end: Some(ms(2000)), ..Schedule::default() };
         assert_eq!(starts(&end), [(1, 1000, 1), (2, 2000, 1)]);
         assert!(dataset().schedule(&Schedule { start: Some(ms(9000)), ..Schedule::default() }).is_err());

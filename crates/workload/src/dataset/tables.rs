@@ -6,7 +6,10 @@ use super::{
     Dataset, Sessions,
     rows::{counted, time},
 };
-use crate::{Error, RequestTemplate, lines::open};
+use crate::{Error, RequestTemplate, date_time::nanoseconds, lines::open};
+
+/// From the first day of the year 1, before which no time is, to 1970.
+const YEAR_ONE_NS: i128 = 719_162 * 86_400 * 1_000_000_000;
 
 /// Requests that failed when they were recorded have no response tokens; they are left out.
 pub(super) fn burst_gpt(path: &Path, template: &RequestTemplate) -> Result<Dataset, Error> {
@@ -15,23 +18,25 @@ pub(super) fn burst_gpt(path: &Path, template: &RequestTemplate) -> Result<Datas
     read(path, template, ["Timestamp", "Request tokens", "Response tokens"], seconds)
 }
 
-/// Times are counted from the first row's.
+/// Times are counted from the earliest row's.
 pub(super) fn azure(path: &Path, template: &RequestTemplate) -> Result<Dataset, Error> {
-    let mut first = None;
-    let since_first = |text: &str| {
-        let time = date_time(text)
-            .ok_or_else(|| format!("{text:?} is not a time like 2023-11-16 18:17:03.9799600"))?;
-        time.checked_sub(*first.get_or_insert(time))
-            .ok_or_else(|| format!("{text} is before the first row's time"))
+    let since_year_one = |text: &str| {
+        let time = nanoseconds(text).and_then(|time| u128::try_from(time + YEAR_ONE_NS).ok());
+        time.map(Duration::from_nanos_u128)
+            .ok_or_else(|| format!("{text:?} is not a time like 2023-11-16 18:17:03.9799600"))
     };
-    read(path, template, ["TIMESTAMP", "ContextTokens", "GeneratedTokens"], since_first)
+    let mut dataset =
+        read(path, template, ["TIMESTAMP", "ContextTokens", "GeneratedTokens"], since_year_one)?;
+    let first = dataset.entries.iter().filter_map(|entry| entry.at).min().unwrap_or_default();
+    dataset.entries.iter_mut().filter_map(|entry| entry.at.as_mut()).for_each(|at| *at -= first);
+    Ok(dataset)
 }
 
 fn read(
     path: &Path,
     template: &RequestTemplate,
     columns: [&str; 3],
-    mut time_of: impl FnMut(&str) -> Result<Duration, String>,
+    time_of: impl Fn(&str) -> Result<Duration, String>,
 ) -> Result<Dataset, Error> {
     let wrong = |error: csv::Error| match error.position() {
         Some(position) => Error::line(path, position.line(), &error),
@@ -40,7 +45,7 @@ fn read(
     let mut table = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(open(path)?);
     let head = table.headers().map_err(wrong)?.clone();
     let place = |name: &str| {
-        let is_it = |column: &str| column.trim_start_matches('\u{feff}').eq_ignore_ascii_case(name);
+        let is_it = |column: &str| column.eq_ignore_ascii_case(name);
         head.iter().position(is_it).ok_or_else(|| Error::line(path, 1, format_args!("no column {name}")))
     };
     let [at, input, output] = [place(columns[0])?, place(columns[1])?, place(columns[2])?];
@@ -65,38 +70,6 @@ fn read(
 
 fn tokens(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("{text:?} is not a number of tokens"))
-}
-
-/// The time since the year 0 of `2023-11-16 18:17:03.9799600`, with any number of decimals; a zone may follow, and is
-/// taken to be the same in all rows.
-fn date_time(text: &str) -> Option<Duration> {
-    let (date, time) = text.split_once([' ', 'T'])?;
-    let mut date = date.splitn(3, '-').map(str::parse::<u64>);
-    let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
-    let mut time = time.split(['Z', '+', '-']).next()?.splitn(3, ':');
-    let (hour, minute): (u64, u64) = (time.next()?.parse().ok()?, time.next()?.parse().ok()?);
-    let (second, fraction) = time.next().map(|second| second.split_once('.').unwrap_or((second, "0")))?;
-    let second: u64 = second.parse().ok()?;
-    let valid = (1..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
-    if !valid
-        || hour > 23
-        || minute > 59
-        || second > 60
-        || !fraction.bytes().all(|digit| digit.is_ascii_digit())
-    {
-        return None;
-    }
-    let nanoseconds = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
-    Some(Duration::new(
-        day_number(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second,
-        nanoseconds,
-    ))
-}
-
-/// Counts years from March, so that leap days come last.
-fn day_number(year: u64, month: u64, day: u64) -> u64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1
 }
 
 #[cfg(test)]
@@ -143,6 +116,18 @@ mod tests {
     }
 
     #[test]
+    fn azure_times_have_zones_and_any_order() {
+        let content = "TIMESTAMP,ContextTokens,GeneratedTokens\n\
+                       2024-05-10 00:00:02,2,2\n\
+                       2024-05-10 02:00:01+02:00,1,1\n\
+                       2024-05-09 20:00:03-0400,3,3\n";
+        let dataset = load(DatasetKind::AzureTrace, content).unwrap();
+        assert_eq!(rows(&dataset), [(1_000_000_000, 2, 2), (0, 1, 1), (2_000_000_000, 3, 3)]);
+        let arrivals = dataset.schedule(&Schedule::default()).unwrap();
+        assert_eq!(arrivals.iter().map(|arrival| arrival.at.as_secs()).collect::<Vec<_>>(), [0, 1, 2]);
+    }
+
+    #[test]
     fn burst_gpt_leaves_failed_requests_out() {
         let content = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n\
                        5,ChatGPT,472,18,490,Conversation log\n\
@@ -159,9 +144,6 @@ mod tests {
             load(DatasetKind::AzureTrace, &content).unwrap_err().to_string()
         };
         assert!(failure("2023-11-16 18:15,1,2").contains("line 3: \"2023-11-16 18:15\" is not a time"));
-        assert!(
-            failure("2023-11-16 18:15:45,1,2").contains("line 3: 2023-11-16 18:15:45 is before the first")
-        );
         assert!(failure("2023-11-16 18:15:47,x,2").contains("line 3: \"x\" is not a number of tokens"));
         assert!(failure("2023-11-16 18:15:47,1").contains("line: 3"));
         assert!(

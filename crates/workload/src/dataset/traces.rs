@@ -30,7 +30,9 @@ struct MooncakeRow {
 #[derive(Deserialize)]
 struct BailianRow {
     chat_id: Name,
-    parent_chat_id: Name,
+    parent_chat_id: Option<Name>,
+    #[serde(default = "first_turn")]
+    turn: i64,
     timestamp: f64,
     input_length: u32,
     output_length: u32,
@@ -59,12 +61,14 @@ fn add_mooncake(
     }
     let mut request = match (row.input_length, row.text_input, row.messages, row.payload) {
         (Some(tokens), None, None, None) => {
+            // Without block ids nobody can say what two rows share: what comes before is then the earlier turns.
             let ids = row.hash_ids.unwrap_or_default();
+            let adds = ids.is_empty() && row.session_id.is_some();
             covered(&ids, block_tokens, tokens)?;
-            counted(template, ids.into(), block_tokens, tokens, line)?
+            Request { is_whole: !adds, ..counted(template, ids.into(), block_tokens, tokens, line)? }
         }
         (None, Some(text), None, None) => template.request(Prompt::Text(text.into())),
-        (None, None, Some(said), None) => template.request(messages(said)),
+        (None, None, Some(said), None) => Request { is_whole: true, ..template.request(messages(said)) },
         (None, None, None, Some(body)) => finished(template, &body)?,
         _ => return Err("give exactly one of input_length, text_input, messages and payload".into()),
     };
@@ -79,17 +83,57 @@ fn add_mooncake(
     sessions.push(session, at, Turn { delay, conversation, ..Turn::from(request) })
 }
 
+/// Chats name their parents, which may come after them; a chat whose parent the file lacks is a root. A session is a
+/// root and its descendants, in the order of their turns and in the place of its first row.
 pub(super) fn bailian(path: &Path, template: &RequestTemplate, block_tokens: u32) -> Result<Dataset, Error> {
-    let mut sessions = Sessions::default();
-    let mut roots: HashMap<Name, String> = HashMap::new();
+    let mut rows: Vec<(u64, BailianRow)> = Vec::new();
     for_each_record(path, |line, row: BailianRow| {
-        let root = roots.get(&row.parent_chat_id).cloned().unwrap_or_else(|| row.chat_id.clone().into());
-        let turn = bailian_request(&row, template, block_tokens, line);
-        roots.insert(row.chat_id, root.clone());
-        turn.and_then(|request| sessions.push(Some(root), Some(time(row.timestamp)?), request.into()))
-            .map_err(|problem| Error::line(path, line, problem))
+        rows.push((line, row));
+        Ok(())
     })?;
+    let mut order: Vec<(usize, i64, usize)> = Vec::with_capacity(rows.len());
+    let mut places: HashMap<&Name, usize> = HashMap::new();
+    for (place, root) in bailian_roots(&rows).into_iter().enumerate() {
+        order.push((*places.entry(root).or_insert(place), rows[place].1.turn, place));
+    }
+    order.sort_unstable();
+    let mut sessions = Sessions::default();
+    for (session, _, place) in order {
+        let (line, row) = &rows[place];
+        bailian_request(row, template, block_tokens, *line)
+            .and_then(|request| {
+                sessions.push(Some(session.to_string()), Some(time(row.timestamp)?), request.into())
+            })
+            .map_err(|problem| Error::line(path, *line, problem))?;
+    }
     Ok(sessions.dataset)
+}
+
+/// The root of each row's chat. Chats that are each other's ancestors have one of them for a root.
+fn bailian_roots(rows: &[(u64, BailianRow)]) -> Vec<&Name> {
+    let chats: HashMap<&Name, &BailianRow> = rows.iter().map(|(_, row)| (&row.chat_id, row)).collect();
+    let mut roots: HashMap<&Name, &Name> = HashMap::with_capacity(rows.len());
+    let mut all = Vec::with_capacity(rows.len());
+    for (_, row) in rows {
+        let (mut chat, mut path) = (row, Vec::new());
+        // Marking the way before its end is known ends it where it would go round.
+        while !roots.contains_key(&chat.chat_id) {
+            roots.insert(&chat.chat_id, &chat.chat_id);
+            let parent = chat.parent_chat_id.as_ref().and_then(|parent| chats.get(parent));
+            let Some(parent) = parent else { break };
+            path.push(&chat.chat_id);
+            chat = parent;
+        }
+        let root = roots[&chat.chat_id];
+        roots.extend(path.into_iter().map(|chat| (chat, root)));
+        all.push(root);
+    }
+    all
+}
+
+/// Of rows that do not say theirs.
+fn first_turn() -> i64 {
+    1
 }
 
 fn bailian_request(

@@ -17,8 +17,8 @@ use protocol::estimate_tokens;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{OtelReplay, prompts::read_text, talks::Recorded, trace::nanoseconds};
-use crate::{Error, Message, Prompt, RequestTemplate, Turn};
+use super::{OtelReplay, prompts::read_text, talks::Recorded};
+use crate::{Error, Message, Prompt, RequestTemplate, Turn, date_time::nanoseconds};
 
 #[derive(Debug, Deserialize)]
 struct File {

@@ -27,6 +27,8 @@ pub(super) struct Setting {
 pub(super) struct Settings {
     pub(super) all: Vec<Setting>,
     pub(super) user_centric: bool,
+    /// A fixed schedule begins with its first entry.
+    pub(super) from_first: bool,
     pub(super) from_file: bool,
 }
 
@@ -67,6 +69,12 @@ impl Settings {
             "benchmark.profiling" => {
                 self.user_centric =
                     node.get("type").and_then(Node::text).is_some_and(|kind| kind == "user_centric");
+                let says = |key: &str, says: fn(&Node) -> bool| {
+                    let entries = node.map().unwrap_or_default().iter();
+                    entries.filter(|entry| camel(&entry.key) == key).any(|entry| says(&entry.node))
+                };
+                self.from_first = !says("autoOffset", |node| truth(node) == Some(false))
+                    && !says("startOffset", |node| node.text().is_some());
             }
             "benchmark.dataset" => {
                 if let Content::List(list) = &node.content {
@@ -346,6 +354,42 @@ mod tests {
             4,
             "lists are possible",
         );
+    }
+
+    #[test]
+    fn a_fixed_schedule_begins_with_its_first_entry_unless_told_otherwise_in_any_order() {
+        let kinds = [
+            ("", &["--fixed-schedule", "--fixed-schedule-auto-offset"][..]),
+            ("autoOffset: true", &["--fixed-schedule", "--fixed-schedule-auto-offset"]),
+            ("auto_offset: false", &["--fixed-schedule"]),
+            ("startOffset: 5", &["--fixed-schedule", "--fixed-schedule-start-offset 5"]),
+            ("start_offset: null", &["--fixed-schedule", "--fixed-schedule-auto-offset"]),
+        ];
+        for (keys, expected) in kinds {
+            for phase in [format!("type: fixed_schedule, {keys}"), format!("{keys}, type: fixed_schedule")] {
+                let phase = phase.trim_matches([',', ' ']);
+                for place in ["profiling", "phases"] {
+                    let text = format!("benchmark:\n  {place}: {{{phase}}}\n");
+                    let mut found: Vec<String> =
+                        read(&text).unwrap().into_iter().map(|(flag, _)| flag).collect();
+                    found.sort();
+                    assert_eq!(found, expected, "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_that_are_switched_off_are_read_all_the_same() {
+        let off =
+            "benchmark:\n  serverMetrics: {enabled: false, urls: [x]}\n  gpuTelemetry: {enabled: false}\n";
+        flags(off, &["--no-server-metrics"]);
+        flags("benchmark: {serverMetrics: {enabled: true, urls: [x]}}", &["--server-metrics x"]);
+        for part in ["serverMetrics", "gpuTelemetry"] {
+            let text = |keys: &str| format!("benchmark:\n  {part}:\n    {keys}\n");
+            wrong(&text("{enabled: false, bogus: 1}"), 3, "bogus is not a key");
+            wrong(&text("enabled: maybe"), 3, "only true, false is possible");
+        }
     }
 
     #[test]

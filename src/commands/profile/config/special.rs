@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     keys::Meaning,
-    settings::{Settings, camel, each, meaning, refused, truth, unknown},
+    settings::{Setting, Settings, camel, each, meaning, refused, truth, unknown},
     tree::{Content, Entry, Node, Problem},
 };
 
@@ -51,7 +51,9 @@ impl Settings {
                 }
                 "fixed_schedule" => {
                     self.set(path, line, "fixed-schedule", Vec::new());
-                    self.set(path, line, "fixed-schedule-auto-offset", Vec::new());
+                    if self.from_first {
+                        self.set(path, line, "fixed-schedule-auto-offset", Vec::new());
+                    }
                 }
                 _ => {
                     return Err(wrong(
@@ -74,13 +76,7 @@ impl Settings {
             "benchmark.profiling.autoOffset" => {
                 if truth(node).ok_or_else(|| wrong("true or false is wanted"))? {
                     self.set(path, line, "fixed-schedule-auto-offset", Vec::new());
-                } else {
-                    self.all.retain(|setting| setting.flag != "fixed-schedule-auto-offset");
                 }
-            }
-            "benchmark.profiling.startOffset" => {
-                self.all.retain(|setting| setting.flag != "fixed-schedule-auto-offset");
-                self.apply(path, line, Meaning::Value("fixed-schedule-start-offset"), node)?;
             }
             "benchmark.artifacts.records" => {
                 let raw = self.all.iter().any(|setting| setting.flag == "export-level");
@@ -95,15 +91,16 @@ impl Settings {
                     self.set(path, line, "export-level", vec!["raw".to_owned()]);
                 }
             }
-            "benchmark.serverMetrics" => match node.get("enabled").and_then(truth) {
-                Some(false) => self.set(path, line, "no-server-metrics", Vec::new()),
-                _ => {
-                    let entries = node.map().ok_or_else(|| wrong("keys and values are wanted"))?;
-                    let mut rest = entries.iter().filter(|entry| entry.key != "enabled");
-                    rest.try_for_each(|entry| self.entry(path, entry))?;
+            "benchmark.serverMetrics" => {
+                let settings = Self::part(path, line, node)?;
+                if node.get("enabled").and_then(truth) == Some(false) {
+                    self.set(path, line, "no-server-metrics", Vec::new());
+                } else {
+                    settings.into_iter().for_each(|own| self.set(&own.key, own.line, own.flag, own.values));
                 }
-            },
+            }
             "benchmark.gpuTelemetry" => {
+                Self::part(path, line, node)?;
                 // Refused later, unless the command line says --no-gpu-telemetry.
                 if node.get("enabled").and_then(truth) != Some(false) {
                     self.set(path, line, "gpu-telemetry", Vec::new());
@@ -126,6 +123,15 @@ impl Settings {
             _ => return Err(unknown(path, line)),
         }
         Ok(())
+    }
+
+    /// The flags of a part that may be switched off, all its keys looked at.
+    fn part(path: &str, line: u64, node: &Node) -> Result<Vec<Setting>, Problem> {
+        let entries =
+            node.map().ok_or_else(|| Problem::new(line, format!("{path}: keys and values are wanted")))?;
+        let mut part = Self::default();
+        entries.iter().try_for_each(|entry| part.entry(path, entry))?;
+        Ok(part.all)
     }
 
     /// A trace with times is replayed by them unless told otherwise.

@@ -42,9 +42,9 @@ pub(crate) struct LoadFlags {
     /// Nothing starts after so long.
     #[arg(long, value_name = "SECONDS", value_delimiter = ',', value_parser = positive_seconds)]
     pub(crate) benchmark_duration: Vec<Duration>,
-    /// After --benchmark-duration, answers are waited for so long; inf: for ever.
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = grace)]
-    pub(crate) benchmark_grace_period: Grace,
+    /// After --benchmark-duration, answers are waited for so long; inf: for ever [default: 30].
+    #[arg(long, value_name = "SECONDS", value_parser = grace, requires = "benchmark_duration")]
+    pub(crate) benchmark_grace_period: Option<Grace>,
     /// The concurrency grows from 1 over this time.
     #[arg(long, value_name = "SECONDS", value_parser = positive_seconds, requires = "concurrency")]
     pub(crate) concurrency_ramp_duration: Option<Duration>,
@@ -61,7 +61,7 @@ pub(crate) struct LoadFlags {
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(crate) failed_request_threshold: Option<f64>,
 
-    /// Replay a trace by its times [default: where the file has them].
+    /// Replay a file by its times [default: traces that have them].
     #[arg(long, conflicts_with = "no_fixed_schedule")]
     pub(crate) fixed_schedule: bool,
     /// Do not replay a trace by its times.
@@ -145,6 +145,28 @@ pub(crate) enum ArrivalPattern {
 /// A time, or for ever.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Grace(pub(crate) Option<Duration>);
+
+impl LoadFlags {
+    /// The first flag that paces sessions by a rate.
+    pub(crate) fn rate_flag(&self) -> Option<&'static str> {
+        let flags = [
+            ("--request-rate", !self.request_rate.is_empty()),
+            ("--request-rate-series", self.request_rate_series.is_some()),
+            ("--user-centric-rate", self.user_centric_rate.is_some()),
+        ];
+        flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+
+    /// The first flag that only a replay by a file's times heeds.
+    pub(crate) fn schedule_flag(&self) -> Option<&'static str> {
+        let flags = [
+            ("--fixed-schedule-auto-offset", self.fixed_schedule_auto_offset),
+            ("--fixed-schedule-start-offset", self.fixed_schedule_start_offset.is_some()),
+            ("--fixed-schedule-end-offset", self.fixed_schedule_end_offset.is_some()),
+        ];
+        flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+}
 
 impl WarmUpFlags {
     /// Leaves the warm-up out.

@@ -15,4 +15,4 @@ pub(crate) use load::{ArrivalPattern, Grace, LoadFlags};
 pub(crate) use output::{ExportLevel, MetricsFormat, OutputFlags, OwnFlags, SloList, Ui};
 pub(crate) use runs::{RunsFlags, SweepMode, SweepType};
 pub(crate) use search::{Recipe, SearchFlags};
-pub(crate) use values::header;
+pub(crate) use values::{header, range_ratio};
