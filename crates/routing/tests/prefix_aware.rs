@@ -188,7 +188,7 @@ fn where_known_prompts_are_missed_a_full_cache_is_left_alone() {
         assert_eq!(memory(), [0.0; 2], "nothing was missed");
         for blocks in &known {
             let later = NOW + seconds(60);
-            pool.pick(&query(blocks), later, &mut random).unwrap().lease.observed_cached(0);
+            pool.pick(&query(blocks), later, &mut random).unwrap().lease.observed_cached(0, 0);
         }
         let [small, large] = memory();
         assert!(small > 0.0 && large < small / 1e6, "{small} and {large}, {balancers} balancers");
