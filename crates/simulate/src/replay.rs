@@ -194,6 +194,7 @@ impl DecisionLog {
             let ids: Vec<u64> = decision.hash_ids.iter().copied().chain(ending).collect();
             let prompt = Prompt::Blocks {
                 ids: ids.into(),
+                with_answer: true,
                 block_tokens: decision.block_tokens,
                 tokens: decision.input_length.max(1),
                 tail: 0,
