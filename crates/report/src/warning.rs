@@ -41,6 +41,8 @@ pub enum Warning {
         p99_ms: f64,
         /// What it has to be compared with.
         median_ttft_ms: f64,
+        /// Seconds that both are told in, for each of this machine's: how much the lateness weighs does not change.
+        speedup: f64,
         /// Why.
         blame: Blame,
     },
@@ -180,6 +182,35 @@ pub enum Warning {
 // === impl Warning ===
 
 impl Warning {
+    /// Tells times and rates by the clock of simulated engines that are so many times as fast as real ones.
+    pub fn speed_up(&mut self, factor: f64) {
+        match self {
+            Self::Late { speedup, .. } => *speedup *= factor,
+            Self::RateMissed { achieved, scheduled, .. }
+            | Self::PacedByConcurrency { achieved, scheduled, .. } => {
+                (*achieved, *scheduled) = (*achieved / factor, *scheduled / factor);
+            }
+            Self::StoodStill { longest_ms, .. } => *longest_ms *= factor,
+            Self::ReadLate { p99_ms } => *p99_ms *= factor,
+            Self::EnginesLate { step_ms, lag_ms, .. } => {
+                (*step_ms, *lag_ms) = (*step_ms * factor, *lag_ms * factor);
+            }
+            Self::NothingAnswered
+            | Self::ConcurrencyMissed { .. }
+            | Self::NotSent { .. }
+            | Self::Stolen { .. }
+            | Self::ThreadBusy { .. }
+            | Self::Bunched { .. }
+            | Self::SeveralTokensAnEvent { .. }
+            | Self::TooFewSamples { .. }
+            | Self::Failures { .. }
+            | Self::CutOff { .. }
+            | Self::Estimated { .. }
+            | Self::ReusedPrompts { .. }
+            | Self::Interrupted { .. } => {}
+        }
+    }
+
     /// How much it weighs.
     pub fn severity(&self) -> Severity {
         match self {
@@ -250,17 +281,19 @@ impl fmt::Display for Warning {
             Self::NothingAnswered => {
                 write!(formatter, "No request was answered: there is nothing to report.")
             }
-            Self::Late { p99_ms, median_ttft_ms, .. } if *p99_ms <= TICK_MS => write!(
+            Self::Late { p99_ms, median_ttft_ms, speedup, .. } if *p99_ms <= TICK_MS => write!(
                 formatter,
-                "Requests left up to {p99_ms:.2} ms late (P99), about as long as the wake-up of a thread takes; the \
-                 median TTFT is only {median_ttft_ms:.2} ms. Times this short are right to about {p99_ms:.2} ms. Try \
-                 an idle machine."
+                "Requests left up to {late:.2} ms late (P99), about as long as the wake-up of a thread takes; the \
+                 median TTFT is only {:.2} ms. Times this short are right to about {late:.2} ms. Try an idle machine.",
+                median_ttft_ms * speedup,
+                late = p99_ms * speedup
             ),
-            Self::Late { p99_ms, median_ttft_ms, blame } => write!(
+            Self::Late { p99_ms, median_ttft_ms, speedup, blame } => write!(
                 formatter,
-                "Requests left up to {p99_ms:.1} ms late (P99) because this client did not keep up; the median TTFT \
-                 is {median_ttft_ms:.1} ms. Latencies from the send look better than what users would have seen. \
-                 {blame}"
+                "Requests left up to {:.1} ms late (P99) because this client did not keep up; the median TTFT \
+                 is {:.1} ms. Latencies from the send look better than what users would have seen. {blame}",
+                p99_ms * speedup,
+                median_ttft_ms * speedup
             ),
             Self::RateMissed { achieved, scheduled, blame } => write!(
                 formatter,
@@ -390,5 +423,33 @@ impl fmt::Display for Severity {
             Self::Suspect => "suspect",
             Self::Invalid => "invalid",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_speed_up_changes_what_is_told_and_not_what_it_weighs() {
+        let blame = Blame { stolen: None, rate: "--speedup" };
+        let late = Warning::Late { p99_ms: 0.8, median_ttft_ms: 5.0, speedup: 1.0, blame };
+        let missed = Warning::RateMissed { achieved: 3000.0, scheduled: 3200.0, blame };
+        let engines = Warning::EnginesLate { step_ms: 10.0, lag_ms: 3.0, speedup: "--speedup" };
+        for (mut warning, told) in [
+            (
+                late,
+                "up to 3.20 ms late (P99), about as long as the wake-up of a thread takes; the median TTFT is only 20.00 ms",
+            ),
+            (missed, "750.0 requests/s were sent instead of 800.0"),
+            (engines, "engine steps of 40.0 ms ended 12.0 ms late"),
+            (Warning::StoodStill { longest_ms: 20.0, touched: 0.1 }, "up to 80 ms"),
+            (Warning::ReadLate { p99_ms: 2.0 }, "up to 8.0 ms"),
+        ] {
+            let weighs = warning.severity();
+            warning.speed_up(4.0);
+            assert!(warning.to_string().contains(told), "{warning}");
+            assert_eq!(warning.severity(), weighs);
+        }
     }
 }
