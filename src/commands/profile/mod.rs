@@ -29,7 +29,7 @@ use anyhow::Context;
 use clap::Args;
 use loadgen::TargetError;
 
-pub(crate) use self::config::parse;
+pub(crate) use self::{config::parse, flags::header};
 use self::{
     flags::{EndpointFlags, InputFlags, LoadFlags, OutputFlags, OwnFlags, RunsFlags, SearchFlags},
     unsupported::Unsupported,
