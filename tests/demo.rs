@@ -57,5 +57,5 @@ fn a_verdict_tells_the_time_of_the_engines() {
     assert_eq!(status, Some(0), "{said}");
     let steps = said.split("engine steps of ").nth(1).unwrap_or_else(|| panic!("{said}"));
     let step_ms: f64 = steps.split(' ').next().unwrap().parse().unwrap();
-    assert!((10.0..100.0).contains(&step_ms), "{said}");
+    assert!((10.0..1000.0).contains(&step_ms), "{said}");
 }
