@@ -320,7 +320,7 @@ mod tests {
         assert!(unmeasured.answer(false).contains("not measured"), "{}", unmeasured.answer(false));
         let mut short = Search::new(always.plan().clone());
         short.tell(1, vec![Some(1.0)], None, Verdict::Invalid);
-        assert!(short.answer(true).starts_with("At least 1 sessions hold"), "{}", short.answer(true));
+        assert!(short.answer(true).starts_with("At least 1 session holds"), "{}", short.answer(true));
         assert!(short.answer(true).contains("The run with 1 session is INVALID"), "{}", short.answer(true));
         assert_eq!(short.json()["convergence_reason"], Value::Null);
     }
