@@ -48,3 +48,14 @@ fn records_that_are_lost_are_an_error() {
         "{said}"
     );
 }
+
+/// At a hundred times the speed a step takes less than a millisecond here, and no engine ends it in time.
+#[test]
+fn a_verdict_tells_the_time_of_the_engines() {
+    let folder = tempfile::tempdir().unwrap();
+    let (status, said) = demo(&folder, &["--policy", "random"]);
+    assert_eq!(status, Some(0), "{said}");
+    let steps = said.split("engine steps of ").nth(1).unwrap_or_else(|| panic!("{said}"));
+    let step_ms: f64 = steps.split(' ').next().unwrap().parse().unwrap();
+    assert!((10.0..1000.0).contains(&step_ms), "{said}");
+}

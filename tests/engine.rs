@@ -46,3 +46,18 @@ fn one_name_for_two_is_refused_at_the_start() {
         assert!(!goes_on && line.contains("\"a\""), "{line}");
     }
 }
+
+#[test]
+fn fixed_times_have_an_end() {
+    for flag in ["--fixed-ttft-ms=1e30", "--fixed-ttft-ms=-1", "--fixed-ttft-ms=NaN"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_evenload"))
+            .args(["engine", "--port=0", "--fixed-itl-ms=1", flag])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains("milliseconds from 0 to 1000000"),
+            "{flag}: {said}"
+        );
+    }
+}

@@ -11,12 +11,25 @@ fn help(command: &[&str]) -> String {
 
 #[test]
 fn values_have_names_for_people() {
-    for command in ["serve", "engine", "demo", "run", "profile", "bench", "calibrate", "report"] {
-        let help = help(&[command]);
+    for command in [
+        &["serve"][..],
+        &["engine"],
+        &["demo"],
+        &["run"],
+        &["profile"],
+        &["bench"],
+        &["calibrate"],
+        &["report"],
+        &["simulate", "run"],
+        &["simulate", "replay"],
+        &["simulate", "fit"],
+        &["simulate", "kubeai"],
+    ] {
+        let help = help(command);
         let lower =
             |value: &&str| value.split('>').next().is_some_and(|name| name.contains(char::is_lowercase));
         let types: Vec<&str> = help.split(" <").skip(1).filter(lower).collect();
-        assert!(types.is_empty(), "{command}: {types:?}");
+        assert!(types.is_empty(), "{command:?}: {types:?}");
     }
 }
 
@@ -28,11 +41,23 @@ fn names_that_may_be_chosen_are_told() {
             assert!(help.contains(policy.label()), "{command}: {policy}");
         }
     }
+    assert!(help(&["demo"]).contains("one of 800, 1600, 3200, 8000 [default: 800]"));
     let engine = help(&["engine"]);
     for name in engine::Profile::NAMES
         .into_iter()
         .chain(protocol::kv_events::EventFormat::ALL.map(|format| format.label()))
     {
         assert!(engine.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn a_simulations_values_are_named_as_a_load_generators_are() {
+    for command in ["run", "replay", "fit", "kubeai"] {
+        let help = help(&["simulate", command]);
+        for field in ["SEED", "SEEDS", "FAULTS", "POLICIES", "PROFILES", "THINK_TIME_S", "NETWORK_MS"] {
+            assert!(!help.contains(&format!("<{field}>")), "{command}: {field}");
+        }
+        assert!(!help.contains(". [default: "), "{command}: {help}");
     }
 }

@@ -97,7 +97,7 @@ fn limits_that_no_load_keeps_are_said_and_fail() {
     let (code, console, said) = profile(&engines, &directory, &flags);
     assert_eq!(code, Some(3), "{said}");
     assert!(
-        console.contains("No load holds good_request_fraction avg >= 0.95: 1 sessions are too many"),
+        console.contains("No load holds good_request_fraction avg >= 0.95: 1 session is too many"),
         "{console}"
     );
     let history = read(&directory, "search_history.json");

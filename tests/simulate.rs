@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::ffi::OsStrExt,
     path::Path,
     process::{Command, Stdio},
 };
@@ -141,7 +143,12 @@ fn models_go_where_they_went_and_what_is_left_out_is_said() {
     let file = |name: &str| fs::read_to_string(folder.path().join("results").join(name)).unwrap();
     let results: Value = serde_json::from_str(&file("results.json")).unwrap();
     assert_eq!(results["recorded"]["mean_ttft_ms"].as_f64(), Some(50.0));
-    assert!(file("report.html").contains(">as recorded<"));
+    assert_eq!(results["served"], json!({"support": [1]}));
+    let page = file("report.html");
+    assert!(page.contains(">as recorded<") && page.contains("went to in the log: support (to 1 of 3)."));
+    let said = replay(&["--json"]);
+    let first: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+    assert_eq!(first["served"], json!({"support": [1]}));
 }
 
 #[test]
@@ -284,4 +291,82 @@ fn the_page_does_not_call_the_bound_a_result() {
     let page = fs::read_to_string(directory.path().join("report.html")).unwrap();
     assert!(page.contains("the throughput of random, with least_requests"));
     assert!(!page.contains(", with bound") && page.contains(">bound<"), "it is in the tables only");
+}
+
+/// The limit holds for most of a short run, and not on average: a client without work of its own is never what was slow.
+#[test]
+fn a_simulated_client_is_never_blamed() {
+    let directory = tempfile::tempdir().unwrap();
+    for flags in [
+        &["--workload=kubeai", "--concurrency=100", "--rate=100", "--sessions=120"][..],
+        &["--workload=conversations", "--concurrency=20", "--rate=50", "--sessions=40", "--think-time-s=5"],
+    ] {
+        let mut command = simulate();
+        command.args(["run", "--policy=random", "--seed=1", "--no-bound"]).args(flags);
+        let output = command.arg("--output").arg(directory.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let page = fs::read_to_string(directory.path().join("report.html")).unwrap();
+        assert!(!page.contains("requests/s were sent instead of"), "{flags:?}");
+        assert!(!page.contains("`bound`"));
+    }
+}
+
+#[test]
+fn the_command_is_kept_as_a_shell_takes_it_whatever_its_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join(OsStr::from_bytes(b"a \xff.jsonl"));
+    fs::write(&log, format!("{}\n", decision(1, "m", "http://a"))).unwrap();
+    let trace = folder.path().join("a trace.jsonl");
+    fs::write(&trace, "{\"timestamp\": 0, \"input_length\": 40, \"output_length\": 3}\n").unwrap();
+    let workload = format!("--workload=mooncake_trace:{}", trace.display());
+    let results = folder.path().join(OsStr::from_bytes(b"\xfe"));
+    let replay = [OsStr::new("replay"), log.as_os_str()];
+    let run = [OsStr::new("run"), OsStr::new(&workload)];
+    for (arguments, wanted) in [(replay, "a \u{fffd}.jsonl'"), (run, "a trace.jsonl'")] {
+        let output = simulate()
+            .args(arguments)
+            .args(["--no-bound", "--seed=1", "--output"])
+            .arg(&results)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let results: Value =
+            serde_json::from_slice(&fs::read(results.join("results.json")).unwrap()).unwrap();
+        let command = results["command"].as_str().unwrap();
+        assert!(command.starts_with("evenload simulate ") && command.contains(wanted), "{command}");
+        assert!(command.contains(" '"), "{command}");
+    }
+}
+
+#[test]
+fn a_fit_reads_a_pipe_and_counts_what_it_leaves_out() {
+    let mut failed = decision(9, "m", "http://a");
+    failed["outcome"] = json!("client_gone");
+    let lines = (0..3).map(|number| decision(number * 100, "m", "http://a")).chain([failed]);
+    let lines = lines.map(|line| format!("{line}\n")).collect::<String>();
+    let mut child = simulate()
+        .args(["fit", "/dev/stdin"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), lines.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(said.contains("left out: requests without an answer, an output or its times 1\n"), "{said}");
+}
+
+#[test]
+fn a_fit_that_cannot_be_kept_is_not_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = log_with_a_long_prompt(folder.path(), 60_000);
+    let output = folder.path().join("none/profile.json");
+    let (status, text) = said(&["fit", &path, &format!("--output={}", output.display())]);
+    // That the prompt is too long for the memory is found out after this.
+    assert!(status == Some(1) && text.contains("cannot write") && !text.contains("takes at most"), "{text}");
+    let output = folder.path().join("profile.json");
+    let (status, _) = said(&["fit", &path, &format!("--output={}", output.display())]);
+    assert!(status == Some(1) && !output.exists(), "nothing is left where nothing was found");
 }

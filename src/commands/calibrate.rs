@@ -211,7 +211,8 @@ fn length(text: &str) -> Result<f64, String> {
     within(text, 1e-3, 1e6, "seconds")
 }
 
-fn latency(text: &str) -> Result<f64, String> {
+/// A time of an engine in milliseconds.
+pub(super) fn latency(text: &str) -> Result<f64, String> {
     within(text, 0.0, 1e6, "milliseconds")
 }
 

@@ -12,7 +12,10 @@ use engine::{Adapter, Config, FixedTimes, KvEvents, Profile};
 use protocol::kv_events::EventFormat;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::engine_profile::{self, LimitFlags};
+use super::{
+    calibrate::latency,
+    engine_profile::{self, LimitFlags},
+};
 use crate::print;
 
 /// Flags of `evenload engine`.
@@ -35,7 +38,7 @@ pub(crate) struct Arguments {
     /// Divides the time of every step: the engine of a machine so many times faster.
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     speedup: f64,
-    /// Name of the model; may be given several times. [default: the profile's]
+    /// Name of the model; may be given several times [default: the profile's].
     #[arg(long, value_name = "NAME", num_args = 1..)]
     served_model_name: Vec<String>,
     /// LoRA adapters that are there from the start, as NAME=PATH; nothing is read from the path.
@@ -53,10 +56,10 @@ pub(crate) struct Arguments {
     max_body_mib: usize,
     /// Give every request its first token so long after its arrival, whatever the load: no batch, no queue, no
     /// memory. For measuring load generators.
-    #[arg(long, value_name = "MS", requires = "fixed_itl_ms")]
+    #[arg(long, value_name = "MS", requires = "fixed_itl_ms", value_parser = latency)]
     fixed_ttft_ms: Option<f64>,
     /// The time between its tokens.
-    #[arg(long, value_name = "MS", requires = "fixed_ttft_ms")]
+    #[arg(long, value_name = "MS", requires = "fixed_ttft_ms", value_parser = latency)]
     fixed_itl_ms: Option<f64>,
     /// Publish what happens to the prefix caches on this port, as vLLM does with --kv-events-config; further
     /// replicas on the ports after it. 0 lets the system choose.
@@ -146,13 +149,10 @@ impl Arguments {
         let defaults = Config::new(self.numbers.over(profile));
         let startup_delay = Duration::try_from_secs_f64(self.startup_delay)
             .with_context(|| format!("--startup-delay {} is no time", self.startup_delay))?;
+        let time = |ms: f64| Duration::from_secs_f64(ms / 1e3);
         let fixed = self.fixed_ttft_ms.zip(self.fixed_itl_ms);
-        let fixed_times = fixed.map(|(ttft, itl)| -> anyhow::Result<FixedTimes> {
-            let time = |ms: f64| {
-                Duration::try_from_secs_f64(ms / 1e3).with_context(|| format!("{ms} ms is no time"))
-            };
-            Ok(FixedTimes { first_token: time(ttft)?, between_tokens: time(itl)? })
-        });
+        let fixed_times =
+            fixed.map(|(ttft, itl)| FixedTimes { first_token: time(ttft), between_tokens: time(itl) });
         let named = !self.served_model_name.is_empty();
         Ok(Config {
             replicas: self.replicas,
@@ -165,7 +165,7 @@ impl Arguments {
             output_tokens: self.output_tokens,
             startup_delay,
             max_body_bytes: self.max_body_mib.saturating_mul(1 << 20),
-            fixed_times: fixed_times.transpose()?,
+            fixed_times,
             kv_events,
             profile: defaults.profile,
         })

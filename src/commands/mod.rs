@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibrate;
+mod command_line;
 mod counting;
 mod demo;
 mod engine;

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use engine::{Adapter, Config, FixedTimes, Profile, ServeError, serve};
 use serde_json::{Value, json};
-use support::{events, get, post, quick, receive, send, start, state, until};
+use support::{events, get, has_metric, post, quick, receive, send, start, state, until};
 
 /// One engine whose steps take a second: what it is given, it still has.
 fn slow() -> Config {
@@ -262,6 +262,19 @@ fn bad_requests_get_vllms_status_and_openais_shape() {
     let allowed = json!({"prompt": "hi", "n": 1, "temperature": "0.5", "top_p": 1, "echo": false, "logprobs": null,
         "response_format": {"type": "text"}, "tool_choice": "required", "stream_options": {}, "max_tokens": "2"});
     assert_eq!(post(address, "/v1/completions", &allowed).json()["usage"]["completion_tokens"], 2);
+    for none in ["0", "false", "\"false\"", "null"] {
+        let body = format!(
+            r#"{{"messages": [{{"role": "user", "content": "hi"}}], "max_tokens": 2, "logprobs": {none}}}"#
+        );
+        let reply = receive(send(address, "POST", "/v1/chat/completions", "", &body)).expect("an answer");
+        assert_eq!(reply.status, 200, "{none}: {}", reply.text());
+    }
+    let other = json!({"prompt": "hi", "max_tokens": 3, "max_completion_tokens": 2});
+    assert_eq!(
+        post(address, "/v1/completions", &other).json()["usage"]["completion_tokens"],
+        3,
+        "chat's alone"
+    );
     let (status, message, _) = error("/v1/completions", r#"{"prompt": "hi", "max_tokens": 5000000000}"#);
     assert!(status == 400 && message.contains("you requested 5000000001 tokens"), "{message}");
     let (status, message, _) = error("/v1/completions", r#"{"prompt": "hi", "max_tokens": 16384}"#);
@@ -441,8 +454,7 @@ fn metrics_have_vllms_names_and_count_right() {
         ("vllm:request_params_max_tokens_sum", "", "14"),
         ("vllm:request_params_n_count", "", "2"),
     ] {
-        let line = format!("{name}{{{labels}{more}}} {value}");
-        assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+        has_metric(&page, name, &format!("{labels}{more}"), value);
     }
     assert!(page.contains("# TYPE vllm:prompt_tokens_total counter\n"));
     assert!(page.contains(r#"num_gpu_blocks="4134""#));

@@ -273,7 +273,8 @@ mod tests {
         assert_eq!(input_tokens(&request, &[], 0), Count { tokens: 5, source: CountSource::Dataset });
         let history = [Message::user("abcd")];
         assert_eq!(input_tokens(&request, &history, 0), Count { tokens: 3, source: CountSource::Estimate });
-        let blocks = Prompt::Blocks { ids: [1].into(), block_tokens: 16, tokens: 20, tail: 0 };
+        let blocks =
+            Prompt::Blocks { ids: [1].into(), with_answer: false, block_tokens: 16, tokens: 20, tail: 0 };
         let request = Request::new(Endpoint::Completions, "m", blocks);
         assert_eq!(input_tokens(&request, &history, 0), Count { tokens: 20, source: CountSource::Dataset });
         let request = Request { is_whole: false, ..request };

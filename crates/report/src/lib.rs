@@ -30,6 +30,7 @@ mod records;
 mod sample;
 mod search;
 mod series;
+mod speed_up;
 mod summary;
 pub mod sweep;
 mod threshold;

@@ -138,6 +138,7 @@ fn lateness(total: &Summary, stolen: Option<f64>, flags: &Flags) -> Option<Warni
     (p99_ms > LAG_LIMIT_MS.min(median_ttft_ms * LAG_SHARE).max(WAKE_UP_MS)).then_some(Warning::Late {
         p99_ms,
         median_ttft_ms,
+        speedup: 1.0,
         blame: Blame { stolen, rate: flags.rate },
     })
 }

@@ -41,6 +41,8 @@ pub enum Warning {
         p99_ms: f64,
         /// What it has to be compared with.
         median_ttft_ms: f64,
+        /// Seconds that both are told in, for each of this machine's: how much the lateness weighs does not change.
+        speedup: f64,
         /// Why.
         blame: Blame,
     },
@@ -250,17 +252,19 @@ impl fmt::Display for Warning {
             Self::NothingAnswered => {
                 write!(formatter, "No request was answered: there is nothing to report.")
             }
-            Self::Late { p99_ms, median_ttft_ms, .. } if *p99_ms <= TICK_MS => write!(
+            Self::Late { p99_ms, median_ttft_ms, speedup, .. } if *p99_ms <= TICK_MS => write!(
                 formatter,
-                "Requests left up to {p99_ms:.2} ms late (P99), about as long as the wake-up of a thread takes; the \
-                 median TTFT is only {median_ttft_ms:.2} ms. Times this short are right to about {p99_ms:.2} ms. Try \
-                 an idle machine."
+                "Requests left up to {late:.2} ms late (P99), about as long as the wake-up of a thread takes; the \
+                 median TTFT is only {:.2} ms. Times this short are right to about {late:.2} ms. Try an idle machine.",
+                median_ttft_ms * speedup,
+                late = p99_ms * speedup
             ),
-            Self::Late { p99_ms, median_ttft_ms, blame } => write!(
+            Self::Late { p99_ms, median_ttft_ms, speedup, blame } => write!(
                 formatter,
-                "Requests left up to {p99_ms:.1} ms late (P99) because this client did not keep up; the median TTFT \
-                 is {median_ttft_ms:.1} ms. Latencies from the send look better than what users would have seen. \
-                 {blame}"
+                "Requests left up to {:.1} ms late (P99) because this client did not keep up; the median TTFT \
+                 is {:.1} ms. Latencies from the send look better than what users would have seen. {blame}",
+                p99_ms * speedup,
+                median_ttft_ms * speedup
             ),
             Self::RateMissed { achieved, scheduled, blame } => write!(
                 formatter,

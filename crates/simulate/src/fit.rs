@@ -30,7 +30,7 @@ use engine::Profile;
 pub use evidence::{Evidence, Limits, Longest, MeasuredRequest, MeasuredRow, TooLong};
 pub use judge::{Compared, Judgement};
 use nelder_mead::minimise;
-pub use read::{ReadError, read};
+pub use read::{Measurements, ReadError, read};
 
 /// Runs of the simulator from one start.
 const EVALUATIONS: usize = 300;

@@ -43,8 +43,8 @@ impl History {
             *self = Self::default();
         }
         let mut hashes = match &request.prompt {
-            Prompt::Blocks { ids, block_tokens, tokens, tail } if request.is_whole => {
-                PromptHashes::of_trace(ids, *block_tokens, *tokens, *tail)
+            Prompt::Blocks { ids, with_answer, block_tokens, tokens, tail } if request.is_whole => {
+                PromptHashes::of_trace(ids, *with_answer, *block_tokens, *tokens, *tail)
             }
             Prompt::Blocks { tokens, .. } => {
                 self.said(request.text(&[]).as_bytes(), Some(*tokens));
@@ -130,7 +130,7 @@ impl PromptHashes {
 
     /// Cuts a trace's blocks, whatever their size, into those of 16 tokens: one is known by the ids that it lies in, by
     /// where it begins in the first of them, and by the block before it.
-    fn of_trace(ids: &[u64], block_tokens: u32, tokens: u32, tail: u64) -> Self {
+    fn of_trace(ids: &[u64], with_answer: bool, block_tokens: u32, tokens: u32, tail: u64) -> Self {
         let (small, size) = (BLOCK_TOKENS as u64, u64::from(block_tokens.max(1)));
         let block = |number: u64| {
             let (first, last) = (number * small / size, (number * small + small - 1) / size);
@@ -141,21 +141,19 @@ impl PromptHashes {
         };
         let known = ids.len() as u64 * size / small;
         let in_prompt = known.min(u64::from(tokens) / small);
-        // Ids beyond the prompt's last, partial block are the answer's.
-        let goes_on = ids.len() as u64 > u64::from(tokens).div_ceil(size);
         // A key stays the same whether ids are chained, as those of Mooncake are, or not; a place in a cache does not.
         let first: Vec<u64> = (0..in_prompt.min(2)).map(block).collect();
-        let chained = (0..if goes_on { known } else { in_prompt }).scan(None, |before, number| {
+        let chained = (0..if with_answer { known } else { in_prompt }).scan(None, |before, number| {
             let own = block(number);
             *before = Some(before.map_or(own, |before| xxh3_64_with_seed(&own.to_le_bytes(), before)));
             *before
         });
-        let with_answer: Arc<[u64]> = chained.collect();
-        let blocks = match goes_on {
-            true => with_answer[..in_prompt as usize].into(),
-            false => Arc::clone(&with_answer),
+        let all: Arc<[u64]> = chained.collect();
+        let blocks = match with_answer {
+            true => all[..in_prompt as usize].into(),
+            false => Arc::clone(&all),
         };
-        Self { prefix: Some(prefix(&first, tail)), blocks, with_answer, tokens: tokens.max(1) }
+        Self { prefix: Some(prefix(&first, tail)), blocks, with_answer: all, tokens: tokens.max(1) }
     }
 
     fn of_text(model: &str, text: &[u8], tokens: u32) -> Self {
@@ -212,7 +210,13 @@ mod tests {
     fn large_trace_blocks_are_cut_into_small_ones() {
         let ids: Arc<[u64]> = [5, 9].into();
         let request = |tokens| {
-            let prompt = Prompt::Blocks { ids: Arc::clone(&ids), block_tokens: 512, tokens, tail: 0 };
+            let prompt = Prompt::Blocks {
+                ids: Arc::clone(&ids),
+                with_answer: false,
+                block_tokens: 512,
+                tokens,
+                tail: 0,
+            };
             History::default().turn(&Request::new(Endpoint::Completions, "m", prompt), 0, 1, false)
         };
         let (long, short) = (request(1000), request(600));
@@ -230,7 +234,13 @@ mod tests {
                     true => u64::from(block),
                     false => own << 32 | u64::from(block),
                 });
-                let prompt = Prompt::Blocks { ids: ids.collect(), block_tokens: size, tokens: 960, tail: 0 };
+                let prompt = Prompt::Blocks {
+                    ids: ids.collect(),
+                    with_answer: false,
+                    block_tokens: size,
+                    tokens: 960,
+                    tail: 0,
+                };
                 History::default().turn(&Request::new(Endpoint::Completions, "m", prompt), 0, 1, false)
             };
             let (one, other) = (request(1), request(2));
@@ -246,7 +256,8 @@ mod tests {
     fn a_trace_block_is_known_by_all_before_it_whatever_its_id() {
         let request = |ids: &[u64]| {
             let tokens = ids.len() as u32 * 16;
-            let prompt = Prompt::Blocks { ids: ids.into(), block_tokens: 16, tokens, tail: 0 };
+            let prompt =
+                Prompt::Blocks { ids: ids.into(), with_answer: false, block_tokens: 16, tokens, tail: 0 };
             History::default().turn(&Request::new(Endpoint::Completions, "m", prompt), 0, 1, false)
         };
         let (one, other) = (request(&[1, 9, 9, 9]), request(&[2, 9, 9, 9]));
@@ -259,7 +270,7 @@ mod tests {
     #[test]
     fn an_engine_with_larger_blocks_knows_each_by_its_end() {
         let ids: Arc<[u64]> = (0..10).collect();
-        let prompt = Prompt::Blocks { ids, block_tokens: 16, tokens: 160, tail: 0 };
+        let prompt = Prompt::Blocks { ids, with_answer: false, block_tokens: 16, tokens: 160, tail: 0 };
         let hashes = History::default().turn(&Request::new(Endpoint::Completions, "m", prompt), 0, 1, false);
         assert_eq!(hashes.engine_blocks(16), hashes.blocks);
         assert_eq!(*hashes.engine_blocks(64), [hashes.blocks[3], hashes.blocks[7]]);

@@ -60,8 +60,8 @@ pub struct Recorded {
     pub policy: String,
     /// First arrival to last byte.
     pub duration_s: f64,
-    /// Prompt and output tokens.
-    pub total_tokens_per_s: f64,
+    /// Prompt and output tokens; unknown of a log in which no time passes.
+    pub total_tokens_per_s: Option<f64>,
     /// Mean time to first token, of streamed answers.
     pub mean_ttft_ms: Option<f64>,
     /// Its 99th percentile.
@@ -103,28 +103,42 @@ pub enum ReplayError {
 impl DecisionLog {
     /// Reads files of one log, in any order. Lines that are no decisions are counted, unless a file has no others.
     pub fn read<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Result<Self, ReplayError> {
+        let read = |path: &Path| {
+            let name = path.display().to_string();
+            match fs::read(path) {
+                Ok(bytes) => Ok((name, bytes)),
+                Err(source) => Err(ReplayError::File { path: name, source }),
+            }
+        };
+        Self::parse(paths.into_iter().map(read))
+    }
+
+    /// The same from what the files hold.
+    pub(crate) fn parse(
+        files: impl IntoIterator<Item = Result<(String, Vec<u8>), ReplayError>>,
+    ) -> Result<Self, ReplayError> {
         let mut log = Self::default();
         let mut answered: Vec<(usize, Decision<'static>)> = Vec::new();
-        for path in paths {
-            let name = || path.display().to_string();
-            let bytes = fs::read(path).map_err(|source| ReplayError::File { path: name(), source })?;
+        for file in files {
+            let (name, bytes) = file?;
             let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
-            let wrong = |line, reason| ReplayError::Line { path: name(), line, reason };
+            let wrong = |line, reason| ReplayError::Line { path: name.clone(), line, reason };
             let (mut found, mut unreadable) = (false, None);
             for (line, text) in (1..).zip(text.split(|byte| *byte == b'\n')) {
                 if text.trim_ascii().is_empty() {
                     continue;
                 }
                 match serde_json::from_slice(text) {
-                    Ok(decision) if !is_possible(&decision) => {
-                        let reason = format!(
-                            "its timestamp must be from 0 to {LATEST_MS} ms, its lengths at most {MAX_PROMPT_TOKENS} tokens"
-                        );
-                        return Err(wrong(line, reason));
-                    }
                     Ok(decision) => {
                         found = true;
-                        answered.extend(log.take(decision).map(|decision| (line, decision)));
+                        let Some(decision) = log.take(decision) else { continue };
+                        if !is_possible(&decision) {
+                            let reason = format!(
+                                "its timestamp must be from 0 to {LATEST_MS} ms, its lengths at most {MAX_PROMPT_TOKENS} tokens"
+                            );
+                            return Err(wrong(line, reason));
+                        }
+                        answered.push((line, decision));
                     }
                     Err(error) => {
                         log.unreadable_lines += 1;
@@ -174,6 +188,10 @@ impl DecisionLog {
         let mut served: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
         for decision in &self.decisions {
             let Some(place) = decision.replica.as_deref().and_then(|name| places.get(name)) else { continue };
+            // Without a model a request is for whatever an engine has.
+            if decision.model.is_empty() {
+                continue;
+            }
             match served.get_mut(&*decision.model) {
                 Some(replicas) => _ = replicas.insert(*place),
                 None => _ = served.insert(decision.model.to_string(), BTreeSet::from([*place])),
@@ -194,6 +212,7 @@ impl DecisionLog {
             let ids: Vec<u64> = decision.hash_ids.iter().copied().chain(ending).collect();
             let prompt = Prompt::Blocks {
                 ids: ids.into(),
+                with_answer: true,
                 block_tokens: decision.block_tokens,
                 tokens: decision.input_length.max(1),
                 tail: 0,
@@ -271,7 +290,7 @@ impl DecisionLog {
             replicas: self.replicas(),
             policy: policies.join(", "),
             duration_s,
-            total_tokens_per_s: tokens as f64 / duration_s.max(1e-9),
+            total_tokens_per_s: (duration_s > 0.0).then(|| tokens as f64 / duration_s),
             mean_ttft_ms: ttfts.mean().map(|ttft| ttft / 1e6),
             p99_ttft_ms: ttfts.percentile(99.0).map(|ttft| ttft / 1e6),
             mean_tpot_ms: mean(&tpots),
@@ -370,19 +389,27 @@ mod tests {
         let failed = Decision { outcome: "client_gone".into(), ..decision(1.0, &[1], 5) };
         let other = Decision { replica: Some("http://b".into()), ..decision(1500.0, &[1, 2], 9) };
         let embedding = decision(1200.0, &[4], 0);
+        let too_long =
+            Decision { outcome: "bad_request".into(), status: 400, ..decision(1.0, &[1], 4_000_000_000) };
         let log = written(
-            &[decision(2000.0, &[3], 5), failed, other, embedding, decision(1000.0, &[1], 5)],
+            &[decision(2000.0, &[3], 5), failed, other, embedding, too_long, decision(1000.0, &[1], 5)],
             "{\"cut",
         )
         .unwrap();
         let recorded = log.recorded();
-        assert_eq!((recorded.requests, recorded.skipped, recorded.replicas), (3, 1, 2));
+        assert_eq!((recorded.requests, recorded.skipped, recorded.replicas), (3, 2, 2));
         assert_eq!((recorded.without_output, recorded.unreadable_lines), (1, 1));
         assert!((recorded.duration_s - 1.1).abs() < 1e-9);
         assert_eq!(recorded.mean_ttft_ms, Some(20.0));
         assert_eq!(recorded.mean_tpot_ms, Some((20.0 + 20.0 + 10.0) / 3.0));
         assert!((recorded.prefix_hit_ratio.unwrap() - 48.0 / 79.0).abs() < 1e-9);
         assert!((recorded.imbalance - 4.0 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_log_in_which_no_time_passes_has_no_rate() {
+        let log = written(&[Decision { duration_ms: 0.0, ..decision(1.0, &[1], 5) }], "").unwrap();
+        assert_eq!(log.recorded().total_tokens_per_s, None);
     }
 
     #[test]
@@ -400,6 +427,7 @@ mod tests {
             [("legal".to_owned(), BTreeSet::from([2])), ("support".to_owned(), BTreeSet::from([1]))];
         assert_eq!(served(&all), expected);
         assert_eq!(served(&[of("base", "a"), of("base", "b")]), []);
+        assert_eq!(served(&[of("base", "a"), of("base", "b"), of("", "a")]), [], "any model will do");
     }
 
     #[test]

@@ -20,14 +20,14 @@ pub enum Traffic {
     Kubeai,
     /// Every prompt of a file of counted prompts once, in an order shuffled by the seed.
     Prompts(PathBuf),
-    /// The conversations of such a file: a turn is sent when the one before it has been answered.
+    /// The conversations of such a file, shuffled too: a turn is sent when the one before it has been answered.
     Sessions {
         /// The file.
         path: PathBuf,
         /// Tokens that every prompt starts with.
         preamble_tokens: u32,
     },
-    /// A file of any kind that load generators take.
+    /// A file of any kind that load generators take, in its order.
     File {
         /// The file.
         path: PathBuf,
@@ -151,7 +151,7 @@ impl Source {
             }
             What::Dataset(dataset) => {
                 let many = count.unwrap_or(dataset.entries.len());
-                Box::new(dataset.clone().sample(Sampling::Shuffle, seed).take(many))
+                Box::new(dataset.clone().sample(Sampling::Sequential, seed).take(many))
             }
             What::Conversations(sessions) => Box::new(sessions.sessions(template, seed)?.take(many)),
             What::Words(words) => {
@@ -202,3 +202,25 @@ impl Source {
 }
 
 type Sessions = Box<dyn Iterator<Item = Vec<Turn>> + Send>;
+
+#[cfg(test)]
+mod tests {
+    use workload::{Entry, Prompt, Request};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_sent_in_its_order() {
+        let entry = |number: u32| {
+            let prompt = Prompt::Text(number.to_string().into());
+            let mut request = Request::new(Endpoint::Completions, "m", prompt);
+            request.input_tokens = Some(number);
+            Entry { at: None, turns: vec![Turn::from(request)] }
+        };
+        let dataset = Dataset { entries: (0..20).map(entry).collect() };
+        let source = Source::load(&Traffic::Dataset(dataset)).unwrap();
+        let sent = source.sessions(Some(25), 7).unwrap();
+        let sent: Vec<u32> = sent.filter_map(|turns| turns[0].request.input_tokens).collect();
+        assert_eq!(sent, (0..20).chain(0..5).collect::<Vec<_>>());
+    }
+}

@@ -8,6 +8,7 @@ use engine::Profile;
 use routing::PolicySettings;
 use simulate::{
     ClientModel, Error, FleetSettings, Pace, Traffic,
+    replay::DecisionLog,
     scenario::{LoadedScenario, Scenario, Trial},
 };
 use workload::{BlockSessions, DatasetKind, Delay, Length};
@@ -289,4 +290,36 @@ fn what_cannot_be_run_is_said() {
         ..Scenario::kubeai(8)
     };
     assert!(matches!(empty.load().unwrap().trial(PolicySettings::default(), 1), Err(Error::NoReplicas)));
+}
+
+/// What a later prompt finds of an earlier prompt and its answer, by the lengths of these: all full blocks, wherever in
+/// the earlier prompt's last, partial block the answer ends, but the answer's last token is never computed.
+#[test]
+fn a_recorded_prompt_finds_every_block_of_prompt_and_answer_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("decisions.jsonl");
+    for (input, output, hits) in
+        [(37, 11, 32), (37, 12, 48), (37, 20, 48), (37, 28, 64), (33, 16, 48), (47, 2, 48)]
+    {
+        let line = |second: u32, input: u32, output: u32| {
+            let ids: Vec<u32> = (1..=input / 16).collect();
+            format!(
+                "{{\"timestamp\": {second}000, \"input_length\": {input}, \"output_length\": {output}, \"hash_ids\": {ids:?}, \
+                 \"block_tokens\": 16, \"policy\": \"random\", \"replica\": \"a\", \"outcome\": \"complete\", \
+                 \"status\": 200, \"duration_ms\": 100}}\n"
+            )
+        };
+        std::fs::write(&path, line(1, input, output) + &line(50, 165, 1)).unwrap();
+        let log = DecisionLog::read([path.as_path()]).unwrap();
+        let scenario = Scenario {
+            traffic: Traffic::Dataset(log.dataset()),
+            pace: Pace::OwnTimes { speed_up: 1.0 },
+            sessions: None,
+            concurrency: None,
+            ..described(1, 1, |fleet| fleet.profiles.truncate(1))
+        };
+        let trial = trial(&scenario.load().unwrap(), "random");
+        let found = trial.report.total.prefix_hit_ratio().unwrap() * f64::from(input + 165);
+        assert_eq!(found.round(), f64::from(hits), "{input} and {output} tokens");
+    }
 }

@@ -69,11 +69,16 @@ impl BlockSessions {
             if turn > 0 && tokens.saturating_add(answer) > self.max_tokens {
                 break;
             }
-            // Those beyond the prompt's are the answer's: the next prompt has them.
+            // The next prompt has the answer's.
             let ids = (0..(tokens + answer) as usize / BLOCK_TOKENS).map(id).collect();
             let tail = xxh3_64_with_seed(&u64::from(turn).to_le_bytes(), !own);
-            let mut request =
-                template.request(Prompt::Blocks { ids, block_tokens: BLOCK_TOKENS as u32, tokens, tail });
+            let mut request = template.request(Prompt::Blocks {
+                ids,
+                with_answer: true,
+                block_tokens: BLOCK_TOKENS as u32,
+                tokens,
+                tail,
+            });
             (request.input_tokens, request.output_tokens) = (Some(tokens), Some(answer));
             turns.push(Turn {
                 delay: if turn == 0 { std::time::Duration::ZERO } else { delay },

@@ -224,7 +224,7 @@ fn new_messages(request: &Request) -> std::borrow::Cow<'_, [Message]> {
 
 fn text_of_blocks(prompt: &Prompt) -> String {
     let mut text = String::new();
-    if let Prompt::Blocks { ids, block_tokens, tokens, tail } = prompt {
+    if let Prompt::Blocks { ids, block_tokens, tokens, tail, .. } = prompt {
         render_blocks(ids, *block_tokens, *tokens, *tail, &mut text);
     }
     text
@@ -311,7 +311,8 @@ mod tests {
 
     #[test]
     fn blocks_become_text_and_need_no_history() {
-        let prompt = Prompt::Blocks { ids: [5, 6].into(), block_tokens: 16, tokens: 35, tail: 9 };
+        let prompt =
+            Prompt::Blocks { ids: [5, 6].into(), with_answer: false, block_tokens: 16, tokens: 35, tail: 9 };
         let mut expected = String::new();
         render_blocks(&[5, 6], 16, 35, 9, &mut expected);
         let history = [Message::user("before")];

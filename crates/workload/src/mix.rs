@@ -134,11 +134,12 @@ fn mark(turn: &mut Turn, place: CacheBust, id: u64) {
             *tokens += *block_tokens;
             request.input_tokens = Some(*tokens);
         }
-        Prompt::Blocks { ids, block_tokens, tokens, tail } => {
+        Prompt::Blocks { ids, with_answer, block_tokens, tokens, tail } => {
             let covering = tokens.div_ceil((*block_tokens).max(1)) as usize;
             if ids.len() >= covering {
                 // Ids beyond the prompt are those of its answer; in their place come words of its own.
                 *ids = ids[..covering].into();
+                *with_answer = false;
                 *tokens += *block_tokens;
                 request.input_tokens = Some(*tokens);
             }
@@ -253,7 +254,8 @@ mod tests {
 
     #[test]
     fn blocks_get_an_id_of_their_own_in_every_turn() {
-        let blocks = Prompt::Blocks { ids: [1, 2].into(), block_tokens: 16, tokens: 40, tail: 9 };
+        let blocks =
+            Prompt::Blocks { ids: [1, 2].into(), with_answer: false, block_tokens: 16, tokens: 40, tail: 9 };
         let mut sessions = bust_cache(repeated(blocks.clone(), 2), CacheBust::SystemPrefix, 1);
         let (one, two) = (sessions.next().unwrap(), sessions.next().unwrap());
         let ids = |turn: &Turn| match &turn.request.prompt {
@@ -271,10 +273,11 @@ mod tests {
     #[test]
     fn a_prompt_that_its_ids_cover_gets_words_after_them() {
         for (tokens, ids) in [(32, vec![1, 2]), (40, vec![1, 2, 3]), (40, vec![1, 2, 3, 4, 5])] {
-            let blocks = Prompt::Blocks { ids: ids.into(), block_tokens: 16, tokens, tail: 9 };
+            let blocks =
+                Prompt::Blocks { ids: ids.into(), with_answer: true, block_tokens: 16, tokens, tail: 9 };
             let text = |turns: Vec<Turn>| {
                 let request = &turns[0].request;
-                let Prompt::Blocks { ids, block_tokens, tokens: now, tail } = &request.prompt else {
+                let Prompt::Blocks { ids, block_tokens, tokens: now, tail, .. } = &request.prompt else {
                     panic!()
                 };
                 assert_eq!((request.input_tokens, *now), (Some(tokens + 16), tokens + 16));

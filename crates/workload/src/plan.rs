@@ -161,9 +161,11 @@ pub enum Prompt {
     /// Block ids of a trace: equal ids mean equal content so far. Text is made from the ids where text is needed,
     /// by [`render_blocks`](crate::render_blocks).
     Blocks {
-        /// One id a block of `block_tokens` tokens, the partial last block included or not. Ids beyond it are those
-        /// of the answer, where they are known.
+        /// One id a block of `block_tokens` tokens.
         ids: Arc<[u64]>,
+        /// The ids go on with the answer's, and each is that of a full block. Without it they are the prompt's alone, its
+        /// partial last block included or not.
+        with_answer: bool,
         /// Tokens in a full block.
         block_tokens: u32,
         /// Tokens in all.
@@ -215,7 +217,7 @@ impl Request {
         match &self.prompt {
             Prompt::Text(own) => text += own,
             Prompt::Messages(own) => own.iter().for_each(|message| text += &message.content),
-            Prompt::Blocks { ids, block_tokens, tokens, tail } => {
+            Prompt::Blocks { ids, block_tokens, tokens, tail, .. } => {
                 crate::render_blocks(ids, *block_tokens, *tokens, *tail, &mut text);
             }
             Prompt::Raw(body) => text += &String::from_utf8_lossy(body),

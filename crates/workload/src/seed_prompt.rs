@@ -117,7 +117,13 @@ impl SeedPrompt {
             preamble.iter().chain(self.hash_ids.iter()).copied().collect()
         };
         let tokens = self.input_tokens + (preamble.len() * BLOCK_TOKENS) as u32;
-        let prompt = Prompt::Blocks { ids, block_tokens: BLOCK_TOKENS as u32, tokens, tail: self.tail };
+        let prompt = Prompt::Blocks {
+            ids,
+            with_answer: false,
+            block_tokens: BLOCK_TOKENS as u32,
+            tokens,
+            tail: self.tail,
+        };
         let mut request = template.request(prompt);
         request.input_tokens = Some(tokens);
         request.output_tokens = Some(self.output_tokens);

@@ -78,7 +78,9 @@ fn eight_hundred_conversations() {
     let mut firsts = HashSet::new();
     for turns in &sessions {
         for turn in turns {
-            let Prompt::Blocks { ids, block_tokens, tokens, tail } = &turn.request.prompt else { panic!() };
+            let Prompt::Blocks { ids, block_tokens, tokens, tail, .. } = &turn.request.prompt else {
+                panic!()
+            };
             let mut text = String::new();
             render_blocks(ids, *block_tokens, (*tokens).min(512), *tail, &mut text);
             firsts.insert(text);

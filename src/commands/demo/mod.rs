@@ -35,13 +35,12 @@ const QUICK_LOAD: f64 = 0.33;
 pub(crate) struct Arguments {
     #[arg(long = "policy", value_name = "NAME", default_values = ["random", "least_requests", "prefix_hash"], help = policy_help())]
     policies: Vec<PolicySettings>,
-    /// Which of the published settings: sessions in flight at most.
-    #[arg(long, default_value_t = 800, value_parser = concurrency)]
-    concurrency: u32,
+    #[arg(long, value_name = "NUMBER", default_value = "800", value_parser = load, help = concurrency_help())]
+    concurrency: Load,
     /// Requests of each policy [default: 8000, or 1300 with --quick].
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     requests: Option<u64>,
-    /// Fewer requests: 20 to 30 seconds. Caches are still filling then, so the gain is smaller.
+    /// Fewer requests: about half a minute. Caches are still filling then, so the gain is smaller.
     #[arg(long)]
     quick: bool,
     /// Simulated seconds in a real one [default: what this machine can follow].
@@ -72,18 +71,18 @@ impl Arguments {
         };
         let speedup = match self.speedup {
             Some(speedup) => speedup,
-            None => speed::measure(if self.quick { QUICK_LOAD } else { LOAD })?,
+            None => speed::measure(if self.quick { QUICK_LOAD } else { LOAD }, self.concurrency.rate)?,
         };
         say!(
             "8 simulated L4 replicas, {requests} requests, {} in flight, {speedup:.1} times as fast as real ones",
-            self.concurrency
+            self.concurrency.sessions
         );
 
         let mut trials = Vec::new();
         for policy in &self.policies {
             let settings = TrialSettings {
                 policy: policy.clone(),
-                concurrency: self.concurrency,
+                load: self.concurrency,
                 requests,
                 speedup,
                 seed: self.seed,
@@ -130,7 +129,7 @@ impl Arguments {
     fn write(&self, trials: &[PolicyRun], requests: usize, speedup: f64) -> anyhow::Result<[PathBuf; 2]> {
         let assessment = |trial: &PolicyRun| json!({"policy": trial.compared.measured.policy, "assessment": trial.assessment.json()});
         let summary = json!({
-            "concurrency": self.concurrency,
+            "concurrency": self.concurrency.sessions,
             "requests": requests,
             "replicas": fleet::REPLICAS,
             "speedup": speedup,
@@ -142,7 +141,7 @@ impl Arguments {
             "Eight simulated L4 replicas of Llama 3.1 8B behind one balancer, over HTTP on one machine: {requests} requests \
              of KubeAI's published workload for each policy, at most {} in flight. Engines ran {speedup:.1} times as fast as \
              real ones; times are those of real ones. {}",
-            self.concurrency,
+            self.concurrency.sessions,
             if requests < REQUESTS { FILLING } else { "" }
         );
         let page = comparison_page("Routing policies, side by side", &subtitle, trials).footer(format!(
@@ -166,10 +165,28 @@ fn policy_help() -> String {
     )
 }
 
-fn concurrency(text: &str) -> Result<u32, String> {
-    let number = text.parse().map_err(|_| format!("`{text}` is no number"))?;
-    let settings = simulate::kubeai::LOADS.map(|(concurrency, _)| concurrency);
-    if settings.contains(&number) { Ok(number) } else { Err(format!("choose one of {settings:?}")) }
+/// One of the published settings.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    /// In flight at most.
+    sessions: u32,
+    /// New ones a second.
+    rate: f64,
+}
+
+fn load(text: &str) -> Result<Load, String> {
+    let number: u32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    let load = simulate::kubeai::LOADS.into_iter().find(|(sessions, _)| *sessions == number);
+    let load = load.map(|(sessions, rate)| Load { sessions, rate });
+    load.ok_or_else(|| format!("choose one of {}", loads()))
+}
+
+fn loads() -> String {
+    simulate::kubeai::LOADS.map(|(sessions, _)| sessions.to_string()).join(", ")
+}
+
+fn concurrency_help() -> String {
+    format!("Which of the published settings: sessions in flight at most, one of {}", loads())
 }
 
 fn speedup(text: &str) -> Result<f64, String> {

@@ -31,7 +31,7 @@ use loadgen::TargetError;
 
 pub(crate) use self::{
     config::parse,
-    flags::{RangeRatio, range_ratio},
+    flags::{RangeRatio, header, range_ratio},
 };
 use self::{
     flags::{EndpointFlags, InputFlags, LoadFlags, OutputFlags, OwnFlags, RunsFlags, SearchFlags},

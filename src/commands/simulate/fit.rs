@@ -1,13 +1,18 @@
 //! `evenload simulate fit`: an engine's profile from measurements.
 
-use std::{fs, io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use engine::Profile;
 use indicatif::ProgressBar;
 use serde_json::json;
-use simulate::fit::{Evidence, Fit, Judgement, Limits, Search, read};
+use simulate::fit::{Evidence, Fit, Judgement, Limits, Measurements, Search, read};
 
 use super::inputs::Engines;
 use crate::{
@@ -32,10 +37,10 @@ pub(super) struct Arguments {
     file: PathBuf,
     /// Profile that the search begins with, NAME[@SPEED], and that has what the measurements do not say: a built-in
     /// name or a JSON file.
-    #[arg(long, default_value = "rtx4090-llama-3.1-8b-bf16", value_parser = super::inputs::engine)]
+    #[arg(long, value_name = "PROFILE", default_value = "rtx4090-llama-3.1-8b-bf16", value_parser = super::inputs::engine)]
     base: Engines,
-    /// Name of the new profile. [default: the file's]
-    #[arg(long)]
+    /// Name of the new profile [default: the file's].
+    #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Write the profile to this JSON file, for --profile of `engine` and `simulate`.
     #[arg(long, value_name = "FILE")]
@@ -55,8 +60,11 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let (evidence, found) = read(&self.file)?;
-        let known = self.limits.limits().or(found);
+        let Measurements { evidence, limits, left_out, unreadable_lines } = read(&self.file)?;
+        if let Some(path) = &self.output {
+            check_writable(path)?;
+        }
+        let known = self.limits.limits().or(limits);
         let mut base = known.over(self.base.profile()?);
         let model_len = self.model_len(&mut base, &known, &evidence);
         base.name = self.name.unwrap_or_else(|| {
@@ -92,10 +100,16 @@ impl Arguments {
         let mut out = print::Output;
         if self.json {
             let value = json!({"profile": fit.profile, "evaluations": fit.evaluations, "measured": evidence.len(),
-                "seen": fit.seen, "held_out": fit.held_out});
+                "left_out": left_out, "unreadable_lines": unreadable_lines, "seen": fit.seen, "held_out": fit.held_out});
             writeln!(out, "{}", serde_json::to_string_pretty(&value)?)?;
         } else {
             writeln!(out, "{text}\n")?;
+            if left_out > 0 {
+                writeln!(out, "left out: requests without an answer, an output or its times {left_out}")?;
+            }
+            if unreadable_lines > 0 {
+                writeln!(out, "left out: lines that are no decisions {unreadable_lines}")?;
+            }
             writeln!(out, "{}", assumed(&fit.profile, &known, self.fit_kv_blocks, model_len))?;
             if evidence.hides_what_is_shared() {
                 writeln!(out, "{UNSHARED}")?;
@@ -125,6 +139,17 @@ impl Arguments {
         };
         Some(format!("max_model_len {}{why}", base.max_model_len))
     }
+}
+
+/// A search takes long, so that it begins only if what it finds can be kept. Leaves no file where none was.
+fn check_writable(path: &Path) -> anyhow::Result<()> {
+    let new = !path.exists();
+    let opened = fs::OpenOptions::new().append(true).create(true).open(path);
+    opened.with_context(|| format!("cannot write {}", path.display()))?;
+    if new {
+        fs::remove_file(path).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// What the profile has of the base, because neither the measurements nor a flag said it.

@@ -18,10 +18,10 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value = "legacy")]
     client: Client,
     /// Random picks and arrival times flow from it.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
     /// Write kubeai.json into this directory.
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
 

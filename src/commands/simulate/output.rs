@@ -1,6 +1,7 @@
 //! The table, the JSON and the page of `evenload simulate run`.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -8,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use report::{
-    BarChart, ClientHealth, Flags, Imbalance, LineChart, PolicyFigures, PolicyRun, TextTable,
+    BarChart, ClientHealth, Flags, Imbalance, LineChart, PolicyFigures, PolicyRun, Report, TextTable,
     comparison_page, judge,
 };
 use serde_json::{Value, json};
@@ -36,6 +37,20 @@ pub(super) struct Compared {
     pub(super) trials: Vec<Trial>,
     /// It is the bound.
     pub(super) bound: bool,
+}
+
+/// What a decision log adds to the files.
+#[derive(Clone, Copy)]
+pub(super) struct Replayed<'a> {
+    pub(super) recorded: &'a Recorded,
+    /// Models that go only to some replicas, by these replicas' places.
+    pub(super) served: &'a BTreeMap<String, BTreeSet<usize>>,
+}
+
+/// Models that go only to some of so many replicas, in words.
+pub(super) fn served_list(served: &BTreeMap<String, BTreeSet<usize>>, replicas: usize) -> String {
+    let models = served.iter().map(|(model, to)| format!("{model} (to {} of {replicas})", to.len()));
+    models.collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn demand_lines(demand: &Demand) -> String {
@@ -124,7 +139,7 @@ fn recorded_cells(recorded: &Recorded) -> [String; COLUMNS.len()] {
         AS_RECORDED.to_owned(),
         cell(recorded.duration_s, 2),
         "-".to_owned(),
-        cell(recorded.total_tokens_per_s, 0),
+        known(recorded.total_tokens_per_s, 0),
         known(recorded.mean_ttft_ms, 1),
         known(recorded.p99_ttft_ms, 1),
         known(recorded.mean_tpot_ms, 2),
@@ -186,7 +201,7 @@ pub(super) fn create(directory: Option<&Path>) -> anyhow::Result<()> {
 pub(super) fn write(
     directory: &Path,
     demand: &Demand,
-    recorded: Option<&Recorded>,
+    replayed: Option<Replayed<'_>>,
     compared: &[Compared],
     seeds: &[u64],
     what: &str,
@@ -201,12 +216,13 @@ pub(super) fn write(
     };
     let policies: Vec<Value> = compared.iter().map(policy).collect();
     let mut results = json!({"command": what, "demand": demand, "seeds": seeds, "policies": policies});
-    if let Some(recorded) = recorded {
+    if let Some(Replayed { recorded, served }) = replayed {
         results["recorded"] = json!(recorded);
+        results["served"] = json!(served);
     }
     let files = [
         ("results.json", serde_json::to_string_pretty(&results)?),
-        ("report.html", page(demand, recorded, compared, what)),
+        ("report.html", page(demand, replayed, compared, what)),
     ];
     let mut paths = Vec::new();
     for (name, content) in files {
@@ -250,12 +266,19 @@ fn imbalance_over_time(trial: &Trial) -> (f64, Vec<Option<Imbalance>>) {
     (step.as_secs_f64(), (0..points).map(at).collect())
 }
 
-fn page(demand: &Demand, recorded: Option<&Recorded>, compared: &[Compared], what: &str) -> String {
+/// How a client fares that sends at once: only its limit makes it wait. Slots are a session's, thinking included, so that
+/// all may be taken though fewer requests are in flight.
+fn ideal(report: &Report) -> ClientHealth {
+    let limits = report.measured().filter_map(|(shape, _)| shape.concurrency);
+    ClientHealth { peak_in_flight: limits.max().map(u64::from), ..ClientHealth::default() }
+}
+
+fn page(demand: &Demand, replayed: Option<Replayed<'_>>, compared: &[Compared], what: &str) -> String {
     let runs: Vec<PolicyRun> = compared
         .iter()
         .filter_map(|compared| {
             let report = compared.trials.first()?.report.clone();
-            let assessment = judge(&report, &ClientHealth::default(), &FLAGS);
+            let assessment = judge(&report, &ideal(&report), &FLAGS);
             let of = |trial: &Trial| PolicyFigures::new(compared.name.as_str(), &trial.report.total, 1.0);
             let measured = PolicyFigures::means(&compared.trials.iter().map(of).collect::<Vec<_>>())?;
             let bound = compared.bound;
@@ -263,12 +286,17 @@ fn page(demand: &Demand, recorded: Option<&Recorded>, compared: &[Compared], wha
             Some(PolicyRun { compared, report, assessment, speedup: 1.0, bound, replicas: None })
         })
         .collect();
-    let subtitle = format!(
+    let mut subtitle = format!(
         "A simulated fleet in virtual time: {} requests for each policy. Bars, tables and the figures at the top are means \
-         over the seeds; verdicts and what is drawn over time are the first seed's. `bound` is a fleet in which every prefix is a \
+         over the seeds; verdicts and what is drawn over time are the first seed's. “bound” is a fleet in which every prefix is a \
          hit wherever a request goes.",
         demand.requests
     );
+    let served = replayed.map(|replayed| replayed.served).filter(|served| !served.is_empty());
+    if let Some((served, trial)) = served.zip(compared.first().and_then(|compared| compared.trials.first())) {
+        let models = served_list(served, trial.report.target_series.len());
+        subtitle += &format!(" Models that go only to replicas that they went to in the log: {models}.");
+    }
     let mut imbalance = LineChart::new(
         "Imbalance",
         "requests in flight, busiest replica over the mean",
@@ -287,7 +315,8 @@ fn page(demand: &Demand, recorded: Option<&Recorded>, compared: &[Compared], wha
             chart.group(one.name.as_str(), [Some(one.means.prefix_hit_ratio * 100.0)])
         });
     let table = TextTable::new("Means over the seeds", PAGE_COLUMNS.map(|(_, name)| name));
-    let rows = recorded.map(recorded_cells).into_iter().chain(compared.iter().map(cells));
+    let recorded = replayed.map(|replayed| recorded_cells(replayed.recorded));
+    let rows = recorded.into_iter().chain(compared.iter().map(cells));
     let table = rows.fold(table, |table, row| table.row(PAGE_COLUMNS.map(|(column, _)| row[column].clone())));
     comparison_page("Routing policies, simulated", &subtitle, &runs)
         .section("Caches and balance", demand_lines(demand))

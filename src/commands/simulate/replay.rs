@@ -14,9 +14,9 @@ use simulate::{
 use super::{
     compare::Comparison,
     inputs::{self, Engines, Policy},
-    output,
+    output::{self, Replayed},
 };
-use crate::print;
+use crate::{commands::command_line::command_line, print};
 
 /// Flags of `evenload simulate replay`.
 #[derive(Debug, Args)]
@@ -25,27 +25,27 @@ pub(super) struct Arguments {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// A policy to compare; repeat for more. As for `simulate run`.
-    #[arg(long = "policy", default_value = "prefix_aware", value_parser = inputs::policy)]
+    #[arg(long = "policy", value_name = "POLICY", default_value = "prefix_aware", value_parser = inputs::policy)]
     policies: Vec<Policy>,
-    /// Replicas, of the engine profiles in turn. [default: as many as answered in the log]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    /// Replicas, of the engine profiles in turn [default: as many as answered in the log].
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..))]
     replicas: Option<u16>,
     /// Engine profile, NAME[@SPEED][=COUNT]: a built-in name (`evenload engine --help` has them) or a JSON file, such as
     /// `simulate fit` writes from the same log, how many times as fast, how many replicas. Repeat for a mixed fleet; with
     /// counts on all of them --replicas plays no part.
-    #[arg(long = "profile", default_value = "l4-llama-3.1-8b-fp8", value_parser = inputs::engines)]
+    #[arg(long = "profile", value_name = "PROFILE", default_value = "l4-llama-3.1-8b-fp8", value_parser = inputs::engines)]
     profiles: Vec<Engines>,
     /// Independent balancers, each with its own view.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     balancers: u32,
     /// One way, from the balancer to an engine, in milliseconds.
-    #[arg(long, default_value = "0", value_parser = inputs::milliseconds)]
+    #[arg(long, value_name = "MS", default_value = "0", value_parser = inputs::milliseconds)]
     network_ms: Duration,
     /// The balancers do not know the output lengths that requests allowed.
     #[arg(long)]
     unknown_output: bool,
     /// Divide the log's times by this: the same requests, so many times as fast.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     speed_up: f64,
     /// Let every replica serve every model. Without it a model goes only to those that it went to in the log, as an
     /// adapter does that is not everywhere.
@@ -58,13 +58,13 @@ pub(super) struct Arguments {
     #[arg(long)]
     no_bound: bool,
     /// A seed; repeat for more, figures are means over them.
-    #[arg(long = "seed", default_values_t = [1, 2, 3])]
+    #[arg(long = "seed", value_name = "NUMBER", default_values_t = [1, 2, 3])]
     seeds: Vec<u64>,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
     /// Write results.json and report.html into this directory.
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
 
@@ -73,13 +73,18 @@ impl Arguments {
         let log = DecisionLog::read(self.files.iter().map(PathBuf::as_path))?;
         let recorded = log.recorded();
         let scenario = self.scenario(&log)?;
+        let served = scenario.fleet.served.clone();
         let models = self.models(&log, &scenario.fleet);
         let loaded = scenario.load()?;
         output::create(self.output.as_deref())?;
         let demand = loaded.demand(self.seeds.first().copied().unwrap_or(1))?;
         let mut out = print::Output;
         if self.json {
-            writeln!(out, "{}", json!({"policy": output::AS_RECORDED, "figures": recorded}))?;
+            writeln!(
+                out,
+                "{}",
+                json!({"policy": output::AS_RECORDED, "figures": recorded, "served": served})
+            )?;
         } else {
             writeln!(out, "{}", output::demand_lines(&demand))?;
             for line in left_out(&recorded).into_iter().chain(models) {
@@ -90,9 +95,9 @@ impl Arguments {
         let comparison = Comparison { loaded: &loaded, demand: &demand, seeds: &self.seeds, json: self.json };
         let compared = comparison.run(&self.policies, !self.no_bound, &mut out)?;
         if let Some(directory) = &self.output {
-            let arguments: Vec<String> = std::env::args().skip(1).collect();
-            let what = format!("evenload {}", arguments.join(" "));
-            for path in output::write(directory, &demand, Some(&recorded), &compared, &self.seeds, &what)? {
+            let replayed = Some(Replayed { recorded: &recorded, served: &served });
+            for path in output::write(directory, &demand, replayed, &compared, &self.seeds, &command_line())?
+            {
                 remark!("written: {}", path.display());
             }
         }
@@ -125,8 +130,7 @@ impl Arguments {
 
     /// Where models may go, if that is not everywhere.
     fn models(&self, log: &DecisionLog, fleet: &FleetSettings) -> Option<String> {
-        let served = log.served();
-        if served.is_empty() || self.models_anywhere {
+        if log.served().is_empty() || self.models_anywhere {
             return None;
         }
         let (before, replicas) = (log.replicas(), fleet.profiles.len());
@@ -135,10 +139,9 @@ impl Arguments {
                 "models did not go to all {before} replicas of the log; with {replicas} of them every one serves every model"
             ));
         }
-        let models = served.iter().map(|(model, to)| format!("{model} (to {} of {replicas})", to.len()));
-        let models = models.collect::<Vec<_>>().join(", ");
         Some(format!(
-            "models that go only to replicas that they went to in the log (--models-anywhere: to all): {models}"
+            "models that go only to replicas that they went to in the log (--models-anywhere: to all): {}",
+            output::served_list(&fleet.served, replicas)
         ))
     }
 }

@@ -13,7 +13,7 @@ use super::{
     inputs::{self, Engines, Policy, Workload},
     output,
 };
-use crate::print;
+use crate::{commands::command_line::command_line, print};
 
 /// Sessions in flight and sessions a second of the built-in workload, if neither is said: the published run's.
 const USUAL_LOAD: (u32, f64) = simulate::kubeai::LOADS[0];
@@ -22,30 +22,30 @@ const USUAL_LOAD: (u32, f64) = simulate::kubeai::LOADS[0];
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// What is sent: `kubeai` (built in); `conversations` or `words` (made, see below); a FILE that load generators
-    /// take, or KIND:FILE; `prompts:FILE` or `sessions:FILE` (JSON lines with conversation, turn, input_length,
-    /// output_length, first_100_chars, hash_ids).
-    #[arg(long, default_value = "kubeai", value_parser = inputs::workload)]
+    /// take, or KIND:FILE, in the file's order; `prompts:FILE` or `sessions:FILE` (JSON lines with conversation, turn,
+    /// input_length, output_length, first_100_chars, hash_ids), in an order that the seed draws.
+    #[arg(long, value_name = "WORKLOAD", default_value = "kubeai", value_parser = inputs::workload)]
     workload: Workload,
     /// A policy to compare; repeat for more. Its name; `kubeai`, prefix_hash exactly as KubeAI does it; or JSON with
     /// settings, as {"prefix_hash": {"load_factor_percent": 150}}, with LABEL= before it or not.
-    #[arg(long = "policy", default_value = "prefix_aware", value_parser = inputs::policy)]
+    #[arg(long = "policy", value_name = "POLICY", default_value = "prefix_aware", value_parser = inputs::policy)]
     policies: Vec<Policy>,
     /// Sessions to send; without it the whole file, or 8000 of what has no end. More than a file has begin it again,
     /// except at its own times.
-    #[arg(long)]
+    #[arg(long, value_name = "NUMBER")]
     sessions: Option<usize>,
     /// Sessions in flight; without it the loop is open. `kubeai` without this and --rate is sent as it was published,
     /// with 800 sessions in flight and 800 a second.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: Option<u32>,
     /// Sessions per second; without it one starts as soon as there is room, or at the file's own times.
-    #[arg(long, value_parser = inputs::rate)]
+    #[arg(long, value_name = "RATE", value_parser = inputs::rate)]
     rate: Option<f64>,
-    /// Gaps between sessions at a rate: constant, poisson, or gamma:SHAPE (below 1 in bursts). [default: poisson]
-    #[arg(long, value_parser = inputs::pattern)]
+    /// Gaps between sessions at a rate: constant, poisson, or gamma:SHAPE (below 1 in bursts) [default: poisson].
+    #[arg(long, value_name = "PATTERN", value_parser = inputs::pattern)]
     arrival: Option<Pattern>,
-    /// Divide the file's own times by this. [default: 1]
-    #[arg(long)]
+    /// Divide the file's own times by this [default: 1].
+    #[arg(long, value_name = "FACTOR")]
     speed_up: Option<f64>,
     /// Send everything once before, so that caches are warm.
     #[arg(long)]
@@ -55,7 +55,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     fleet: Fleet,
     /// A seed; repeat for more, figures are means over them.
-    #[arg(long = "seed", default_values_t = [1, 2, 3])]
+    #[arg(long = "seed", value_name = "NUMBER", default_values_t = [1, 2, 3])]
     seeds: Vec<u64>,
     /// Leave out the bound: the run in which every prefix is a hit, wherever a request goes.
     #[arg(long)]
@@ -64,37 +64,37 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
     /// Write results.json and report.html into this directory.
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Made workloads, and tokens that prompts share")]
 struct Made {
-    /// Tokens that prompts start with, in made sessions and in those of `sessions:FILE`. [default: 0]
-    #[arg(long)]
+    /// Tokens that prompts start with, in made sessions and in those of `sessions:FILE` [default: 0].
+    #[arg(long, value_name = "NUMBER")]
     preamble_tokens: Option<u32>,
-    /// Different preambles; a made session draws one. [default: 1]
-    #[arg(long)]
+    /// Different preambles; a made session draws one [default: 1].
+    #[arg(long, value_name = "NUMBER")]
     preambles: Option<u32>,
-    /// Turns of a session: MEAN, MEAN,DEVIATION or LOW-HIGH. [default: 5]
-    #[arg(long, value_parser = inputs::length)]
+    /// Turns of a session: MEAN, MEAN,DEVIATION or LOW-HIGH [default: 5].
+    #[arg(long, value_name = "LENGTH", value_parser = inputs::length)]
     turns: Option<Length>,
-    /// Tokens of a turn's message, likewise. [default: 200,100]
-    #[arg(long, value_parser = inputs::length)]
+    /// Tokens of a turn's message, likewise [default: 200,100].
+    #[arg(long, value_name = "LENGTH", value_parser = inputs::length)]
     message_tokens: Option<Length>,
-    /// Tokens of an answer, likewise. [default: 200,100]
-    #[arg(long, value_parser = inputs::length)]
+    /// Tokens of an answer, likewise [default: 200,100].
+    #[arg(long, value_name = "LENGTH", value_parser = inputs::length)]
     answer_tokens: Option<Length>,
-    /// Seconds from an answer to the next message: MEAN or MEAN,DEVIATION. [default: 0]
-    #[arg(long, value_parser = inputs::delay)]
+    /// Seconds from an answer to the next message: MEAN or MEAN,DEVIATION [default: 0].
+    #[arg(long, value_name = "SECONDS", value_parser = inputs::delay)]
     think_time_s: Option<Delay>,
     /// A conversation ends before its prompt and answer would be longer than this; its first turn is sent whatever its
-    /// length. [default: 8192]
-    #[arg(long)]
+    /// length [default: 8192].
+    #[arg(long, value_name = "NUMBER")]
     max_session_tokens: Option<u32>,
     /// Tokens in a block of the file's ids, where that is not the kind's usual number.
-    #[arg(long)]
+    #[arg(long, value_name = "NUMBER")]
     block_tokens: Option<u32>,
 }
 
@@ -102,31 +102,31 @@ struct Made {
 #[command(next_help_heading = "Fleet")]
 struct Fleet {
     /// Replicas in all, of the engine profiles in turn.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     replicas: u16,
     /// Engine profile, NAME[@SPEED][=COUNT]: a built-in name (`evenload engine --help` has them) or a JSON file, how many
     /// times as fast, how many replicas. Repeat for a mixed fleet; with counts on all of them --replicas plays no part.
-    #[arg(long = "profile", default_value = "l4-llama-3.1-8b-fp8", value_parser = inputs::engines)]
+    #[arg(long = "profile", value_name = "PROFILE", default_value = "l4-llama-3.1-8b-fp8", value_parser = inputs::engines)]
     profiles: Vec<Engines>,
     /// Independent balancers, each with its own view.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     balancers: u32,
     /// One way, through the balancer, in milliseconds.
-    #[arg(long, default_value = "3", value_parser = inputs::milliseconds)]
+    #[arg(long, value_name = "MS", default_value = "3", value_parser = inputs::milliseconds)]
     network_ms: Duration,
     /// The balancers do not know output lengths.
     #[arg(long)]
     unknown_output: bool,
     /// Milliseconds between two readings of the engines' queues by a balancer, for least_queue and
     /// prefix_aware.
-    #[arg(long, default_value = "1000", value_parser = inputs::milliseconds)]
+    #[arg(long, value_name = "MS", default_value = "1000", value_parser = inputs::milliseconds)]
     scrape_interval_ms: Duration,
     /// Age of such a reading when it arrives, in milliseconds.
-    #[arg(long, default_value = "0", value_parser = inputs::milliseconds)]
+    #[arg(long, value_name = "MS", default_value = "0", value_parser = inputs::milliseconds)]
     scrape_delay_ms: Duration,
     /// SECONDS:REPLICA:down, SECONDS:REPLICA:up (with an empty cache) or SECONDS:REPLICA:speed=FACTOR
     /// (0.001 to 1000). Repeat for more.
-    #[arg(long = "fault")]
+    #[arg(long = "fault", value_name = "FAULT")]
     faults: Vec<Fault>,
 }
 
@@ -143,7 +143,7 @@ impl Arguments {
         let comparison = Comparison { loaded: &loaded, demand: &demand, seeds: &self.seeds, json: self.json };
         let compared = comparison.run(&self.policies, !self.no_bound, &mut out)?;
         if let Some(directory) = &self.output {
-            for path in output::write(directory, &demand, None, &compared, &self.seeds, &self.what())? {
+            for path in output::write(directory, &demand, None, &compared, &self.seeds, &command_line())? {
                 remark!("written: {}", path.display());
             }
         }
@@ -218,12 +218,6 @@ impl Arguments {
                 ..Synthetic::new(SequenceLengths::of(message, Some(answer)))
             })),
         }
-    }
-
-    /// The run in a line.
-    fn what(&self) -> String {
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
-        format!("evenload {}", arguments.join(" "))
     }
 }
 

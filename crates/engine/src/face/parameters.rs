@@ -41,7 +41,11 @@ impl Parameters {
             stream,
             usage: stream_usage(endpoint, members, stream)?,
             max_tokens: members.integer("max_tokens")?,
-            max_completion_tokens: members.integer("max_completion_tokens")?,
+            // The others have no such member, and like any other unknown one it says nothing there.
+            max_completion_tokens: match endpoint {
+                Endpoint::ChatCompletions => members.integer("max_completion_tokens")?,
+                _ => None,
+            },
             min_tokens,
             ignore_eos: members.truth("ignore_eos")?,
             include_stop: members.truth("include_stop_str_in_output")?,
@@ -98,6 +102,11 @@ fn check_numbers(members: &Members<'_>) -> Result<(), Failure> {
 /// Refuses what would change the answer, and cannot be done here.
 fn refuse(endpoint: Endpoint, members: &Members<'_>) -> Result<(), Failure> {
     let wanted = |name| members.get(name).is_some_and(|value| value != "false");
+    // A number of alternatives for completions, none of them included; elsewhere a truth.
+    let logprobs = match endpoint {
+        Endpoint::Completions => wanted("logprobs"),
+        _ => members.truth("logprobs")?,
+    };
     let kind = |name| {
         let value = members.get(name)?;
         Some(serde_json::from_str(value).map_or(value, |Typed { kind }| kind))
@@ -105,7 +114,7 @@ fn refuse(endpoint: Endpoint, members: &Members<'_>) -> Result<(), Failure> {
     let forces_tools = |choice| !matches!(choice, "\"auto\"" | "\"none\"" | "auto" | "none");
     for (name, wanted) in [
         ("echo", members.truth("echo")?),
-        ("logprobs", wanted("logprobs")),
+        ("logprobs", logprobs),
         ("top_logprobs", wanted("top_logprobs") && members.get("top_logprobs") != Some("0")),
         ("prompt_logprobs", wanted("prompt_logprobs")),
         ("response_format", kind("response_format").is_some_and(|kind| kind != "text")),

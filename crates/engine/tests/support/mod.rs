@@ -113,6 +113,12 @@ pub(crate) fn events(reply: &Reply) -> Vec<String> {
     reply.text().split_terminator("\n\n").map(|event| data(event).expect("a data line")).collect()
 }
 
+/// A metrics page must have this line.
+pub(crate) fn has_metric(page: &str, name: &str, labels: &str, value: &str) {
+    let line = format!("{name}{{{labels}}} {value}");
+    assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+}
+
 pub(crate) fn state(address: SocketAddr) -> Value {
     get(address, "/sim/state").json()
 }

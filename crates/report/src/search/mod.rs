@@ -120,16 +120,19 @@ impl Search {
         let end = if interrupted { None } else { self.bracket.next().err() };
         let mut text = match (held, end, broken) {
             (Some(held), Some(SearchEnd::Found), Some(broken)) => {
-                format!("At most {held} sessions hold {limits} ({broken}).")
+                format!("At most {} {limits} ({broken}).", sessions(held, "holds", "hold"))
             }
             (Some(held), Some(SearchEnd::NeverFailed), _) => format!(
-                "{held} sessions hold {limits}, and no more were tried: the limit is above --concurrency-max {high}."
+                "{} {limits}, and no more were tried: the limit is above --concurrency-max {high}.",
+                sessions(held, "holds", "hold")
             ),
             (None, _, Some(broken)) if !interrupted => format!(
-                "No load holds {limits}: {low} sessions are too many ({broken}). The knee was not found; it is below --concurrency-min, or the limits cannot be kept."
+                "No load holds {limits}: {} too many ({broken}). The knee was not found; it is below --concurrency-min, or the limits cannot be kept.",
+                sessions(low, "is", "are")
             ),
             (Some(held), _, broken) => format!(
-                "At least {held} sessions hold {limits}{}; the search ended before the knee was found.",
+                "At least {} {limits}{}; the search ended before the knee was found.",
+                sessions(held, "holds", "hold"),
                 broken.map(|broken| format!(" ({broken})")).unwrap_or_default()
             ),
             (None, ..) => format!("The search for {limits} ended before any load held."),
@@ -139,8 +142,10 @@ impl Search {
         }
         let ends = [self.best(), self.worst()].into_iter().flatten().map(|place| &self.probes[place]);
         if let Some(probe) = ends.into_iter().find(|probe| probe.verdict == Verdict::Invalid) {
-            text +=
-                &format!(" The run with {} sessions is INVALID: it measures the client too.", probe.value);
+            text += &format!(
+                " The run with {} INVALID: it measures the client too.",
+                sessions(probe.value, "is", "is")
+            );
         }
         text
     }
@@ -239,6 +244,11 @@ impl Search {
     }
 }
 
+/// So many sessions, and the verb that goes with them.
+fn sessions(count: u32, singular: &str, plural: &str) -> String {
+    if count == 1 { format!("1 session {singular}") } else { format!("{count} sessions {plural}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,8 +320,8 @@ mod tests {
         assert!(unmeasured.answer(false).contains("not measured"), "{}", unmeasured.answer(false));
         let mut short = Search::new(always.plan().clone());
         short.tell(1, vec![Some(1.0)], None, Verdict::Invalid);
-        assert!(short.answer(true).starts_with("At least 1 sessions hold"), "{}", short.answer(true));
-        assert!(short.answer(true).contains("The run with 1 sessions is INVALID"), "{}", short.answer(true));
+        assert!(short.answer(true).starts_with("At least 1 session holds"), "{}", short.answer(true));
+        assert!(short.answer(true).contains("The run with 1 session is INVALID"), "{}", short.answer(true));
         assert_eq!(short.json()["convergence_reason"], Value::Null);
     }
 }

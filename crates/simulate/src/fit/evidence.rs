@@ -39,8 +39,8 @@ pub struct MeasuredRequest {
     pub ttft_s: Option<f64>,
     /// To the last token.
     pub e2e_s: f64,
-    /// What others may share with it.
-    pub(super) content: Content,
+    /// What others may share with it, where that is known.
+    pub(super) content: Option<Content>,
 }
 
 /// Aggregate figures of one run, as benchmarks print them.
@@ -197,7 +197,9 @@ impl Evidence {
 
     /// Whether prompts were found in caches and nothing says which of them share what.
     pub fn hides_what_is_shared(&self) -> bool {
-        let hidden = |request: &MeasuredRequest| request.cached_tokens > 0 && request.content.ids.is_empty();
+        let hidden = |request: &MeasuredRequest| {
+            request.cached_tokens > 0 && request.content.as_ref().is_none_or(|content| content.ids.is_empty())
+        };
         matches!(self, Self::Log(engines) if engines.iter().flatten().any(hidden))
     }
 
@@ -340,7 +342,7 @@ fn compare(profile: &Profile, row: &MeasuredRow) -> Vec<Figure> {
                 prompt_tokens: row.input_tokens,
                 cached_tokens: 0,
                 output_tokens: row.output_tokens.max(1),
-                content: Content::default(),
+                content: None,
             }
         })
         .collect();

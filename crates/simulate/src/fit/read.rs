@@ -52,8 +52,13 @@ pub enum ReadError {
         reason: String,
     },
     /// Records cannot be read.
-    #[error(transparent)]
-    Records(#[from] report::RecordsError),
+    #[error("{path}: {source}")]
+    Records {
+        /// The file.
+        path: String,
+        /// Why.
+        source: report::RecordsError,
+    },
     /// A decision log cannot be read.
     #[error(transparent)]
     Decisions(#[from] ReplayError),
@@ -72,27 +77,55 @@ struct VllmRow {
     last_token_ts: f64,
 }
 
-/// Reads measurements, and the engine's limits if they are beside them.
-pub fn read(path: &Path) -> Result<(Evidence, Limits), ReadError> {
+/// What a file has.
+#[derive(Clone, Debug)]
+pub struct Measurements {
+    /// What was measured.
+    pub evidence: Evidence,
+    /// The engine's limits, if they are beside it.
+    pub limits: Limits,
+    /// Requests without an answer, an output or its times.
+    pub left_out: usize,
+    /// Lines that are no decisions.
+    pub unreadable_lines: usize,
+}
+
+/// Reads measurements. The file may be a pipe: it is read once.
+pub fn read(path: &Path) -> Result<Measurements, ReadError> {
     let name = path.display().to_string();
     let bytes = fs::read(path).map_err(|source| ReadError::File { path: name.clone(), source })?;
     let text = String::from_utf8_lossy(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes));
     let first: Value = text.lines().find_map(|line| serde_json::from_str(line).ok()).unwrap_or_default();
     let has = |member: &str| first.get(member).is_some();
-    let mut limits = Limits::default();
-    let evidence = if has("input_toks") {
+    let (mut limits, mut unreadable_lines) = (Limits::default(), 0);
+    let (evidence, left_out) = if has("input_toks") {
         limits = meta(path);
-        vllm(&rows(&text, &name)?, &name)?
+        let rows = rows(&text, &name)?;
+        counted(rows.len(), vllm(&rows, &name)?)
     } else if has("evenload_records") {
-        records(path, &name)?
+        records(text.as_bytes(), &name)?
     } else if has("hash_ids") && has("policy") {
-        decisions(&DecisionLog::read([path])?, &name)?
+        drop((first, text));
+        let log = DecisionLog::parse([Ok((name.clone(), bytes))])?;
+        let recorded = log.recorded();
+        unreadable_lines = recorded.unreadable_lines;
+        let all = recorded.requests + recorded.skipped + recorded.without_output;
+        counted(all, decisions(&log, &name)?)
     } else if has("concurrency") || has("rate") {
-        Evidence::Table(table(&text, &name)?)
+        (Evidence::Table(table(&text, &name)?), 0)
     } else {
         return Err(ReadError::Kind(name));
     };
-    if evidence.is_empty() { Err(ReadError::Empty(name)) } else { Ok((evidence, limits)) }
+    if evidence.is_empty() {
+        return Err(ReadError::Empty(name));
+    }
+    Ok(Measurements { evidence, limits, left_out, unreadable_lines })
+}
+
+/// With the number of those that are not in it, of so many requests.
+fn counted(requests: usize, evidence: Evidence) -> (Evidence, usize) {
+    let left_out = requests.saturating_sub(evidence.len());
+    (evidence, left_out)
 }
 
 /// Rows with their lines.
@@ -147,7 +180,7 @@ fn vllm(rows: &[(usize, VllmRow)], path: &str) -> Result<Evidence, ReadError> {
         output_tokens: row.output_toks,
         ttft_s: Some(row.first_token_ts - offset - row.arrival_time),
         e2e_s: row.last_token_ts - offset - row.arrival_time,
-        content: Content::default(),
+        content: None,
     });
     log(BTreeMap::from([(0, requests.collect())]), path)
 }
@@ -168,11 +201,14 @@ fn meta(path: &Path) -> Limits {
     }
 }
 
-fn records(path: &Path, name: &str) -> Result<Evidence, ReadError> {
+fn records(bytes: &[u8], name: &str) -> Result<(Evidence, usize), ReadError> {
+    let named = |source| ReadError::Records { path: name.to_owned(), source };
+    let mut all = 0;
     let mut engines: BTreeMap<u16, Vec<MeasuredRequest>> = BTreeMap::new();
     // The first line is the file's head.
-    for (line, record) in (2..).zip(RecordReader::open(path)?) {
-        let record = record?;
+    for (line, record) in (2..).zip(RecordReader::new(bytes).map_err(named)?) {
+        let record = record.map_err(named)?;
+        all += 1;
         let (Some(sent), Some(first), Some(last)) =
             (record.sent, record.chunks.first(), record.chunks.last())
         else {
@@ -191,10 +227,10 @@ fn records(path: &Path, name: &str) -> Result<Evidence, ReadError> {
             output_tokens: record.output_tokens.tokens,
             ttft_s: streamed.then(|| first.at.saturating_sub(sent).as_secs_f64()),
             e2e_s: last.at.saturating_sub(sent).as_secs_f64(),
-            content: Content::default(),
+            content: None,
         });
     }
-    log(engines, name)
+    Ok(counted(all, log(engines, name)?))
 }
 
 fn decisions(recorded: &DecisionLog, path: &str) -> Result<Evidence, ReadError> {
@@ -215,10 +251,10 @@ fn decisions(recorded: &DecisionLog, path: &str) -> Result<Evidence, ReadError> 
             output_tokens: row.output_length,
             ttft_s: row.ttft_ms.map(|ttft| ttft / 1e3),
             e2e_s: row.duration_ms / 1e3,
-            content: Content {
+            content: Some(Content {
                 ids: row.hash_ids.iter().copied().chain(answer).collect(),
                 id_tokens: f64::from(row.block_tokens.max(1)) * ratio,
-            },
+            }),
         });
     }
     log(engines, path)

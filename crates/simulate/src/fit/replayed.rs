@@ -14,11 +14,12 @@ pub(super) struct Arriving {
     /// Found in the cache when it was measured.
     pub(super) cached_tokens: u32,
     pub(super) output_tokens: u32,
-    pub(super) content: Content,
+    /// What others may share with it, where that was measured.
+    pub(super) content: Option<Content>,
 }
 
 /// What a prompt and its answer are, as far as it was measured: equal ids are equal beginnings up to there.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Content {
     pub(super) ids: Arc<[u64]>,
     /// Tokens of the engine for each of them.
@@ -130,12 +131,11 @@ impl Arriving {
     /// that reaches into it, and by its place. Beyond the ids they are the request's own: it may find them
     /// itself, after a preemption.
     fn block_hashes(&self, number: u64, block_tokens: u32) -> Arc<[u64]> {
-        let Content { ids, id_tokens } = &self.content;
         let tokens = u64::from(self.prompt_tokens) + u64::from(self.output_tokens);
         let hash = |block: u64| {
-            let end = (block + 1) * u64::from(block_tokens);
-            let last = (end as f64 / id_tokens).ceil() - 1.0;
-            match ids.get(last as usize) {
+            let end = ((block + 1) * u64::from(block_tokens)) as f64;
+            let last = |content: &Content| ((end / content.id_tokens).ceil() as usize).saturating_sub(1);
+            match self.content.as_ref().and_then(|content| content.ids.get(last(content))) {
                 Some(id) => xxh3_64_with_seed(&id.to_le_bytes(), block),
                 None => number << 32 | block,
             }

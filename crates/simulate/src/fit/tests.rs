@@ -5,7 +5,7 @@ use routing::PolicySettings;
 use workload::{BlockSessions, Delay, Length};
 
 use super::{
-    replayed::{Arriving, Content, replay},
+    replayed::{Arriving, replay},
     *,
 };
 use crate::{ClientModel, FleetSettings, Pace, Traffic, scenario::Scenario};
@@ -24,7 +24,7 @@ fn simulated(profile: &Profile, count: u32, rate: f64) -> Evidence {
                 prompt_tokens: 30 + spread(number, 2, 1800),
                 cached_tokens: if number % 3 == 0 { 16 } else { 0 },
                 output_tokens: 2 + spread(number, 3, 120),
-                content: Content::default(),
+                content: None,
             }
         })
         .collect();
@@ -190,7 +190,8 @@ fn files_are_told_apart_and_faults_named() {
          \"first_token_ts\":50.2,\"last_token_ts\":51.0}\n",
     );
     file("meta.json", "{\"engine_kwargs\":{\"max_num_seqs\":7},\"kv_cache\":{\"num_gpu_blocks\":99}}");
-    let (evidence, limits) = read(&vllm).unwrap();
+    let Measurements { evidence, limits, left_out, .. } = read(&vllm).unwrap();
+    assert_eq!(left_out, 0);
     assert_eq!((limits.max_num_seqs, limits.kv_blocks, limits.max_model_len), (Some(7), Some(99), None));
     let Evidence::Log(engines) = evidence else { panic!() };
     assert!((engines[0][0].ttft_s.unwrap() - 0.2).abs() < 1e-9 && (engines[0][0].e2e_s - 1.0).abs() < 1e-9);
@@ -208,18 +209,20 @@ fn files_are_told_apart_and_faults_named() {
     };
     let line = serde_json::to_string(&decision).unwrap();
     let failed = line.replace(COMPLETE_ROW, "client_gone");
-    let decisions = file("decisions.jsonl", &format!("{line}\n{failed}\n"));
-    let Evidence::Log(engines) = read(&decisions).unwrap().0 else { panic!() };
+    let decisions = file("decisions.jsonl", &format!("{line}\n{failed}\n{{\"cut"));
+    let found = read(&decisions).unwrap();
+    assert_eq!((found.left_out, found.unreadable_lines), (1, 1));
+    let Evidence::Log(engines) = found.evidence else { panic!() };
     assert_eq!((engines[0].len(), engines[0][0].cached_tokens, engines[0][0].ttft_s), (1, 32, Some(0.04)));
 
     let table = file(
         "table.jsonl",
         "{\"concurrency\":4,\"input_tokens\":9,\"output_tokens\":9,\"mean_ttft_ms\":9}\n",
     );
-    assert_eq!(read(&table).unwrap().0.len(), 1);
+    assert_eq!(read(&table).unwrap().evidence.len(), 1);
     let row = "{\"concurrency\":4,\"input_tokens\":9,\"output_tokens\":9,\"mean_ttft_ms\":9}";
     let edited = file("edited.jsonl", &format!("\u{feff}\n{row}\n\n{row}\n"));
-    assert_eq!(read(&edited).unwrap().0.len(), 2);
+    assert_eq!(read(&edited).unwrap().evidence.len(), 2);
     let vllm_row = |input_toks: u32, later: f64| {
         let row = |input_toks, at: f64| {
             format!(
@@ -265,6 +268,10 @@ fn files_are_told_apart_and_faults_named() {
         ),
         (&vllm_row(4_294_967_295, 0.0), "bad.jsonl:2: a prompt or an output of more than 4194304 tokens"),
         (&vllm_row(100, 1e22), "bad.jsonl:2: more than 100000000 seconds after"),
+        (
+            "{\"evenload_records\":99,\"phases\":[],\"targets\":[]}\n",
+            "bad.jsonl: not a record, line 1: format",
+        ),
         (&decision_rows(1e25, 3), "bad.jsonl:2: not a decision: its timestamp must"),
         (&decision_rows(1e13, 3), "bad.jsonl:2: more than 100000000 seconds after"),
         (&decision_rows(6e3, 4_000_000_000), "bad.jsonl:2: not a decision: its timestamp must"),
@@ -360,16 +367,16 @@ fn prompts_of_a_decision_log_share_the_memory_that_they_shared() {
             serde_json::to_string(&protocol::Decision { cached_tokens, ..decision.clone() }).unwrap() + "\n"
         });
         std::fs::write(&path, lines.collect::<String>()).unwrap();
-        let (evidence, _) = read(&path).unwrap();
+        let evidence = read(&path).unwrap().evidence;
         assert!(!evidence.hides_what_is_shared());
         let (seen, held_out) = evidence.judge(&known);
         assert!(seen.worst() < 0.005 && held_out.unwrap().worst() < 0.005, "{seen:?}");
     }
     // Without the ids each prompt would take all its memory alone.
-    let Evidence::Log(mut engines) = read(&path).unwrap().0 else { panic!() };
+    let Evidence::Log(mut engines) = read(&path).unwrap().evidence else { panic!() };
     engines[0].iter_mut().zip(&decisions).for_each(|(request, decision)| {
         request.cached_tokens = decision.cached_tokens.unwrap();
-        request.content = Content::default();
+        request.content = None;
     });
     let alone = Evidence::Log(engines);
     assert!(alone.hides_what_is_shared() && alone.judge(&known).0.worst() > 0.2, "the memory is not full");
@@ -410,7 +417,8 @@ fn measured(run: &str) -> Option<(Evidence, Limits)> {
         eprintln!("skipped {run}: {} is not there", path.display());
         return None;
     }
-    Some(read(&path).unwrap())
+    let Measurements { evidence, limits, .. } = read(&path).unwrap();
+    Some((evidence, limits))
 }
 
 #[test]

@@ -134,7 +134,9 @@ mod tests {
     /// Two prompts that share two blocks of 10 tokens, and one that shares the first of them.
     fn dataset() -> Dataset {
         let prompt = |ids: &[u64], tokens| {
-            let prompt = Prompt::Blocks { ids: ids.into(), block_tokens: 10, tokens, tail: tokens.into() };
+            let ids = ids.into();
+            let prompt =
+                Prompt::Blocks { ids, with_answer: false, block_tokens: 10, tokens, tail: tokens.into() };
             let mut request = Request::new(Endpoint::Completions, "m", prompt);
             (request.input_tokens, request.output_tokens) = (Some(tokens), Some(8));
             Entry { at: None, turns: vec![Turn::from(request)] }

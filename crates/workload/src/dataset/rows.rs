@@ -51,7 +51,9 @@ pub(super) fn counted(
     if tokens > MAX_PROMPT_TOKENS {
         return Err(format!("a prompt of {tokens} tokens; at most {MAX_PROMPT_TOKENS} are sent"));
     }
-    let mut request = template.request(Prompt::Blocks { ids, block_tokens, tokens, tail: ROW_TAIL | row });
+    let tail = ROW_TAIL | row;
+    let mut request =
+        template.request(Prompt::Blocks { ids, with_answer: false, block_tokens, tokens, tail });
     request.input_tokens = Some(tokens);
     Ok(request)
 }

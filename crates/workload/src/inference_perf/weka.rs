@@ -118,6 +118,7 @@ fn turns(
         let ids = call.hash_ids.iter().take(tokens.div_ceil(block_tokens) as usize);
         let mut request = template.request(Prompt::Blocks {
             ids: ids.map(|id| xxh3_64_with_seed(&id.to_le_bytes(), salt)).collect(),
+            with_answer: false,
             block_tokens,
             tokens,
             tail: salt ^ number,
