@@ -236,7 +236,6 @@ impl Lease {
         prediction.missing_tokens.fetch_add(missing.into(), Relaxed);
         prediction.surprising_tokens.fetch_add(cached_tokens.saturating_sub(expected).into(), Relaxed);
         self.computed(self.prompt_tokens.saturating_sub(cached_tokens));
-        let sent = self.answer.map_or(expected, |[before, _]| before);
         // Parts of a text differ in their tokens' lengths, and caches end with a block.
         if let Some([before, answer]) = self.answer
             && cached_tokens + before / 16 + self.block_tokens >= before
@@ -247,7 +246,8 @@ impl Lease {
         if let Some(since) = self.sent.known_since.take()
             && since + GRACE <= self.opened
         {
-            self.replica.judge_history(cached_tokens < sent / 4, self.opened);
+            let known = self.sent.known_blocks * self.block_tokens;
+            self.replica.judge_history(cached_tokens < known / 4, self.opened);
         }
     }
 

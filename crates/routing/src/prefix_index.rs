@@ -93,6 +93,8 @@ pub(crate) struct Answer {
 pub(crate) struct Sent {
     /// When the replica was last sent the end of the part that it held.
     pub(crate) known_since: Option<Duration>,
+    /// Where that part ends; an engine may have said that it is gone.
+    pub(crate) known_blocks: u32,
     /// Where the prompt ends.
     pub(crate) end: Option<Place>,
 }
@@ -182,7 +184,7 @@ impl PrefixIndex {
         state.stamp += 1;
         let time = u32::try_from(now.as_nanos() / RECORD_TIME.as_nanos()).unwrap_or(u32::MAX);
         let visit = Visit { slot: history.slot, stamp: state.stamp, time };
-        let mut known_since = None;
+        let (mut known_since, mut known_blocks) = (None, 0);
         let mut end: Option<Place> = None;
         // The prompt has come to the end of a segment that nothing leaves there.
         let mut open = false;
@@ -193,19 +195,19 @@ impl PrefixIndex {
                 let common = common_length(&segment.blocks, rest) as u32;
                 segment.touch(visit, common).map(|before| (common, segment.is_open_at(common), before))
             });
-            let (common, ends_open) = match (touched, end) {
-                (Some(Some((common, ends_open, before))), _) => {
-                    known_since = Some(before);
-                    (common, ends_open)
-                }
+            let (common, ends_open, known) = match (touched, end) {
+                (Some(Some((common, ends_open, before))), _) => (common, ends_open, Some((common, before))),
                 (None, Some(place)) if open && self.extend(place, rest, visit, &mut state) => {
                     end = Some(Place { offset: place.offset + rest.len() as u32, ..place });
                     break;
                 }
-                _ => self.enter(end, rest, visit, &mut state, &mut known_since),
+                _ => self.enter(end, rest, visit, &mut state),
             };
             end = Some(Place { key, offset: common });
             open = ends_open;
+            if let Some((held, since)) = known {
+                (known_since, known_blocks) = (Some(since), at as u32 + held);
+            }
             at += common as usize;
         }
         if let Some(Place { key, .. }) = end {
@@ -213,7 +215,7 @@ impl PrefixIndex {
             self.resized(0, RECORD_BYTES);
         }
         self.make_room(history.slot, &mut state, limits);
-        Sent { known_since: known_since.map(|since| RECORD_TIME * since), end }
+        Sent { known_since: known_since.map(|since| RECORD_TIME * since), known_blocks, end }
     }
 
     /// A prompt that the replica was sent was answered with so many blocks.
@@ -244,25 +246,25 @@ impl PrefixIndex {
     }
 
     /// Enters a prompt in the segment that begins as it does, or in a new one that leaves another at `parent`. Returns
-    /// how many blocks of it are there, and whether the segment is open at the end of them.
+    /// how many blocks of it are there, whether the segment is open at the end of them, and how many the replica had
+    /// since when.
     fn enter(
         &self,
         parent: Option<Place>,
         blocks: &[u64],
         visit: Visit,
         state: &mut HistoryState,
-        known_since: &mut Option<u32>,
-    ) -> (u32, bool) {
+    ) -> (u32, bool, Option<(u32, u32)>) {
         let mut shard = self.shard(blocks[0]).write();
         match shard.entry(blocks[0]) {
             Entry::Occupied(mut entry) => {
                 let segment = entry.get_mut();
                 let before = segment.bytes();
                 let common = common_length(&segment.blocks, blocks) as u32;
-                *known_since = segment.known_since(visit.slot, common).or(*known_since);
+                let known = segment.known(visit.slot, common);
                 state.renew(segment, visit, common);
                 self.resized(before, segment.bytes());
-                (common, segment.is_open_at(common))
+                (common, segment.is_open_at(common), known)
             }
             Entry::Vacant(entry) => {
                 let segment = entry.insert(Segment::new(blocks, parent));
@@ -273,7 +275,7 @@ impl PrefixIndex {
                 if let Some(place) = parent {
                     self.branch(place, true);
                 }
-                (blocks.len() as u32, true)
+                (blocks.len() as u32, true, None)
             }
         }
     }

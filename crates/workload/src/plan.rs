@@ -233,7 +233,7 @@ impl Prompt {
         match self {
             Self::Text(text) => history.push(Message::user(text.clone())),
             Self::Messages(messages) => history.extend_from_slice(messages),
-            Self::Blocks { ids, block_tokens, tokens, tail } => {
+            Self::Blocks { ids, block_tokens, tokens, tail, .. } => {
                 let mut text = String::new();
                 crate::render_blocks(ids, *block_tokens, *tokens, *tail, &mut text);
                 history.push(Message::user(text));

@@ -87,10 +87,11 @@ impl Segment {
         self.own(slot).last().map(|holder| holder.blocks).unwrap_or_default()
     }
 
-    /// When a replica last got the first `blocks` blocks, or as many of them as it holds.
-    pub(super) fn known_since(&self, slot: u32, blocks: u32) -> Option<u32> {
+    /// How many of the first `blocks` blocks a replica holds, and when it last got them.
+    pub(super) fn known(&self, slot: u32, blocks: u32) -> Option<(u32, u32)> {
         let whole = self.own(slot).find(|holder| holder.blocks >= blocks);
-        whole.or_else(|| self.own(slot).last()).map(|holder| holder.time.load(Relaxed))
+        let holder = whole.or_else(|| self.own(slot).last())?;
+        Some((holder.blocks.min(blocks), holder.time.load(Relaxed)))
     }
 
     /// Renews a part that the replica holds as it is, with no shorter one beside it: all that a prefix in steady
