@@ -300,7 +300,7 @@ fn an_adapter_that_the_server_lacks_fails_under_its_own_name() {
     let here = stage.report("adapter_here_lifecycle_metrics.json");
     let failures = gone["failures"]["count"].as_u64().unwrap();
     assert!(failures > 20 && gone["successes"]["count"] == 0 && here["failures"]["count"] == 0);
-    assert_eq!(gone["failures"]["by_label"]["404 - Model Not Found"]["count"], failures);
+    assert_eq!(gone["failures"]["by_label"]["404 - other"]["count"], failures);
     assert!(said(&output.stdout).contains("requests failed (status 404 The model `gone` does not exist.)"));
 }
 

@@ -143,7 +143,7 @@ fn a_new_certificate_takes_effect_while_it_serves() {
     let old = stage.path("old.pem");
     fs::copy(stage.path("server.pem"), &old).unwrap();
     certify(stage.folder.path());
-    stage.wait_for("certificate taken over");
+    stage.wait_for("certificate for clients taken over");
     let trusting = |file: &Path| stage.profile().env("SSL_CERT_FILE", file).output().unwrap().status;
     assert!(!trusting(&old).success());
     assert!(trusting(&stage.path("server.pem")).success());
