@@ -113,13 +113,10 @@ impl Config {
         if text.lines().all(|line| line.trim_start().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Self::default());
         }
-        let options = || serde_saphyr::options! { with_snippet: false };
-        let config: Self = match serde_saphyr::from_str_with_options(text, options()) {
+        let options = serde_saphyr::options! { with_snippet: false };
+        let config: Self = match serde_saphyr::from_str_with_options(text, options) {
             Ok(config) => config,
-            Err(error) => {
-                let lax = serde_saphyr::from_str_with_options(text, options()).map_err(|_| None);
-                lax.and_then(|value| Self::from_lax(text, value)).map_err(|why| wrong(path, &error, why))?
-            }
+            Err(error) => Self::from_lax(text).map_err(|why| wrong(path, &error, why))?,
         };
         match config.endless_number() {
             None => Ok(config),
@@ -128,7 +125,7 @@ impl Config {
     }
 
     /// The same with values that are not of their key's type, and can be brought to it; why they cannot, if that is known.
-    fn from_lax(text: &str, mut value: Value) -> Result<Self, Option<String>> {
+    fn from_lax(text: &str) -> Result<Self, Option<String>> {
         // A JSON value cannot hold them.
         let is_endless = |word: &str| ["inf", "nan"].contains(&word.trim_start_matches(['-', '+', '.']));
         let words = text.to_lowercase();
@@ -138,6 +135,7 @@ impl Config {
         {
             return Err(Some("a finite number is wanted".to_owned()));
         }
+        let mut value: Value = serde_saphyr::from_str(text).map_err(|_| None)?;
         relax(&mut value, "", &Self::all_keys()).map_err(Some)?;
         serde_json::from_value(value).map_err(|_| None)
     }

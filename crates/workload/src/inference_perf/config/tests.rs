@@ -294,7 +294,7 @@ fn values_are_taken_as_inference_perf_takes_them() {
         ("load: {num_workers: 1.0, request_timeout: .inf}", ": a finite number is wanted"),
     ] {
         let error = Config::from_yaml(text, Path::new("f")).map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains(message), "{error}");
+        assert!(error.contains(message), "{text}: {error}");
     }
     let flag = Config::default().set("load.stages", r#"[{"duration": 1.5}]"#).unwrap_err().to_string();
     assert!(flag.contains("load.stages[].duration: a whole number is wanted, not 1.5"), "{flag}");
