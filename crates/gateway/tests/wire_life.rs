@@ -70,22 +70,28 @@ fn w44_checks_take_a_replica_out_and_bring_it_back() {
     gateway.settle();
 }
 
-#[test]
-fn w44_a_request_that_comes_before_the_first_check_waits_for_it() {
+/// An upstream that answers at once, but checks under this name only when the sender is dropped.
+fn checked_when_dropped(name: &'static str) -> (mpsc::Sender<()>, Upstream) {
     let (tell, told) = mpsc::channel::<()>();
     let told = Mutex::new(told);
     let upstream = Upstream::new(move |conn| {
         while let Some(request) = conn.read_request() {
-            if request.head.starts_with("GET /health ") {
-                let _ = told.lock().unwrap().recv_timeout(Duration::from_millis(500));
+            if request.head.starts_with("GET /health ") && request.head.contains(name) {
+                let _ = told.lock().unwrap().recv();
             }
             conn.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
         }
     });
+    (tell, upstream)
+}
+
+#[test]
+fn w44_a_request_that_comes_before_the_first_check_waits_for_it() {
+    let (tell, upstream) = checked_when_dropped("127.0.0.1");
     let gateway = Gateway::with(&[upstream.address], checked);
     let mut client = gateway.client();
     client.write(chat());
-    tell.send(()).unwrap();
+    drop(tell);
     assert_eq!(client.answer().status, 200);
     gateway.settle();
 }
@@ -303,17 +309,8 @@ fn w46_replicas_come_and_go_under_load_without_a_failure() {
 
 #[test]
 fn w46_a_pool_whose_replicas_all_get_new_names_goes_on_serving() {
-    let (tell, told) = mpsc::channel::<()>();
-    let told = Mutex::new(told);
-    let upstream = Upstream::new(move |conn| {
-        while let Some(request) = conn.read_request() {
-            // The check under the new name is not over before the test.
-            if request.head.starts_with("GET /health ") && request.head.contains("localhost") {
-                let _ = told.lock().unwrap().recv();
-            }
-            conn.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
-        }
-    });
+    // The check under the new name is not over before the test.
+    let (tell, upstream) = checked_when_dropped("localhost");
     let mut kept = None;
     let gateway = Gateway::with(&[upstream.address], |settings| {
         checked(settings);

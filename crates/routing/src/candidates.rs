@@ -1,8 +1,8 @@
 //! The replicas that may serve one request, and the choices that need no more than their loads.
 //!
 //! Candidates admit the request (adapter, not tried) and are available. Ejected and busy ones are candidates
-//! only where there are no others, and those that joined and were not checked yet only after these. Ties go to one of the best at random, in proportion to weights, never to the
-//! first in the list.
+//! only where there are no others, and those that joined and were not checked yet only after these. Ties go to one of
+//! the best at random, in proportion to weights, never to the first in the list.
 
 use std::{borrow::Cow, sync::atomic::Ordering::Relaxed, time::Duration};
 

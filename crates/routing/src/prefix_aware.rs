@@ -42,7 +42,8 @@
 //!   exact view forgets where a conversation lived as soon as it is evicted, and scatters it.
 //! - **Answers** that were sent are in the engine's cache too, but a balancer knows their lengths alone. A prompt that
 //!   goes on where one ended is expected to go on with its answer, as often as such prompts were seen to.
-//! - **Events**: where an engine says what its cache holds, that counts, and the history where it says nothing.
+//! - **Events**: where an engine says what its cache holds, that counts, and the history where it says nothing. What it
+//!   was sent and has given up is missed all the same.
 //! - **Common prefixes**: a block that is followed by as many different blocks as there are replicas, and by more
 //!   than one replica's share of all conversations, counts as held by all; `m_all` is what all hold. A preamble that
 //!   everyone shares attracts nobody to where it was seen first; a document that some ask about does, for no cache

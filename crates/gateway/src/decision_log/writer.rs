@@ -225,17 +225,22 @@ mod tests {
         Decision { timestamp: number as f64, hash_ids: vec![number; 20].into(), ..Decision::default() }
     }
 
+    fn hundred_written(settings: &DecisionLogSettings) -> Arc<Counts> {
+        let counts = Arc::<Counts>::default();
+        let (sender, receiver) = std::sync::mpsc::sync_channel(100);
+        (0..100).for_each(|number| sender.send(decision(number)).unwrap());
+        drop(sender);
+        Writer::open(settings, Arc::clone(&counts)).unwrap().run(&receiver);
+        assert_eq!((counts.written.get(), counts.dropped.get(), counts.failed.get()), (100, 0, 0));
+        counts
+    }
+
     #[test]
     fn files_are_turned_over_and_keep_to_the_limit() {
         let folder = tempfile::tempdir().unwrap();
         let settings =
             DecisionLogSettings { path: folder.path().join("decisions.jsonl"), max_bytes: 4000, salt: None };
-        let counts = Arc::<Counts>::default();
-        let (sender, receiver) = std::sync::mpsc::sync_channel(100);
-        (0..100).for_each(|number| sender.send(decision(number)).unwrap());
-        drop(sender);
-        Writer::open(&settings, Arc::clone(&counts)).unwrap().run(&receiver);
-        assert_eq!((counts.written.get(), counts.dropped.get(), counts.failed.get()), (100, 0, 0));
+        let counts = hundred_written(&settings);
         let mut last = Vec::new();
         let mut bytes = 0;
         for number in (0..FILES).rev() {
@@ -323,12 +328,7 @@ mod tests {
         fs::write(&target, "whoever else writes there\n".repeat(100)).unwrap();
         std::os::unix::fs::symlink(&target, &path).unwrap();
         let settings = DecisionLogSettings { path: path.clone(), max_bytes: 4000, salt: None };
-        let counts = Arc::<Counts>::default();
-        let (sender, receiver) = std::sync::mpsc::sync_channel(100);
-        (0..100).for_each(|number| sender.send(decision(number)).unwrap());
-        drop(sender);
-        Writer::open(&settings, Arc::clone(&counts)).unwrap().run(&receiver);
-        assert_eq!((counts.written.get(), counts.dropped.get(), counts.failed.get()), (100, 0, 0));
+        hundred_written(&settings);
         let mut names: Vec<_> =
             fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();

@@ -1,9 +1,9 @@
 //! What one event of a stream says: a token, an announcement, the end, or a failure.
 //!
 //! Events of chats and completions have no names, and each of them comes of the model, but for those without choices, as
-//! the one with the usage: vLLM sends the one with the role alone together with the first token. The events of responses and of Anthropic's messages have names, and engines
-//! send those that announce an answer before they read its prompt. The name stands before the data, or is the first
-//! member in it; nothing else of an event is read here.
+//! the one with the usage: vLLM sends the one with the role alone together with the first token. The events of responses
+//! and of Anthropic's messages have names, and engines send those that announce an answer before they read its prompt.
+//! The name stands before the data, or is the first member in it; beside it only a list of choices is looked for.
 
 use memchr::{memchr, memmem};
 use protocol::SseEvent;

@@ -2,8 +2,8 @@
 //!
 //! A file is a session: an `id`, a `block_size` and `requests`, each with a time `t` in seconds, its lengths `in` and
 //! `out`, and `hash_ids`, one a block of the prompt. Equal ids are equal text within a session and nowhere else. Calls
-//! of nested agents, whose times may count from the start of their agent, are put among the others by their time, and all are made one after the other, after the recorded
-//! pause; calls that ran at the same time are reported.
+//! of nested agents, whose times may count from the start of their agent, are put among the others by their time, and
+//! all are made one after the other, after the recorded pause; calls that ran at the same time are reported.
 
 use std::{sync::Arc, time::Duration};
 
